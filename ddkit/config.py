@@ -1,0 +1,186 @@
+"""The frozen, typed configuration of a distillation: what a method's preset fills in and ``--set`` overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ddkit.errors import ConfigError, unknown_name
+from ddkit.precision import PrecisionName
+from ddkit.registry import describe_validation_error
+
+
+class Piece(BaseModel):
+    """A registered piece by name, with its options: ``{"name": "gradient", "metric": "cos"}`` or just its name."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return dict(self.model_extra or {})
+
+
+class OptimiserSettings(BaseModel):
+    """One optimiser over one group of learnable tensors.
+
+    Args:
+        name: ``sgd`` or ``adam``.
+        lr: learning rate.
+        momentum: of SGD; the first moment's decay rate is Adam's default.
+        weight_decay: L2 penalty.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["sgd", "adam"] = "sgd"
+    lr: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    momentum: float = Field(default=0.5, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+
+
+class OptimiserConfig(OptimiserSettings):
+    """The optimiser of the synthetic data.
+
+    Args:
+        groups: settings that replace the common ones for a group of learnable tensors (``images``, ``labels``, ...).
+    """
+
+    groups: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    def of(self, group: str) -> OptimiserSettings:
+        """Return the settings of ``group``."""
+        common = self.model_dump(exclude={"groups"})
+        return OptimiserSettings(**{**common, **self.groups.get(group, {})})
+
+    @field_validator("groups")
+    @classmethod
+    def _check_groups(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for settings in value.values():
+            OptimiserSettings(**settings)
+        return value
+
+
+class DistillConfig(BaseModel):
+    """Everything that decides what a distillation computes.
+
+    Args:
+        method: name of the preset it came from, or ``custom``.
+        ipc: stored images (or codes) per class.
+        seed: the run's only seed.
+        steps: outer steps (updates of the synthetic data); 0 for a coreset.
+        selection: coreset method that picks real images; None for a distillation.
+        synthesis: what is learned.
+        init: where it starts.
+        objective: what is matched; None for a coreset.
+        networks: where the matching networks come from.
+        model: architecture of the matching networks, ``name`` or ``name:option=value,...``.
+        augmentation: Siamese strategy of the matching, ``none`` or families joined by ``_``.
+        optimiser: of the synthetic data.
+        ema: decay of an exponential moving average of the synthetic data that becomes the result; None for none.
+        recipe: how networks are trained on the result, with its options.
+        precision: number format of the heavy passes.
+        compile: whether these passes are compiled.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    method: str = "custom"
+    ipc: int = Field(ge=1)
+    seed: int = Field(default=0, ge=0)
+    steps: int = Field(default=1000, ge=0)
+    selection: Piece | None = None
+    synthesis: Piece = Field(default_factory=lambda: Piece(name="pixels"))
+    init: str = "real"
+    objective: Piece | None = None
+    networks: Piece = Field(default_factory=lambda: Piece(name="fresh"))
+    model: str = "convnet"
+    augmentation: str = "none"
+    optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    recipe: Piece = Field(default_factory=lambda: Piece(name="dsa"))
+    precision: PrecisionName = "auto"
+    compile: bool | Literal["auto"] = "auto"
+    device: str = "auto"
+
+    @classmethod
+    def create(cls, values: Mapping[str, Any]) -> DistillConfig:
+        """Validate ``values``.
+
+        Raises:
+            ConfigError: one line with every wrong key, its value and what was expected.
+        """
+        for key in values:
+            if key not in cls.model_fields:
+                raise unknown_name("option", key, cls.model_fields)
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise ConfigError(f"bad configuration: {describe_validation_error(error)}") from None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON-able values from which :meth:`create` builds the same configuration."""
+        return self.model_dump(mode="json")
+
+
+def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay ``overrides`` over ``base``, descending into nested mappings.
+
+    A piece given by another name than the base's starts from that piece's own defaults, so options of one piece never
+    leak into another.
+    """
+    result = dict(base)
+    for key, value in overrides.items():
+        old = result.get(key)
+        if isinstance(old, str) and isinstance(value, Mapping) and "name" not in value:
+            old = {"name": old}
+        if isinstance(value, str) and isinstance(old, Mapping) and "name" in old:
+            value = {"name": value}
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            renamed = "name" in value and "name" in old and value["name"] != old["name"]
+            result[key] = dict(value) if renamed else merge(old, value)
+        else:
+            result[key] = value
+    return result
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """Turn ``["steps=100", "optimiser.lr=0.5"]`` into nested values.
+
+    Values are read as YAML scalars (numbers, true, false, null, lists) and as text otherwise.
+
+    Raises:
+        ConfigError: an assignment without ``=`` or with an empty key.
+    """
+    import yaml
+
+    result: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, raw = text.partition("=")
+        if not equals or not key.strip(". "):
+            raise ConfigError(f"'{text}' is not an assignment: write key=value, for instance steps=500")
+        try:
+            value = yaml.safe_load(raw) if raw else ""
+        except yaml.YAMLError:
+            value = raw
+        if isinstance(value, str):
+            try:  # YAML 1.1 reads 1e-3 as text
+                value = float(value)
+            except ValueError:
+                pass
+        parts = key.strip().split(".")
+        nested: Any = value
+        for part in reversed(parts[1:]):
+            nested = {part: nested}
+        result = merge(result, {parts[0]: nested})
+    return result

@@ -1,0 +1,103 @@
+"""Where does data lie on disk: the data root, the cache folder, memory-mapped files of decoded images."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ddkit.errors import CheckpointError, DataError
+from ddkit.files import write_atomically
+
+MEMORY_MAP_ABOVE = 2 * 1024**3
+
+
+@dataclass(frozen=True)
+class MappedFile:
+    """The cache file behind memory-mapped images, and the size in bytes beyond which images are mapped."""
+
+    path: Path
+    above: int
+
+
+def cache_folder() -> Path:
+    """Return the folder of files that can be made again: $DDKIT_CACHE, or ``ddkit`` in the user's cache."""
+    if os.environ.get("DDKIT_CACHE"):
+        return Path(os.environ["DDKIT_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddkit"
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """Return where named datasets lie: ``root``, else $DDKIT_DATA, else ``data`` in the cache folder."""
+    if root is not None:
+        return Path(root).expanduser()
+    if os.environ.get("DDKIT_DATA"):
+        return Path(os.environ["DDKIT_DATA"]).expanduser()
+    return cache_folder() / "data"
+
+
+def digest(*parts: str | bytes | Tensor) -> str:
+    """Hash strings, bytes and uint8 or int64 tensors to sha256 hex; their boundaries count."""
+    state = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            state.update(f"tensor {part.dtype} {tuple(part.shape)}:".encode())
+            for chunk in part.split(max(1, 2**26 // max(1, part[:1].nbytes))):
+                state.update(chunk.cpu().contiguous().numpy().reshape(-1).view("uint8"))
+        else:
+            raw = part.encode() if isinstance(part, str) else part
+            state.update(f"bytes {len(raw)}:".encode() + raw)
+    return state.hexdigest()
+
+
+def gather_images(
+    chunks: Iterable[Tensor], shape: tuple[int, int, int, int], key: Callable[[], str], above: int
+) -> tuple[Tensor, MappedFile | None]:
+    """Put chunks of decoded images together, in memory or, beyond ``above`` bytes, in a mapped cache file.
+
+    A file made earlier for the same ``key`` and shape is mapped again and ``chunks`` is not consumed. It is
+    written sequentially to a temporary name and renamed; pages are read when they are used. Changes to a
+    mapped tensor stay private to the process.
+
+    Args:
+        chunks: uint8 ``(n, C, H, W)`` each, N images together, in order.
+        shape: (N, C, H, W).
+        key: gives the hex digest of what the images were decoded from; called only for a mapped file.
+        above: size in bytes beyond which the images are mapped.
+
+    Returns:
+        uint8 ``(N, C, H, W)``, and the file when it is mapped.
+
+    Raises:
+        DataError: the cache file cannot be written.
+    """
+    size = math.prod(shape)
+    if size <= above:
+        images = torch.empty(shape, dtype=torch.uint8)
+        position = 0
+        for chunk in chunks:
+            images[position : position + len(chunk)] = chunk
+            position += len(chunk)
+        return images, None
+    path = cache_folder() / "decoded" / f"{key()[:40]}-{'x'.join(map(str, shape))}.u8"
+    if not path.is_file() or path.stat().st_size != size:
+        try:
+            write_atomically(path, lambda temporary: _write_chunks(temporary, chunks))
+        except CheckpointError as error:
+            raise DataError(
+                f"{error}; DDKIT_CACHE names the folder for decoded images, {size} bytes here"
+            ) from error
+    mapped = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+    return mapped.view(shape), MappedFile(path, above)
+
+
+def _write_chunks(path: Path, chunks: Iterable[Tensor]) -> None:
+    with path.open("wb") as stream:
+        for chunk in chunks:
+            stream.write(chunk.contiguous().numpy().reshape(-1))  # type: ignore[arg-type]

@@ -1,0 +1,283 @@
+"""What happens around the outer loop: progress, metrics, pictures, evaluation, early stop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from ddkit.data import RealData
+from ddkit.engine.run import Run
+from ddkit.errors import ConfigError, MissingExtraError
+from ddkit.files import write_atomically
+
+
+class Callback:
+    """Reacts to a run; every hook does nothing unless overridden.
+
+    A callback with a memory returns it from :meth:`state_dict`, so that a resumed run goes on as if it had never
+    stopped.
+    """
+
+    def on_start(self, run: Run) -> None:
+        """The run starts, or goes on at ``run.step``."""
+
+    def on_step(self, run: Run) -> None:
+        """An outer step is done; set ``run.stop`` to a reason to stop the run."""
+
+    def on_checkpoint(self, run: Run) -> None:
+        """A checkpoint is about to be written."""
+
+    def on_end(self, run: Run) -> None:
+        """The run is over, in whatever way."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the memory of this callback."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the memory back."""
+
+
+class ProgressBar(Callback):
+    """A bar with steps, rate, remaining time and loss, on standard error."""
+
+    def on_start(self, run: Run) -> None:
+        """Open the bar."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            console=Console(stderr=True),
+            refresh_per_second=4,
+        )
+        self._first = (run.step, run.seconds)
+        self._task = self._progress.add_task(
+            run.config.method, total=run.config.steps, completed=run.step, rate="", loss="-"
+        )
+        self._progress.start()
+
+    def on_step(self, run: Run) -> None:
+        """Advance the bar."""
+        steps, seconds = run.step - self._first[0], run.seconds - self._first[1]
+        rate = f"{steps / seconds:.1f} steps/s" if seconds > 0 else ""
+        self._progress.update(self._task, completed=run.step, rate=rate, loss=f"{run.scalars['loss']:.4g}")
+
+    def on_end(self, run: Run) -> None:
+        """Close the bar."""
+        self._progress.stop()
+
+
+class JsonlMetrics(Callback):
+    """One JSON object a line in ``metrics.jsonl``: step, seconds and every scalar.
+
+    On resume the lines after the checkpoint are cut off first, so no step appears twice.
+
+    Args:
+        every: write every that many steps; None for at most about 2000 lines a run.
+    """
+
+    def __init__(self, every: int | None = None) -> None:
+        self.every = every
+        self._stream: IO[str] | None = None
+
+    def on_start(self, run: Run) -> None:
+        """Open the file behind the last line that counts."""
+        if run.folder is None:
+            return
+        path = run.folder.metrics
+        kept = [line for line in read_lines(path) if line["step"] <= run.step]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+        self._stream = path.open("a", encoding="utf-8")
+        self._interval = self.every or max(1, run.config.steps // 2000)
+
+    def on_step(self, run: Run) -> None:
+        """Write a line."""
+        if self._stream is None:
+            return
+        extra = set(run.scalars) - {"loss"}
+        if run.step % self._interval == 0 or run.step == run.config.steps or run.step == 1 or extra:
+            line = {"step": run.step, "seconds": round(run.seconds, 3), **run.scalars}
+            self._stream.write(json.dumps(line) + "\n")
+
+    def on_checkpoint(self, run: Run) -> None:
+        """Flush, so that a kill loses nothing before the checkpoint."""
+        if self._stream is not None:
+            self._stream.flush()
+
+    def on_end(self, run: Run) -> None:
+        """Close the file."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the complete lines of a JSONL file; a half-written last line is dropped."""
+    if not path.is_file():
+        return []
+    result = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            result.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return result
+
+
+class TensorBoard(Callback):
+    """Scalars for TensorBoard under ``tensorboard/`` in the run folder.
+
+    Raises:
+        MissingExtraError: the ``tensorboard`` extra is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise MissingExtraError("the TensorBoard callback", "tensorboard") from None
+        self._open: Callable[..., Any] = SummaryWriter
+        self._writer: Any = None
+
+    def on_start(self, run: Run) -> None:
+        """Open a writer that hides what a kill left behind the checkpoint."""
+        if run.folder is not None:
+            self._writer = self._open(str(run.folder.path / "tensorboard"), purge_step=run.step)
+
+    def on_step(self, run: Run) -> None:
+        """Write every scalar."""
+        if self._writer is not None:
+            for name, value in run.scalars.items():
+                self._writer.add_scalar(name, value, run.step)
+
+    def on_end(self, run: Run) -> None:
+        """Close the writer."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class ImageGrids(Callback):
+    """A picture of the synthetic images in ``images/`` at the start, every ``every`` steps and at the end.
+
+    Args:
+        every: steps between two pictures; None for ten a run.
+    """
+
+    def __init__(self, every: int | None = None) -> None:
+        if every is not None and every < 1:
+            raise ConfigError(f"images every {every} steps: must be at least 1")
+        self.every = every
+
+    def on_start(self, run: Run) -> None:
+        """Draw the starting point."""
+        self._interval = self.every or max(1, run.config.steps // 10)
+        if run.step == 0:
+            self._draw(run)
+
+    def on_step(self, run: Run) -> None:
+        """Draw when it is time."""
+        if run.step % self._interval == 0 or run.step == run.config.steps or run.stop:
+            self._draw(run)
+
+    def _draw(self, run: Run) -> None:
+        if run.folder is None:
+            return
+        import torch
+
+        from ddkit.report import image_grid
+
+        with torch.no_grad():
+            images = run.synthesizer()[0]
+        viewable = run.real.preprocessing.invert(images.detach().float().cpu()).clamp(0, 1)
+        picture = image_grid(viewable, run.synthesizer.classes.cpu(), run.real.class_names)
+        path = run.folder.path / "images" / f"step-{run.step:06d}.png"
+        write_atomically(path, lambda temporary: picture.save(temporary, format="PNG"))
+
+
+class PeriodicEvaluation(Callback):
+    """Train networks on the current synthetic set and log their accuracy on held-out training data.
+
+    The result is logged as ``accuracy`` (a fraction). Never pass test data here: whatever is looked at while
+    distilling is no longer a test set.
+
+    Args:
+        held_out: data that the distillation does not see.
+        every: steps between two evaluations.
+        recipe: name of the training recipe.
+        repeats: networks per evaluation.
+    """
+
+    def __init__(self, held_out: RealData, every: int, recipe: str = "quick", repeats: int = 1) -> None:
+        if every < 1:
+            raise ConfigError(f"evaluation every {every} steps: must be at least 1")
+        self.held_out, self.every, self.recipe, self.repeats = held_out, every, recipe, repeats
+
+    def on_step(self, run: Run) -> None:
+        """Evaluate when it is time."""
+        if run.step % self.every:
+            return
+        from ddkit.evaluation import evaluate, recipe
+
+        current = run.synthesizer.materialise(run.real.preprocessing, run.real.class_names, {"method": run.config.method})
+        result = evaluate(
+            current,
+            self.held_out,
+            architectures=(run.config.model,),
+            repeats=self.repeats,
+            recipe=recipe(self.recipe, run.real.name),
+            seed=run.config.seed,
+        )
+        run.scalars["accuracy"] = result.rows[0].mean
+
+
+class EarlyStop(Callback):
+    """Stop when a scalar has not improved for a while; the result is that of the last step.
+
+    Args:
+        patience: evaluations of the scalar without improvement before the run stops.
+        scalar: what to watch, for instance ``accuracy`` (larger is better) or ``loss`` (smaller is better).
+        min_delta: smallest change that counts as an improvement.
+        smoothing: decay of a moving average over the scalar; 0 for none.
+    """
+
+    def __init__(
+        self, patience: int, scalar: str = "accuracy", min_delta: float = 0.0, smoothing: float = 0.0
+    ) -> None:
+        if patience < 1:
+            raise ConfigError(f"early stop after {patience} evaluations: must be at least 1")
+        if not 0 <= smoothing < 1:
+            raise ConfigError(f"early stop smoothing={smoothing} must lie in [0, 1)")
+        self.patience, self.scalar, self.min_delta, self.smoothing = patience, scalar, min_delta, smoothing
+        self.best: float | None = None
+        self.average: float | None = None
+        self.waited = 0
+
+    def on_step(self, run: Run) -> None:
+        """Compare the scalar with the best so far."""
+        if self.scalar not in run.scalars:
+            return
+        value = run.scalars[self.scalar] * (-1.0 if self.scalar == "loss" else 1.0)
+        self.average = value if self.average is None else self.smoothing * self.average + (1 - self.smoothing) * value
+        if self.best is None or self.average > self.best + self.min_delta:
+            self.best, self.waited = self.average, 0
+            return
+        self.waited += 1
+        if self.waited >= self.patience:
+            run.stop = f"{self.scalar} has not improved for {self.waited} evaluations"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return best value, average and count."""
+        return {"best": self.best, "average": self.average, "waited": self.waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.best, self.average, self.waited = state["best"], state["average"], int(state["waited"])

@@ -1,0 +1,175 @@
+"""The state of one running distillation, and the folder that keeps it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import sys
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddkit.config import DistillConfig
+from ddkit.data import RealData
+from ddkit.engine.checkpoint import load_checkpoint, save_checkpoint
+from ddkit.errors import CheckpointError, ConfigError
+from ddkit.files import write_text
+from ddkit.streams import Streams
+from ddkit.synthesis import Synthesizer
+
+
+@dataclass
+class Run:
+    """What a callback may look at, and ask to stop.
+
+    Args:
+        config: full configuration.
+        real: the real training data.
+        synthesizer: what is being learned.
+        streams: random streams.
+        folder: where the run is kept; None for a run in memory.
+        step: outer steps done.
+        seconds: time spent so far, earlier parts of a resumed run included.
+        scalars: of the last step.
+        stop: reason to stop after this step; empty to go on.
+    """
+
+    config: DistillConfig
+    real: RealData
+    synthesizer: Synthesizer
+    streams: Streams
+    folder: RunFolder | None
+    step: int = 0
+    seconds: float = 0.0
+    scalars: dict[str, float] = field(default_factory=dict)
+    stop: str = ""
+
+
+class RunFolder:
+    """The folder of one run.
+
+    ``config.json`` (configuration and data), ``checkpoint.safetensors`` (while it runs), ``distilled.safetensors``
+    (the result), ``metrics.jsonl``, ``run.json`` (cost, versions, hardware), ``images/``, later ``evaluation.json``
+    and ``report.html``.
+
+    Args:
+        path: the folder; it need not exist.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.checkpoint = self.path / "checkpoint.safetensors"
+        self.artifact = self.path / "distilled.safetensors"
+        self.metrics = self.path / "metrics.jsonl"
+        self.summary = self.path / "run.json"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the result is there."""
+        return self.artifact.is_file()
+
+    def claim(self, config: DistillConfig, real: RealData, *, resume: bool, data_spec: str | None) -> None:
+        """Take the folder for a run, or make sure that it holds this very run when resuming.
+
+        Raises:
+            ConfigError: the folder is a file, holds something else, or holds another configuration.
+        """
+        content = {
+            "config": config.as_dict(),
+            "data": {"spec": data_spec or real.name, "name": real.name, "fingerprint": real.fingerprint},
+        }
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"'{self.path}' is a file: choose another output folder")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            if not self.config.is_file():
+                raise ConfigError(f"'{self.path}' is not empty and holds no run: choose another output folder")
+            if not resume:
+                raise ConfigError(f"'{self.path}' holds another run: add --resume to continue it, or choose another --out")
+            self._check_same(content)
+        elif resume:
+            raise ConfigError(f"'{self.path}' holds no run to resume: check --out, or leave --resume out")
+        else:
+            write_text(self.config, json.dumps(content, indent=2) + "\n")
+
+    def read(self) -> dict[str, Any]:
+        """Return the content of ``config.json``.
+
+        Raises:
+            ConfigError: there is none, or it is damaged.
+        """
+        try:
+            content = json.loads(self.config.read_text(encoding="utf-8"))
+            DistillConfig.create(content["config"])
+            str(content["data"]["spec"])
+            return content
+        except FileNotFoundError:
+            raise ConfigError(f"'{self.path}' holds no run (no config.json): check the path") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"'{self.config}' is damaged: {error}; restore it or start again elsewhere") from None
+
+    def _check_same(self, content: dict[str, Any]) -> None:
+        old = self.read()
+        if old["data"]["fingerprint"] != content["data"]["fingerprint"]:
+            raise ConfigError(
+                f"'{self.path}' was started on other data ('{old['data']['spec']}'): resume with the same data"
+            )
+        for key, value in content["config"].items():
+            if old["config"].get(key) != value:
+                raise ConfigError(
+                    f"'{self.path}' was started with {key}={old['config'].get(key)!r}, not {value!r}: "
+                    f"resume with the same settings or choose another --out"
+                )
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Replace the checkpoint."""
+        save_checkpoint(self.checkpoint, state)
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """Return the last checkpoint, or None when the run was stopped before its first."""
+        return load_checkpoint(self.checkpoint) if self.checkpoint.is_file() else None
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write ``run.json`` and drop the checkpoint, which the result replaces."""
+        write_text(self.summary, json.dumps(summary, indent=2) + "\n")
+        try:
+            self.checkpoint.unlink(missing_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"cannot remove '{self.checkpoint}': {error}") from None
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Return versions and hardware, for results that can be compared later."""
+    versions = {"python": platform.python_version()}
+    for package in ("ddkit", "torch", "torchvision", "numpy"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    accelerator = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+    return {
+        "versions": versions,
+        "hardware": {"cpu": _cpu_name(), "threads": torch.get_num_threads(), "device": accelerator or device},
+    }
+
+
+def peak_memory_bytes(device: str) -> int:
+    """Return the peak memory of this process: of the accelerator where one is used, else resident memory."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated(device))
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

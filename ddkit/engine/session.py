@@ -1,0 +1,280 @@
+"""The pieces of one distillation, put together from a configuration and ready to step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddkit import augment
+from ddkit import evaluation as evaluation
+from ddkit import networks as network_sources
+from ddkit import objectives as objective_pieces
+from ddkit import synthesis as synthesis_pieces
+from ddkit.artifact import DistilledDataset
+from ddkit.budget import Budget
+from ddkit.config import DistillConfig, OptimiserConfig
+from ddkit.data import RealData
+from ddkit.engine import selection
+from ddkit.errors import ConfigError, DataError, DivergedError, unknown_name
+from ddkit.models import ModelSpec
+from ddkit.networks import Network, NetworkSource
+from ddkit.objectives import Context, Objective, RealSignal, Signal
+from ddkit.precision import Precision, pass_cost, resolve_precision
+from ddkit.streams import Streams
+from ddkit.synthesis import Synthesizer
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device called ``name``; ``auto`` takes an accelerator where there is one.
+
+    Raises:
+        ConfigError: there is no such device on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"unknown device '{name}': choose auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise ConfigError(f"device '{name}' is not on this machine: choose cpu or auto")
+    return device
+
+
+class Session:
+    """Builds every piece and runs outer steps.
+
+    Args:
+        config: full configuration.
+        real: training data.
+        signal: access to the real data; None for direct access.
+        objects: pieces given as objects instead of names (``synthesis``, ``objective``, ``networks``).
+
+    Raises:
+        ConfigError: an unknown piece or option, or a combination that makes no sense.
+        DataError: data that do not fit.
+    """
+
+    def __init__(
+        self, config: DistillConfig, real: RealData, signal: Signal | None, objects: Mapping[str, Any]
+    ) -> None:
+        self.config = config
+        self.streams = Streams(config.seed)
+        self.device = resolve_device(config.device)
+        self.real = real.to(self.device) if self.device.type != "cpu" else real
+        objective, networks = self._pieces(objects)
+        augmentation = augment.create(config.augmentation)
+        self.synthesizer = self._synthesizer(objects).to(self.device)
+        precision = self._precision(objective, networks)
+        spec = ModelSpec.parse(config.model)
+        network = Network(spec, real.shape, real.num_classes, device=self.device, precision=precision)
+        self.objective, self.networks = objective, networks
+        self.signal = signal or RealSignal()
+        self.signal.setup(self.real, self.streams, augmentation, objective.real_batch)
+        networks.setup(network, self.streams, augmentation)
+        context = Context(real.num_classes, self.signal, networks, network, augmentation, self.streams)
+        objective.setup(context, self.synthesizer)
+        self.optimisers = build_optimisers(self.synthesizer, config.optimiser)
+        self.average = _Average(self.synthesizer, config.ema) if config.ema else None
+
+    def _pieces(self, objects: Mapping[str, Any]) -> tuple[Objective, NetworkSource]:
+        config = self.config
+        objective = objects.get("objective")
+        if objective is None:
+            if config.objective is None:
+                raise ConfigError("objective is missing: choose one of " + ", ".join(objective_pieces.registry))
+            objective = objective_pieces.registry.create(config.objective.name, config.objective.options)
+        networks = objects.get("networks")
+        if networks is None:
+            networks = network_sources.registry.create(config.networks.name, config.networks.options)
+        return objective, networks
+
+    def _synthesizer(self, objects: Mapping[str, Any]) -> Synthesizer:
+        config, real = self.config, self.real
+        synthesizer = objects.get("synthesis")
+        if synthesizer is None:
+            synthesizer = synthesis_pieces.registry.create(
+                config.synthesis.name,
+                config.synthesis.options,
+                num_classes=real.num_classes,
+                ipc=config.ipc,
+                shape=real.shape,
+            )
+        elif (synthesizer.num_classes, synthesizer.shape) != (real.num_classes, real.shape):
+            raise ConfigError(
+                f"the synthesizer makes {synthesizer.num_classes} classes of {synthesizer.shape} images, the data have "
+                f"{real.num_classes} classes of {real.shape} images"
+            )
+        if config.init not in synthesizer.inits:
+            raise unknown_name(f"initialisation of {synthesizer.name}", config.init, synthesizer.inits)
+        synthesizer.initialise(real, config.init, self.streams("initialisation"))
+        return synthesizer
+
+    def _precision(self, objective: Objective, networks: NetworkSource) -> Precision:
+        config, real = self.config, self.real
+        cost = pass_cost(ModelSpec.parse(config.model).build(real.shape, real.num_classes, seed=0), real.shape)
+        passes = objective.passes_per_step(self.synthesizer)
+        passes += 3.0 * networks.passes_per_step(len(self.synthesizer))
+        return resolve_precision(
+            config.precision,
+            config.compile,
+            multiply_adds=config.steps * passes * cost.multiply_adds,
+            device=self.device,
+        )
+
+    def step(self, *, last: bool) -> dict[str, float]:
+        """Run one outer step: gradients, update, upkeep of the networks.
+
+        Raises:
+            DivergedError: a gradient is not finite.
+        """
+        for optimiser in self.optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
+        scalars = self.objective.backward(self.synthesizer)
+        for name, parameter in self.synthesizer.named_parameters():
+            if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
+                raise DivergedError(
+                    f"the gradient of '{name}' is not finite (loss {scalars.get('loss')}): the last checkpoint is kept; "
+                    f"lower optimiser.lr (now {self.config.optimiser.lr}) and start again"
+                )
+        for optimiser in self.optimisers.values():
+            optimiser.step()
+        if self.average is not None:
+            self.average.update(self.synthesizer)
+        self.networks.after_step(self.synthesizer, last=last)
+        return scalars
+
+    def materialise(self, metadata: dict[str, Any]) -> DistilledDataset:
+        """Return the present synthetic data (their moving average, if one is kept) as an artifact."""
+        if self.average is not None:
+            self.average.copy_to(self.synthesizer)
+        return self.synthesizer.materialise(self.real.preprocessing, self.real.class_names, metadata)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next step depends on."""
+        return {
+            "synthesizer": dict(self.synthesizer.state_dict()),
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
+            "objective": self.objective.state_dict(),
+            "networks": self.networks.state_dict(),
+            "signal": self.signal.state_dict(),
+            "streams": self.streams.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else {},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.synthesizer.load_state_dict(state["synthesizer"])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        self.objective.load_state_dict(state["objective"])
+        self.networks.load_state_dict(state["networks"])
+        self.signal.load_state_dict(state["signal"])
+        self.streams.load_state_dict(state["streams"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+
+
+def build_optimisers(synthesizer: Synthesizer, config: OptimiserConfig) -> dict[str, torch.optim.Optimizer]:
+    """Return one optimiser per parameter group of ``synthesizer``.
+
+    Raises:
+        ConfigError: settings for a group that the synthesizer does not have.
+    """
+    groups = synthesizer.parameter_groups()
+    for name in config.groups:
+        if name not in groups:
+            raise unknown_name(f"parameter group of {synthesizer.name}", name, groups)
+    return {name: _optimiser(parameters, config, name) for name, parameters in groups.items()}
+
+
+def _optimiser(parameters: list[nn.Parameter], config: OptimiserConfig, group: str) -> torch.optim.Optimizer:
+    settings = config.of(group)
+    if settings.name == "adam":
+        return torch.optim.Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+
+
+class _Average:
+    """An exponential moving average of a synthesizer's parameters, starting from its starting point."""
+
+    def __init__(self, synthesizer: Synthesizer, decay: float) -> None:
+        self.decay = decay
+        self.values: dict[str, Tensor] = {n: p.detach().clone() for n, p in synthesizer.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, synthesizer: Synthesizer) -> None:
+        for name, parameter in synthesizer.named_parameters():
+            self.values[name].lerp_(parameter, 1 - self.decay)
+
+    @torch.no_grad()
+    def copy_to(self, synthesizer: Synthesizer) -> None:
+        for name, parameter in synthesizer.named_parameters():
+            parameter.copy_(self.values[name])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.values
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, value in self.values.items():
+            value.copy_(state[name])
+
+
+def result_metadata(config: DistillConfig, real: RealData) -> dict[str, Any]:
+    """Return where a result comes from and how networks are to be trained on it.
+
+    Raises:
+        ConfigError: an unknown training recipe or option.
+    """
+    recipe = evaluation.recipe(config.recipe.name, real.name, **config.recipe.options)
+    return {
+        "method": config.method,
+        "config": config.as_dict(),
+        "seed": config.seed,
+        "steps": 0,
+        "source": {
+            "name": real.name,
+            "split": real.split,
+            "fingerprint": real.fingerprint,
+            "count": len(real),
+        },
+        "recipe": recipe.model_dump(mode="json"),
+        "selection": "last step; nothing was selected on test data",
+    }
+
+
+def coreset(config: DistillConfig, real: RealData, metadata: dict[str, Any]) -> DistilledDataset:
+    """Pick real images and return them as an artifact, at rest (uint8) with their indices.
+
+    Raises:
+        DataError: ``ipc`` is larger than the smallest class.
+        ConfigError: an unknown option of the selection.
+    """
+    assert config.selection is not None
+    selector = selection.registry.create(config.selection.name, config.selection.options)
+    device = resolve_device(config.device)
+    data = real.to(device) if device.type != "cpu" else real
+    cost = pass_cost(ModelSpec.parse(config.model).build(real.shape, real.num_classes, seed=0), real.shape)
+    work = 3.0 * len(real) * config.selection.options.get("epochs", 0) * cost.multiply_adds
+    precision = resolve_precision(config.precision, config.compile, multiply_adds=work, device=device)
+    index = selection.select(data, config, selector, precision)
+    images, labels = real.images[index].cpu(), real.labels[index].cpu()
+    if len(images) == 0:
+        raise DataError("the selection is empty: choose ipc >= 1")
+    size = images.numel() + 8 * len(labels)
+    return DistilledDataset(
+        images=images,
+        labels=labels,
+        label_kind="hard",
+        class_names=real.class_names,
+        preprocessing=real.preprocessing,
+        budget=Budget(
+            images=len(images), decoded_images=len(images), floats=images.numel() + len(labels), bytes=size
+        ),
+        metadata={**metadata, "indices": index.tolist(), "selection": "real images; no test data was looked at"},
+    )

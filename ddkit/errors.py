@@ -1,0 +1,66 @@
+"""The exceptions that ddkit raises: each message names the value, the rule it broke and the remedy.
+
+``exit_status`` is what the command line returns: 2 for bad input (nothing was started), 1 for a run that failed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DDKitError(Exception):
+    """Base class of everything that ddkit raises on purpose."""
+
+    exit_status = 2
+
+
+class ConfigError(DDKitError, ValueError):
+    """An option, name or combination that ddkit does not accept."""
+
+
+class UnknownNameError(ConfigError):
+    """A name that no registry holds; the message suggests the nearest one."""
+
+
+class DataError(DDKitError, ValueError):
+    """A dataset that cannot be read or cannot be used as it is."""
+
+
+class ArtifactError(DDKitError, ValueError):
+    """A distilled dataset file that is truncated, tampered with or inconsistent."""
+
+
+class CheckpointError(DDKitError, RuntimeError):
+    """A checkpoint that cannot be written, read or continued."""
+
+
+class MissingExtraError(DDKitError, ImportError):
+    """An optional dependency that is not installed."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs an optional dependency: run `pip install 'ddkit[{extra}]'`")
+
+
+class RunError(DDKitError, RuntimeError):
+    """A run that started and could not finish."""
+
+    exit_status = 1
+
+
+class DivergedError(RunError):
+    """A loss, gradient or synthetic value that is no longer finite."""
+
+
+class InterruptedRunError(RunError):
+    """A run stopped by the user; its state was saved first."""
+
+    exit_status = 130
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+    """Build the error for an unknown ``name`` of some ``kind``, suggesting the nearest of the ``known`` ones."""
+    known = sorted(known)
+    near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return UnknownNameError(f"unknown {kind} '{name}': {hint}known: {', '.join(known)}")

@@ -1,0 +1,372 @@
+"""How a distilled set becomes an accuracy: fresh networks trained on it and tested on untouched real images."""
+
+from __future__ import annotations
+
+import functools
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ddkit.artifact import DistilledDataset
+from ddkit.data import RealData
+from ddkit.errors import ConfigError, DataError
+from ddkit.evaluation.recipe import TrainingRecipe
+from ddkit.evaluation.results import ArchitectureResult, EvaluationResult
+from ddkit.evaluation.train import TrainingPrecision, train_networks
+from ddkit.executor import Executor
+from ddkit.models import ModelSpec, uses_batch_norm
+from ddkit.precision import Precision
+from ddkit.streams import derive_seed
+
+#: Fewer training images than this make the running statistics of batch norm unreliable.
+BATCH_NORM_IMAGES = 100
+#: How far a row of declared probabilities may be from summing to one.
+SOFT_LABEL_TOLERANCE = 1e-3
+
+EvaluationProgress = Callable[[str, int, int], None]
+
+
+def accuracies(
+    models: Sequence[nn.Module], test: RealData, batch: int = 512, precision: TrainingPrecision = "float32"
+) -> list[float]:
+    """Return the test accuracy of every model, as fractions, from one pass over the test set.
+
+    Models run in evaluation mode under inference mode; their own mode is restored. Images are converted to the
+    models' device and number format.
+
+    Args:
+        models: networks on one device.
+        test: real images, with the preprocessing that the networks were trained with.
+        batch: images per forward pass.
+        precision: ``"float32"`` (the models' own format) or ``"bfloat16"`` autocast.
+    """
+    modes = [model.training for model in models]
+    parameter = next(models[0].parameters())
+    device, how = parameter.device, Precision(getattr(torch, precision))
+    labels = test.labels.to(device)
+    correct = torch.zeros(len(models), dtype=torch.int64, device=device)
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        stack.enter_context(how.autocast(device))
+        for model in models:
+            model.eval()
+        for start in range(0, len(test), batch):
+            index = torch.arange(start, min(start + batch, len(test)))
+            images = test.batch(index).to(device, parameter.dtype, memory_format=torch.channels_last)
+            truth = labels[start : start + batch]
+            correct += torch.stack([(model(images).argmax(dim=1) == truth).sum() for model in models])
+    for model, mode in zip(models, modes, strict=True):
+        model.train(mode)
+    return [count / len(test) for count in correct.tolist()]
+
+
+def accuracy(
+    model: nn.Module, test: RealData, batch: int = 512, precision: TrainingPrecision = "float32"
+) -> float:
+    """Return the test accuracy of one model as a fraction; see :func:`accuracies`."""
+    return accuracies([model], test, batch, precision)[0]
+
+
+def recipe_of(distilled: DistilledDataset) -> TrainingRecipe:
+    """Return the recipe that a distilled set carries, or the standard augmented one of its data.
+
+    Raises:
+        ConfigError: the set carries something that is not a recipe.
+    """
+    own = distilled.metadata.get("recipe")
+    if own:
+        return TrainingRecipe(**own)
+    source = distilled.metadata.get("source") or {}
+    return TrainingRecipe.standard(str(source.get("name", "")))
+
+
+def check_compatible(distilled: DistilledDataset, test: RealData) -> None:
+    """Refuse a pair that would give a wrong accuracy; warn when a class has no training image.
+
+    Raises:
+        DataError: an empty set, other image shapes or classes than the test set's, values that are not finite,
+            labels that are not probabilities though declared so, or a test set that is the set's own source.
+    """
+    images, labels = distilled.tensors()
+    if len(images) == 0 or len(test) == 0:
+        raise DataError(
+            f"cannot evaluate {len(images)} training images on {len(test)} test images; give at least 1 of each"
+        )
+    if tuple(images.shape[1:]) != tuple(test.shape):
+        raise DataError(
+            f"distilled images are {_size(images.shape[1:])} but test images {_size(test.shape)}; "
+            "use the test split of the distilled data"
+        )
+    _check_classes(distilled, test)
+    if not bool(images.isfinite().all()):
+        raise DataError("distilled images contain NaN or infinite values; distill again with a lower rate")
+    if labels.is_floating_point():
+        if not bool(labels.isfinite().all()):
+            raise DataError("distilled labels contain NaN or infinite values; distill again with a lower rate")
+        off = float((labels.sum(dim=1) - 1).abs().max())
+        if distilled.label_kind == "soft" and (off > SOFT_LABEL_TOLERANCE or float(labels.min()) < 0):
+            raise DataError(
+                f"soft labels are declared probabilities but a row sums to 1 only within {off:.3g} or has a "
+                "negative entry; normalise them or declare label_kind='regression'"
+            )
+    source = distilled.metadata.get("source") or {}
+    if source.get("fingerprint") and source["fingerprint"] == test.fingerprint:
+        raise DataError(
+            f"the test set '{test.name}' ({test.split}) is the data that the set was made from; "
+            "evaluate on the test split"
+        )
+
+
+def _check_classes(distilled: DistilledDataset, test: RealData) -> None:
+    if distilled.num_classes != test.num_classes:
+        raise DataError(
+            f"the distilled set has {distilled.num_classes} classes, the test set {test.num_classes}; "
+            "use the test split of the distilled data"
+        )
+    ours, theirs = list(distilled.class_names), list(test.class_names)
+    numbers = [str(number) for number in range(test.num_classes)]
+    if ours != theirs and numbers not in (ours, theirs):
+        first = next(i for i in range(len(ours)) if ours[i] != theirs[i])
+        raise DataError(
+            f"class {first} is '{ours[first]}' in the distilled set and '{theirs[first]}' in the test set; "
+            "use the test split of the distilled data"
+        )
+    counts = torch.bincount(distilled.hard_labels(), minlength=distilled.num_classes)
+    missing = [ours[i] for i in (counts == 0).nonzero().flatten().tolist()]
+    if missing:
+        warnings.warn(
+            f"the distilled set has no image of class {', '.join(missing)}: networks cannot learn it", stacklevel=4
+        )
+
+
+def _size(shape: Sequence[int]) -> str:
+    return "x".join(str(int(side)) for side in shape)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Networks of one architecture to train and test; a unit of work for an executor."""
+
+    spec: ModelSpec
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What all tasks of one evaluation have in common."""
+
+    images: Tensor | RealData
+    labels: Tensor
+    test: RealData
+    recipe: TrainingRecipe
+    device: str
+    precision: TrainingPrecision
+    compile: bool
+    stacked: bool | None
+
+
+def _run_task(
+    shared: _Shared, task: _Task, progress: EvaluationProgress | None = None
+) -> tuple[list[float], float]:
+    """Train and test the networks of a task; returns their accuracies and the seconds it took."""
+    start = time.perf_counter()
+    name = task.spec.canonical()
+    networks = train_networks(
+        shared.images,
+        shared.labels,
+        task.spec,
+        shared.recipe,
+        task.seeds,
+        num_classes=shared.test.num_classes,
+        device=shared.device,
+        stacked=shared.stacked,
+        precision=shared.precision,
+        compile=shared.compile,
+        progress=None if progress is None else functools.partial(progress, name),
+    )
+    values = accuracies(networks, shared.test)
+    return values, time.perf_counter() - start
+
+
+def network_seeds(seed: int, spec: ModelSpec, repeats: int) -> tuple[int, ...]:
+    """Return the seeds of the networks of an evaluation.
+
+    They follow from the evaluation's seed, the architecture and the number of the repeat only, so that any two
+    sets evaluated with one seed train the same initialisations and can be compared in pairs.
+    """
+    return tuple(derive_seed(seed, "evaluation", spec.canonical(), repeat) for repeat in range(repeats))
+
+
+def _evaluate_rows(
+    shared: _Shared,
+    architectures: Sequence[str | ModelSpec],
+    repeats: int,
+    seed: int,
+    executor: Executor | None,
+    progress: EvaluationProgress | None,
+) -> tuple[ArchitectureResult, ...]:
+    specs = [ModelSpec.parse(item) for item in architectures]
+    if not specs:
+        raise ConfigError("no architectures to evaluate; give at least one, such as 'convnet'")
+    if repeats < 1:
+        raise ConfigError(f"repeats={repeats}: at least 1 network must be trained")
+    for spec in specs:
+        model = spec.build(shared.test.shape, shared.test.num_classes, 0)
+        if uses_batch_norm(model) and len(shared.images) < BATCH_NORM_IMAGES:
+            warnings.warn(
+                f"'{spec.canonical()}' has batch norm and the set {len(shared.images)} images: its accuracy is "
+                "dominated by running statistics; prefer norm='instance'",
+                stacklevel=3,
+            )
+    seeds = {spec: network_seeds(seed, spec, repeats) for spec in specs}
+    if executor is None:
+        outcomes = [[_run_task(shared, _Task(spec, seeds[spec]), progress)] for spec in specs]
+    else:
+        tasks = [_Task(spec, (one,)) for spec in specs for one in seeds[spec]]
+        flat = executor.map(functools.partial(_run_task, shared), tasks)
+        outcomes = [flat[i * repeats : (i + 1) * repeats] for i in range(len(specs))]
+    return tuple(
+        ArchitectureResult(
+            architecture=spec.canonical(),
+            accuracies=tuple(value for values, _ in outcome for value in values),
+            seeds=seeds[spec],
+            seconds=sum(seconds for _, seconds in outcome),
+            steps=shared.recipe.steps(len(shared.images)),
+            precision=shared.precision,
+            compiled=shared.compile,
+        )
+        for spec, outcome in zip(specs, outcomes, strict=True)
+    )
+
+
+def evaluate(
+    distilled: DistilledDataset,
+    test: RealData,
+    architectures: Sequence[str | ModelSpec] = ("convnet",),
+    repeats: int = 5,
+    recipe: TrainingRecipe | None = None,
+    seed: int = 0,
+    *,
+    device: str | torch.device = "cpu",
+    precision: TrainingPrecision = "float32",
+    compile: bool = False,
+    executor: Executor | None = None,
+    stacked: bool | None = None,
+    progress: EvaluationProgress | None = None,
+) -> EvaluationResult:
+    """Train ``repeats`` fresh networks of every architecture on a distilled set and test them.
+
+        acc(S, arch, recipe) = E over theta_0 [ test accuracy of train(S, theta_0; recipe) ]
+
+    The survey's equation 5 (Lei & Tao 2023). The set stays fixed, the last epoch counts, nothing is selected on the
+    test images, and these are preprocessed as the artifact says, whatever preprocessing ``test`` came with. The
+    test pass is float32.
+
+    Args:
+        distilled: the set S.
+        test: real test images with the same classes and image shape.
+        architectures: names, texts such as ``"convnet:depth=2,width=32"``, or model specs.
+        repeats: networks per architecture.
+        recipe: how to train; None takes the recipe that the set carries (see :func:`recipe_of`).
+        seed: of the evaluation; see :func:`network_seeds`.
+        device: where to train and test.
+        precision: number format of training, see :func:`train_networks`.
+        compile: compile training, see :func:`train_networks`.
+        executor: where networks are trained, one task per network; None trains here, several at once where that
+            is faster.
+        stacked: force or forbid training several networks as stacked weights; None decides by measurement.
+        progress: called as ``progress(architecture, done, total)`` after every epoch, in network epochs; not
+            called with an executor.
+
+    Returns:
+        The result, one row per architecture.
+
+    Raises:
+        ConfigError: an unknown architecture, fewer than one repeat, or a bad recipe.
+        DataError: a set that does not fit the test data (see :func:`check_compatible`).
+        DivergedError: training diverged.
+    """
+    recipe = recipe_of(distilled) if recipe is None else recipe
+    check_compatible(distilled, test)
+    images, labels = distilled.tensors()
+    shared = _Shared(
+        images=images,
+        labels=labels,
+        test=test.with_preprocessing(distilled.preprocessing),
+        recipe=recipe.replace(loss=recipe.loss_for(distilled.label_kind)),
+        device=str(device),
+        precision=precision,
+        compile=compile,
+        stacked=stacked,
+    )
+    return EvaluationResult(
+        rows=_evaluate_rows(shared, architectures, repeats, seed, executor, progress),
+        recipe=recipe,
+        data=test.name,
+        split=test.split,
+        test_size=len(test),
+        label_kind=distilled.label_kind,
+        train_images=len(images),
+        budget=distilled.budget.as_dict(),
+        note="accuracy of the last epoch; nothing was selected on the test set",
+    )
+
+
+def evaluate_real(
+    train: RealData,
+    test: RealData,
+    architectures: Sequence[str | ModelSpec] = ("convnet",),
+    repeats: int = 5,
+    recipe: TrainingRecipe | None = None,
+    seed: int = 0,
+    *,
+    device: str | torch.device = "cpu",
+    precision: TrainingPrecision = "float32",
+    compile: bool = False,
+    executor: Executor | None = None,
+    stacked: bool | None = None,
+    progress: EvaluationProgress | None = None,
+) -> EvaluationResult:
+    """Train fresh networks on a whole real set, the upper reference of a distilled one.
+
+    Args and errors are those of :func:`evaluate`; test images get the preprocessing of ``train``. ``recipe=None``
+    trains plainly for 30 epochs at rate 0.01: a whole set takes many more steps per epoch than a distilled one.
+    """
+    recipe = WHOLE_RECIPE if recipe is None else recipe
+    if tuple(train.shape) != tuple(test.shape) or train.num_classes != test.num_classes:
+        raise DataError(
+            f"training images are {_size(train.shape)} in {train.num_classes} classes, test images "
+            f"{_size(test.shape)} in {test.num_classes}; use the two splits of one dataset"
+        )
+    if train.fingerprint == test.fingerprint:
+        raise DataError(f"the test set '{test.name}' ({test.split}) is the training set; use the test split")
+    shared = _Shared(
+        images=train,
+        labels=train.labels,
+        test=test.with_preprocessing(train.preprocessing),
+        recipe=recipe,
+        device=str(device),
+        precision=precision,
+        compile=compile,
+        stacked=stacked,
+    )
+    return EvaluationResult(
+        rows=_evaluate_rows(shared, architectures, repeats, seed, executor, progress),
+        recipe=recipe,
+        data=test.name,
+        split=test.split,
+        test_size=len(test),
+        label_kind="hard",
+        train_images=len(train),
+        budget={},
+        note="whole training set; accuracy of the last epoch; nothing was selected on the test set",
+    )
+
+
+#: How networks are trained on a whole real set unless told otherwise.
+WHOLE_RECIPE = TrainingRecipe(name="whole", epochs=30)

@@ -1,0 +1,213 @@
+"""How is a distilled dataset handed to other tools: Parquet, a folder of PNGs, NumPy arrays?"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddkit.errors import CheckpointError, ConfigError, unknown_name
+from ddkit.files import write_atomically
+
+if TYPE_CHECKING:
+    from ddkit.artifact import DistilledDataset
+
+PARQUET_NAME = "train-00000-of-00001.parquet"
+NPZ_NAME = "distilled.npz"
+_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # names that Windows gives to devices
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export wrote and what it lost.
+
+    Args:
+        path: the file or folder written.
+        files: number of files.
+        lossy: one sentence about what the format could not keep; None when nothing was lost.
+        clipped_fraction: part of the pixel values that lay outside [0, 1] and were clipped.
+    """
+
+    path: Path
+    files: int
+    lossy: str | None
+    clipped_fraction: float
+
+
+def export(distilled: DistilledDataset, path: Path | str, format: str) -> ExportReport:
+    """Write ``distilled`` to ``path`` in another ``format``.
+
+    - ``parquet``: the Hugging Face image layout. Columns ``image`` (struct of PNG ``bytes`` and ``path``),
+      ``label`` (ClassLabel) and, for labels that are not hard, ``soft_label`` (list of float). ``path`` is a
+      ``.parquet`` file or a folder.
+    - ``imagefolder``: PNGs named ``<class>/<number>.png``, which ``torchvision``'s ``ImageFolder`` reads.
+    - ``npz``: ``images`` (float32, preprocessed), ``labels``, ``class_names``, ``label_kind``, ``mean``,
+      ``std`` and the ZCA arrays if any; lossless, read with ``allow_pickle=False``. ``path`` is an ``.npz``
+      file or a folder.
+
+    Raises:
+        UnknownNameError: no such format.
+        ConfigError: the target exists already, or the images have no PNG form.
+        CheckpointError: the disk is full or the folder cannot be written; nothing is left behind.
+    """
+    if format not in _WRITERS:
+        raise unknown_name("export format", format, _WRITERS)
+    path = Path(path)
+    if path.is_dir():
+        if any(path.iterdir()):
+            raise ConfigError(f"folder '{path}' is not empty: choose a new folder or empty it first")
+    elif path.exists() or path.is_symlink():
+        raise ConfigError(f"'{path}' exists already: choose another name or remove it first")
+    return _WRITERS[format](distilled, path)
+
+
+def _pixels(distilled: DistilledDataset) -> tuple[Tensor, float, list[str]]:
+    """Round the viewable images to uint8 ``(N, C, H, W)``; also the clipped part and what was lost."""
+    if distilled.shape[0] not in (1, 3):
+        raise ConfigError(
+            f"images of {distilled.shape[0]} channels have no PNG form (1 = grey, 3 = RGB): use format 'npz'"
+        )
+    lost = []
+    raw = distilled.unclipped()
+    clipped = float(((raw < 0) | (raw > 1)).double().mean())
+    if distilled.images.dtype != torch.uint8:
+        lost.append(
+            f"pixels were rounded to 8 bits, {clipped:.1%} of the values lay outside [0, 1] and were clipped"
+        )
+    return (raw.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8), clipped, lost
+
+
+def _png(image: Tensor) -> bytes:
+    """Encode one uint8 image ``(C, H, W)`` losslessly."""
+    from PIL import Image
+
+    array = image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).contiguous().numpy()
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def _to_parquet(distilled: DistilledDataset, path: Path) -> ExportReport:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pixels, clipped, lost = _pixels(distilled)
+    path = _file_in(path, ".parquet", PARQUET_NAME)
+    images = [{"bytes": _png(image), "path": f"{number:05d}.png"} for number, image in enumerate(pixels)]
+    columns = {
+        "image": pa.array(images, pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        "label": pa.array(distilled.hard_labels().numpy(), pa.int64()),
+    }
+    names = _unique(list(distilled.class_names))
+    features: dict[str, Any] = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    if distilled.label_kind != "hard":
+        columns["soft_label"] = pa.array(distilled.labels.tolist(), pa.list_(pa.float32()))
+        features["soft_label"] = {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"}
+    table = pa.table(columns).replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})}
+    )
+    write_atomically(path, lambda temporary: pq.write_table(table, temporary))
+    return ExportReport(path, 1, _sentence(lost), clipped)
+
+
+def _to_npz(distilled: DistilledDataset, path: Path) -> ExportReport:
+    images, labels = distilled.tensors()
+    arrays: dict[str, Any] = {
+        "images": images.numpy(),
+        "labels": labels.numpy(),
+        "class_names": np.array(distilled.class_names),
+        "label_kind": np.array(distilled.label_kind),
+        "mean": np.array(distilled.preprocessing.mean, dtype=np.float64),
+        "std": np.array(distilled.preprocessing.std, dtype=np.float64),
+    }
+    for name, tensor in distilled.preprocessing.to_tensors().items():
+        arrays[name] = tensor.numpy()
+    path = _file_in(path, ".npz", NPZ_NAME)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as stream:
+            np.savez(stream, **arrays)
+
+    write_atomically(path, write)
+    return ExportReport(path, 1, None, 0.0)
+
+
+def _to_image_folder(distilled: DistilledDataset, path: Path) -> ExportReport:
+    pixels, clipped, lost = _pixels(distilled)
+    labels = distilled.hard_labels().tolist()
+    if distilled.label_kind != "hard":
+        lost.append(f"{distilled.label_kind} labels were reduced to the class of their largest entry")
+    if len(set(labels)) < distilled.num_classes:
+        lost.append("classes without images have no folder, so readers number the classes anew")
+    names = folder_names(distilled.class_names)
+    created: list[Path] = []
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        created.append(temporary)
+        for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+            folder = temporary / names[label]
+            folder.mkdir(exist_ok=True)
+            (folder / f"{number:05d}.png").write_bytes(_png(image))
+        temporary.chmod(0o755)
+        if path.is_dir():
+            path.rmdir()
+        temporary.rename(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write '{path}': {error.strerror or error}; "
+            "free space or choose another folder, then repeat"
+        ) from error
+    finally:
+        for folder in created:
+            shutil.rmtree(folder, ignore_errors=True)
+    return ExportReport(path, len(labels), _sentence(lost), clipped)
+
+
+_WRITERS: dict[str, Callable[[DistilledDataset, Path], ExportReport]] = {
+    "parquet": _to_parquet,
+    "imagefolder": _to_image_folder,
+    "npz": _to_npz,
+}
+
+
+def folder_names(class_names: tuple[str, ...]) -> list[str]:
+    """Return one safe, distinct folder name a class whose alphabetical order is the order of the classes.
+
+    Readers of image folders number the classes alphabetically; where the names alone would change the
+    numbers, a zero-padded class number is put in front.
+    """
+    names = []
+    for name in class_names:
+        safe = re.sub(r"[^\w.\- ]", "_", name)[:80].strip(". ")
+        names.append(f"_{safe}" if not safe or _RESERVED.fullmatch(safe) else safe)
+    folded = [name.casefold() for name in names]  # some file systems do not tell upper case from lower
+    if sorted(names) == names and len(set(folded)) == len(folded):
+        return names
+    digits = len(str(len(names) - 1))
+    return [f"{number:0{digits}d}-{name}" for number, name in enumerate(names)]
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Number repeated names: a Hugging Face ClassLabel refuses them."""
+    if len(set(names)) == len(names):
+        return names
+    return [f"{number}: {name}" for number, name in enumerate(names)]
+
+
+def _file_in(path: Path, suffix: str, name: str) -> Path:
+    return path if path.suffix == suffix and not path.is_dir() else path / name
+
+
+def _sentence(lost: list[str]) -> str | None:
+    return "; ".join(lost) or None

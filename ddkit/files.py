@@ -1,0 +1,46 @@
+"""Write files so that a reader never sees a half-written one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from ddkit.errors import CheckpointError
+
+
+def write_atomically(path: Path | str, write: Callable[[Path], None]) -> Path:
+    """Let ``write`` fill a temporary file beside ``path``, flush it to disk, then rename it over ``path``.
+
+    What was at ``path`` stays untouched until the new content is complete.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written; nothing was changed.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(descriptor)
+        temporary = Path(name)
+        write(temporary)
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CheckpointError(
+            f"cannot write '{path}': {reason}; nothing was overwritten: free space or choose another folder, then repeat"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_text(path: Path | str, text: str) -> Path:
+    """Write ``text`` to ``path`` atomically, as UTF-8."""
+    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)

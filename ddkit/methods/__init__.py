@@ -1,0 +1,17 @@
+"""The named methods. Other packages add theirs through the ``ddkit.methods`` entry point group."""
+
+from ddkit.methods import coresets, dc, dm, dsa
+from ddkit.methods.base import Method, register, registry
+
+
+def get(name: str) -> Method:
+    """Return the method called ``name``; an unknown name raises an error that suggests the nearest one."""
+    return registry.get(name)
+
+
+def available() -> list[str]:
+    """Return the names of all methods, sorted."""
+    return registry.available()
+
+
+__all__ = ["Method", "available", "coresets", "dc", "dm", "dsa", "get", "register", "registry"]

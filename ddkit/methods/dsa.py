@@ -1,0 +1,35 @@
+"""DSA: gradient matching with differentiable Siamese augmentation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ddkit.augment import default_strategy
+from ddkit.data import RealData
+from ddkit.methods.base import Method, register
+from ddkit.methods.dc import gradient_matching
+
+
+def defaults(data: RealData, ipc: int) -> dict[str, Any]:
+    """DC's official settings, initialised with real images, one augmentation shared by both sides of a class."""
+    strategy = default_strategy(data.name)
+    return {
+        **gradient_matching(ipc),
+        "init": "real",
+        "augmentation": strategy,
+        "recipe": {"name": "dsa", "augmentation": strategy},
+    }
+
+
+DSA = register(
+    Method(
+        name="dsa",
+        title="Dataset Condensation with Differentiable Siamese Augmentation",
+        family="gradient matching",
+        learns="pixels",
+        paper="Zhao and Bilen, ICML 2021",
+        url="https://arxiv.org/abs/2102.08259",
+        cost="hours",
+        defaults=defaults,
+    )
+)

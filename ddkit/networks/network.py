@@ -1,0 +1,92 @@
+"""One matching network whose weights are replaced in place, with its heavy passes compiled once."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ddkit.models import ModelSpec, uses_batch_norm
+from ddkit.precision import PassCost, Precision, pass_cost
+
+
+class Network:
+    """A network on which real and synthetic data are compared.
+
+    A fresh network is a new set of weights in the same module, so nothing is rebuilt or compiled again.
+
+    Args:
+        spec: architecture.
+        shape: (C, H, W) of one image.
+        num_classes: K.
+        device: where it lives.
+        precision: how :meth:`features` and :meth:`loss` run.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        device: torch.device | str = "cpu",
+        precision: Precision | None = None,
+    ) -> None:
+        self.spec = spec
+        self.shape = shape
+        self.num_classes = num_classes
+        self.device = torch.device(device)
+        self.precision = precision or Precision()
+        self.module = spec.build(shape, num_classes, seed=0).to(
+            self.device, memory_format=torch.channels_last
+        )
+        self.module.train()
+        self.has_batch_norm = uses_batch_norm(self.module)
+        self.cost: PassCost = pass_cost(self.module, shape)
+        self._features = self.precision.compiled(self.module.features)
+        self._loss = self.precision.compiled(self._mean_cross_entropy)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the weights."""
+        return next(self.module.parameters()).dtype
+
+    def reset(self, seed: int) -> None:
+        """Draw new initial weights from ``seed``, in place."""
+        self.spec.reset_(self.module, seed)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Bring images to the device, number format and memory layout of this network."""
+        return images.to(self.device, self.dtype, memory_format=torch.channels_last)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the flattened input of the classifier.
+
+        Args:
+            images: (N, C, H, W).
+
+        Returns:
+            (N, D) in the weights' number format; differentiable with respect to the images.
+        """
+        with self.precision.autocast(self.device):
+            return self._features(self.prepare(images)).to(self.dtype)
+
+    def loss(self, images: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the mean cross-entropy of a batch.
+
+        Args:
+            images: (N, C, H, W).
+            targets: (N,) int64 or (N, K) probabilities.
+            weights: (N,) weights that replace 1/N; rows of weight 0 pad a batch to a static shape.
+
+        Returns:
+            a scalar, differentiable with respect to the weights of the network.
+        """
+        if weights is None:
+            weights = torch.full((len(images),), 1.0 / len(images), device=self.device, dtype=self.dtype)
+        with self.precision.autocast(self.device):
+            return self._loss(self.prepare(images), targets, weights)
+
+    def _mean_cross_entropy(self, images: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        logits = self.module(images).to(weights.dtype)
+        return (F.cross_entropy(logits, targets, reduction="none") * weights).sum()

@@ -1,0 +1,131 @@
+"""Where the matching network of each outer step comes from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+
+from ddkit.augment import Augmentation
+from ddkit.errors import ConfigError
+from ddkit.networks.network import Network
+from ddkit.networks.training import train_epochs
+from ddkit.registry import Registry
+from ddkit.streams import Streams
+from ddkit.synthesis import Synthesizer
+
+registry: Registry[type[NetworkSource]] = Registry("network source", "ddkit.networks")
+
+
+class NetworkSource(ABC):
+    """Hands the objective a network for every outer step.
+
+    The engine calls :meth:`setup` once, the objective calls :meth:`current` in every outer step, the engine calls
+    :meth:`after_step` once the synthetic data have been updated.
+    """
+
+    def setup(self, network: Network, streams: Streams, augmentation: Augmentation) -> None:
+        """Receive the module whose weights this source replaces."""
+        self.network = network
+        self.streams = streams
+        self.augmentation = augmentation
+
+    @abstractmethod
+    def current(self) -> Network:
+        """Return the network of this outer step."""
+
+    @abstractmethod
+    def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
+        """React to an updated synthetic set; ``last`` says that no further outer step follows."""
+
+    def passes_per_step(self, synthetic_images: int) -> float:
+        """Images that go forward and backward per outer step for the upkeep of networks (for cost estimates)."""
+        return 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is needed to go on with the same networks."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+
+
+@registry.register("fresh")
+class FreshNetworks(NetworkSource):
+    """A new random network for every outer step (distribution matching)."""
+
+    def current(self) -> Network:
+        """Return the network with newly drawn weights."""
+        self.network.reset(self.streams.integer("networks"))
+        return self.network
+
+    def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
+        """Keep nothing between steps."""
+
+
+@registry.register("synthetic-trained")
+class SyntheticTrainedNetworks(NetworkSource):
+    """A random network that is trained on the synthetic set between outer steps, replaced after ``outer_loop`` steps.
+
+    The inner loop of dataset condensation (Zhao, Mopuri and Bilen 2021, Algorithm 1). As in the authors' program the
+    network is not trained after the last outer step of its life.
+
+    Args:
+        outer_loop: outer steps before a new network is drawn.
+        inner_epochs: epochs on the synthetic set between two outer steps.
+        lr: learning rate of plain SGD.
+        batch_size: synthetic images per SGD step.
+    """
+
+    def __init__(
+        self, outer_loop: int = 1, inner_epochs: int = 1, lr: float = 0.01, batch_size: int = 256
+    ) -> None:
+        for name, value in (("outer_loop", outer_loop), ("inner_epochs", inner_epochs), ("batch_size", batch_size)):
+            if value < 1:
+                raise ConfigError(f"networks.{name}={value} must be at least 1")
+        if lr <= 0:
+            raise ConfigError(f"networks.lr={lr} must be positive")
+        self.outer_loop, self.inner_epochs, self.lr, self.batch_size = outer_loop, inner_epochs, lr, batch_size
+        self.position = 0
+
+    def current(self) -> Network:
+        """Return the network, newly drawn at the start of each outer loop."""
+        if self.position == 0:
+            self.network.reset(self.streams.integer("networks"))
+        return self.network
+
+    def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
+        """Train the network on the updated synthetic set unless its life ends here."""
+        self.position = (self.position + 1) % self.outer_loop
+        if self.position == 0 or last:
+            return
+        with torch.no_grad():
+            images, targets = synthesizer()
+        train_epochs(
+            self.network,
+            images.detach(),
+            targets.detach(),
+            epochs=self.inner_epochs,
+            lr=self.lr,
+            batch_size=self.batch_size,
+            augmentation=self.augmentation,
+            generator=self.streams("inner-training"),
+        )
+
+    def passes_per_step(self, synthetic_images: int) -> float:
+        """Images trained on per outer step, averaged over the life of a network."""
+        return self.inner_epochs * synthetic_images * (self.outer_loop - 1) / self.outer_loop
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position in the outer loop and, in the middle of one, the weights."""
+        state: dict[str, Any] = {"position": self.position}
+        if self.position:
+            state["weights"] = {k: v.detach().clone() for k, v in self.network.module.state_dict().items()}
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on in the middle of an outer loop."""
+        self.position = int(state["position"])
+        if self.position:
+            self.network.module.load_state_dict(state["weights"])

@@ -1,0 +1,18 @@
+"""What is matched between real and synthetic data."""
+
+from ddkit.objectives.base import Context, Objective, registry
+from ddkit.objectives.distances import gradient_distance
+from ddkit.objectives.distribution import DistributionMatching
+from ddkit.objectives.gradient import GradientMatching
+from ddkit.objectives.signal import RealSignal, Signal
+
+__all__ = [
+    "Context",
+    "DistributionMatching",
+    "GradientMatching",
+    "Objective",
+    "RealSignal",
+    "Signal",
+    "gradient_distance",
+    "registry",
+]

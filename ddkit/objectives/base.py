@@ -1,0 +1,77 @@
+"""The base of everything that is matched: leave gradients on a synthesizer's parameters."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ddkit.augment import Augmentation
+from ddkit.networks import Network, NetworkSource
+from ddkit.objectives.signal import Signal
+from ddkit.registry import Registry
+from ddkit.streams import Streams
+from ddkit.synthesis import Synthesizer
+
+registry: Registry[type[Objective]] = Registry("objective", "ddkit.objectives")
+
+
+@dataclass
+class Context:
+    """What an objective works with.
+
+    Args:
+        num_classes: K.
+        signal: access to the real data.
+        networks: source of matching networks.
+        network: the module that the source fills, for its shapes and costs.
+        augmentation: applied to both sides with shared parameters.
+        streams: random streams of the run.
+    """
+
+    num_classes: int
+    signal: Signal
+    networks: NetworkSource
+    network: Network
+    augmentation: Augmentation
+    streams: Streams
+
+
+class Objective(ABC):
+    """A matching objective.
+
+    It is ``backward`` and not ``loss`` because constant-memory forms accumulate gradients themselves. An objective
+    draws its random numbers from the context's streams and reaches real data through the context's signal only.
+    """
+
+    #: Real images per class and query, unless an option says otherwise.
+    real_batch: int = 256
+    #: Networks that suit this objective.
+    default_networks: ClassVar[str] = "fresh"
+
+    def setup(self, context: Context, synthesizer: Synthesizer) -> None:
+        """Receive the context; refuse a synthesizer or network that makes no sense with the reason.
+
+        Raises:
+            ConfigError: the combination is refused.
+        """
+        self.context = context
+
+    @abstractmethod
+    def backward(self, synthesizer: Synthesizer) -> dict[str, float]:
+        """Accumulate gradients on the synthesizer's parameters.
+
+        Returns:
+            scalars to log, ``loss`` among them.
+        """
+
+    def passes_per_step(self, synthesizer: Synthesizer) -> float:
+        """Forward passes of single images per outer step (a backward pass counts as two), for cost estimates."""
+        return 3.0 * self.real_batch * synthesizer.num_classes + 3.0 * len(synthesizer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what, besides networks and streams, is needed to go on."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""

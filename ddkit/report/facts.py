@@ -1,0 +1,244 @@
+"""Which facts about a run does its report state: what was distilled, its size, cost, commands and caveats."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from ddkit.errors import DDKitError
+from ddkit.report import formats
+from ddkit.report.accuracy import AccuracyRow
+from ddkit.report.runs import Run
+
+_LABEL_BYTES = 8
+_NAMES = {
+    "mnist": "MNIST",
+    "fashionmnist": "FashionMNIST",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "svhn": "SVHN",
+    "convnet": "ConvNet",
+    "mlp": "MLP",
+    "lenet": "LeNet",
+    "alexnet": "AlexNet",
+    "vgg11": "VGG-11",
+    "resnet10": "ResNet-10",
+    "resnet18": "ResNet-18",
+    "resnet18_ap": "ResNet-18 AP",
+    "resnet152": "ResNet-152",
+    "densenet121": "DenseNet-121",
+    "frepo": "FRePo",
+    "haba": "HaBa",
+    "itgan": "IT-GAN",
+    "rtp": "RTP",
+    "kcenter": "k-center",
+    "tesla": "TESLA",
+    "cafe": "CAFE",
+    "sldd": "SLDD",
+    "rfad": "RFAD",
+}
+_ABBREVIATIONS = {"dd", "dc", "dsa", "dcc", "dm", "idm", "idc", "mtt", "ftd", "kip", "kfs", "gtn", "ld"}
+_LABEL_NOTES = {
+    "hard": "Labels are hard: one class per image.",
+    "soft": "Labels are soft: every image stores one probability per class, counted in the bytes. "
+    "Compare with real images that carry the same labels (baseline random-soft) before crediting the images.",
+    "regression": "Labels are regression targets, one number per class and image, counted in the bytes. "
+    "They suit the recipe stored in the artifact.",
+}
+
+
+def display_name(name: str) -> str:
+    """Write the name of a method, dataset or architecture as papers do.
+
+    ``cifar10`` is CIFAR-10, ``convnet(depth=3,width=128)`` is ConvNet (depth 3, width 128).
+    """
+    stem, bracket, options = name.partition("(")
+    key = stem.casefold()
+    shown = key.upper() if key in _ABBREVIATIONS else _NAMES.get(key, stem)
+    if not bracket:
+        return shown
+    return f"{shown} ({options.rstrip(')').replace('=', ' ').replace(',', ', ')})"
+
+
+def paper(run: Run) -> str | None:
+    """Return the method's paper without a web address scheme, from the run or the table of methods."""
+    text = run.find("paper")
+    if text is None:
+        try:
+            from ddkit import methods
+
+            text = getattr(methods.get(run.method), "paper", None)
+        except (ImportError, AttributeError, DDKitError):
+            text = None
+    return re.sub(r"\b\w+://", "", str(text)) if text else None
+
+
+def subtitle(run: Run) -> str:
+    """Say in one sentence what replaces what."""
+    if run.distilled is None:
+        return "This run has not written a distilled set yet."
+    images = run.distilled.budget.decoded_images
+    share = f", {run.ipc} per class" if run.ipc else ""
+    text = f"{formats.count(images)} training image{'s' if images != 1 else ''}{share}"
+    real = _real_count(run)
+    return f"{text}, in place of {formats.count(real)}." if real else f"{text}."
+
+
+def state_notice(run: Run) -> str | None:
+    """Return a sentence about a run that did not finish; None for one that did."""
+    state = str(run.info.get("state", "finished")).lower()
+    if state in ("finished", "done", "completed", "complete", "ok"):
+        return None
+    step = f" at step {formats.count(run.steps)}" if run.steps is not None else ""
+    return f"This run is not finished (state: {state}{step}). Continue it with"
+
+
+def key_figures(run: Run, rows: Sequence[AccuracyRow]) -> list[tuple[str, str, str]]:
+    """Return the figures at the head of the page as (name, value, detail)."""
+    figures: list[tuple[str, str, str]] = []
+    own = next((row for row in rows if row.distilled), None)
+    if own is not None:
+        spread = f"± {formats.percent(own.std)}, " if own.repeats > 1 else ""
+        detail = f"{spread}{display_name(own.architecture)}"
+        whole = next((r for r in rows if r.label == "whole" and r.architecture == own.architecture), None)
+        if whole is not None:
+            detail += f"; whole set {formats.percent(whole.mean)}"
+        figures.append(("Test accuracy", f"{formats.percent(own.mean)}{formats.NBSP}%", detail))
+    if run.distilled is not None:
+        budget = run.distilled.budget
+        real, real_bytes = _real_count(run), _real_bytes(run)
+        fewer = f"1 for every {formats.count(_per(real, budget.images))} real ones" if real else "stored"
+        figures.append(("Images", formats.count(budget.images), fewer))
+        smaller = f"{formats.ratio(_per(real_bytes, budget.bytes))} smaller" if real_bytes else "stored"
+        figures.append(("Size", formats.size(budget.bytes), smaller))
+    if run.seconds is not None:
+        steps = f"{formats.count(run.steps)} outer steps" if run.steps else "selection, no training"
+        figures.append(("Distillation time", formats.duration(run.seconds), steps))
+    return figures
+
+
+def identity(run: Run) -> list[tuple[str, str]]:
+    """Return what was distilled, and how, as (name, value)."""
+    source = run.source
+    split, real = source.get("split"), _real_count(run)
+    data = display_name(str(source.get("name", "unknown")))
+    data += f", {split} split" if split else ""
+    data += f", {formats.count(real)} images" if real else ""
+    distilled = run.distilled
+    shape = " × ".join(str(edge) for edge in distilled.shape) if distilled is not None else None
+    values = {
+        "Method": display_name(run.method),
+        "Paper": paper(run),
+        "Real data": data,
+        "Fingerprint": _short(source.get("fingerprint")),
+        "Images per class": run.ipc if run.ipc is not None else "unequal" if distilled is not None else None,
+        "Classes": distilled.num_classes if distilled is not None else None,
+        "Image shape": f"{shape} (channels × height × width)" if shape else None,
+        "Labels": distilled.label_kind if distilled is not None else None,
+        "Synthesis": distilled.synthesis if distilled is not None else None,
+        "Outer steps": formats.count(run.steps) if run.steps is not None else None,
+        "Seed": run.find("seed"),
+    }
+    return [(name, str(value)) for name, value in values.items() if value is not None]
+
+
+def cost(run: Run) -> list[tuple[str, str]]:
+    """Return stored size and computing cost as (name, value); what was not measured is left out."""
+    values: dict[str, str | None] = {}
+    real_bytes, steps, seconds = _real_bytes(run), run.steps, run.seconds
+    if run.distilled is not None:
+        budget = run.distilled.budget
+        values["Distilled set"] = (
+            f"{formats.size(budget.bytes)} ({formats.count(budget.floats)} stored numbers)"
+        )
+        if budget.decoded_images != budget.images:
+            values["Decoded images"] = (
+                f"{formats.count(budget.decoded_images)} from {formats.count(budget.images)} stored"
+            )
+        if real_bytes:
+            values["Real data"] = f"{formats.size(real_bytes)} (8-bit pixels and {_LABEL_BYTES}-byte labels)"
+            values["Compression"] = formats.ratio(_per(real_bytes, budget.bytes))
+    values["Distillation"] = formats.duration(seconds) if seconds is not None else None
+    if steps and seconds:
+        values["Speed"] = f"{formats.number(steps / seconds)} steps per second"
+    if formats.known(run.info.get("peak_memory_bytes")):
+        values["Peak memory"] = formats.size(run.info["peak_memory_bytes"])
+    values["Hardware"] = _hardware(run.info.get("hardware"))
+    values["Versions"] = _listed(run.info.get("versions")) or _listed({"ddkit": run.find("ddkit_version")})
+    return [(name, value) for name, value in values.items() if value]
+
+
+def commands(run: Run) -> list[tuple[str, str]]:
+    """Return the exact commands behind the run as (what, command)."""
+    evaluation = run.evaluation or {}
+    found = {"Distil": run.find("command"), "Evaluate": evaluation.get("command")}
+    return [(name, str(command)) for name, command in found.items() if command]
+
+
+def protocol(run: Run) -> str | None:
+    """Describe the training recipe of the evaluation in one line."""
+    used = [result["recipe"] for _, result in run.results if result.get("recipe")]
+    recipe = used[0] if used else run.find("recipe")
+    if not isinstance(recipe, Mapping):
+        return None
+    options = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in recipe.items() if key != "name")
+    return f"{recipe.get('name', 'custom')} ({options})" if options else str(recipe.get("name", "custom"))
+
+
+def notes(run: Run) -> list[str]:
+    """Return the sentences a reader needs to judge the figures."""
+    found: list[str] = []
+    selection = run.find("selection")
+    if isinstance(selection, str):
+        found.append(f"The distilled set is that of the {selection}.".replace("the the ", "the "))
+    if run.distilled is not None:
+        found.append(_LABEL_NOTES.get(run.distilled.label_kind, f"Label kind: {run.distilled.label_kind}."))
+    learned = run.find("learned", default={})
+    if isinstance(learned, Mapping) and learned:
+        pairs = ", ".join(
+            f"{key.replace('_', ' ')} {formats.number(value)}" for key, value in learned.items()
+        )
+        found.append(f"Learned with the images: {pairs}.")
+    extra = run.find("notes", default=[])
+    found.extend([str(note) for note in extra] if isinstance(extra, list) else [str(extra)])
+    found.extend(f"{label}: {result['note']}" for label, result in run.results if result.get("note"))
+    return [note for note in dict.fromkeys(found) if note]
+
+
+def _real_count(run: Run) -> int | None:
+    value = run.source.get("count")
+    return int(value) if formats.known(value) and value > 0 else None
+
+
+def _real_bytes(run: Run) -> int | None:
+    """Return what the real images cost at rest: one byte a pixel value and an int64 label."""
+    real = _real_count(run)
+    if real is None or run.distilled is None:
+        return None
+    channels, height, width = run.distilled.shape
+    return real * (channels * height * width + _LABEL_BYTES)
+
+
+def _per(amount: float, unit: float) -> float | None:
+    """Divide; None when there is nothing to divide by."""
+    return amount / unit if unit else None
+
+
+def _short(fingerprint: object) -> str | None:
+    return f"{str(fingerprint)[:16]}…" if fingerprint else None
+
+
+def _hardware(hardware: object) -> str | None:
+    """Write processor, threads and device on one line."""
+    if not isinstance(hardware, Mapping):
+        return str(hardware) if hardware else None
+    values = dict(hardware)
+    threads = values.pop("threads", None)
+    parts = list(dict.fromkeys(str(value) for value in values.values() if value))
+    return ", ".join(parts + ([f"{threads} thread{'s' if threads != 1 else ''}"] if threads else [])) or None
+
+
+def _listed(values: object) -> str | None:
+    if not isinstance(values, Mapping):
+        return None
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value) or None

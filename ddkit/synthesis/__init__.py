@@ -1,0 +1,28 @@
+"""What is learned: pixels and, by extension, every factorised form of a synthetic dataset."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ddkit.synthesis.base import Synthesizer, registry
+from ddkit.synthesis.labels import HardLabels, Labels, SoftLabels
+from ddkit.synthesis.pixels import Pixels, check_ipc_fits, class_means
+
+
+def decode(name: str, stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Decode the stored tensors of an artifact made by the synthesizer called ``name``: (images, targets)."""
+    return registry.get(name).from_stored(stored, options)
+
+
+__all__ = [
+    "HardLabels",
+    "Labels",
+    "Pixels",
+    "SoftLabels",
+    "Synthesizer",
+    "check_ipc_fits",
+    "class_means",
+    "decode",
+    "registry",
+]

@@ -1,0 +1,149 @@
+"""The base of everything that is learned: indexed images with targets, a budget, and a form to store."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ddkit.artifact import DistilledDataset
+from ddkit.budget import Budget
+from ddkit.data import Preprocessing, RealData
+from ddkit.errors import ConfigError
+from ddkit.registry import Registry
+from ddkit.synthesis.labels import LabelKind, make_labels
+
+registry: Registry[type[Synthesizer]] = Registry("synthesis", "ddkit.synthesis")
+
+
+class Synthesizer(nn.Module, ABC):
+    """A differentiable description of a synthetic dataset.
+
+    What is stored (pixels, codes, bases with decoders) and what a network trains on (images) may differ; an objective
+    sees only the decoded images, so any synthesizer works with any objective. Decoded images are numbered class by
+    class: those of class c occupy ``c * decoded_per_class`` to ``(c + 1) * decoded_per_class - 1``.
+
+    Args:
+        num_classes: K, at least 2.
+        ipc: stored images (or codes) per class.
+        shape: (C, H, W) of a decoded image.
+        labels: ``hard``, ``soft``, ``learned``, or (M, K) fixed probabilities.
+        label_confidence: initial probability of the own class of soft and learned labels.
+        decoded_per_class: decoded images per class; ``ipc`` unless the synthesizer decodes one code into several.
+
+    Raises:
+        ConfigError: fewer than two classes, an IPC below 1, or labels that are no probabilities.
+    """
+
+    name: ClassVar[str]
+    inits: ClassVar[tuple[str, ...]] = ("real", "noise")
+
+    classes: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        ipc: int,
+        shape: tuple[int, int, int],
+        labels: LabelKind | Tensor = "hard",
+        label_confidence: float = 0.9,
+        decoded_per_class: int | None = None,
+    ) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ConfigError(f"num_classes={num_classes}: classification needs at least 2 classes")
+        if ipc < 1:
+            raise ConfigError(f"ipc={ipc} must be at least 1")
+        self.num_classes, self.ipc, self.shape = num_classes, ipc, tuple(shape)
+        self.decoded_per_class = decoded_per_class or ipc
+        classes = torch.arange(num_classes).repeat_interleave(self.decoded_per_class)
+        self.register_buffer("classes", classes, persistent=False)
+        self.labels = make_labels(labels, classes, num_classes, label_confidence)
+
+    def __len__(self) -> int:
+        """Number of decoded images."""
+        return len(self.classes)
+
+    def index_of(self, classes: Tensor) -> Tensor:
+        """Return the indices of all decoded images of ``classes`` (G,), class-major: (G * decoded_per_class,)."""
+        offsets = torch.arange(self.decoded_per_class, device=classes.device)
+        return (classes[:, None] * self.decoded_per_class + offsets).flatten()
+
+    def forward(self, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Decode images.
+
+        Args:
+            index: (M,) int64 decoded images to return; None for all.
+
+        Returns:
+            images (M, C, H, W) in the preprocessed space, differentiable; targets (M,) int64 or (M, K) float32.
+        """
+        if index is None:
+            index = torch.arange(len(self), device=self.classes.device)
+        return self.decode(index), self.labels(index)
+
+    @abstractmethod
+    def decode(self, index: Tensor) -> Tensor:
+        """Return the images (M, C, H, W) at ``index`` (M,)."""
+
+    @abstractmethod
+    def initialise(self, real: RealData, how: str, generator: torch.Generator) -> None:
+        """Set the starting point from ``real`` in the way called ``how`` (one of ``inits``)."""
+
+    @abstractmethod
+    def stored(self) -> dict[str, Tensor]:
+        """Return the tensors that an artifact keeps, targets under ``labels``."""
+
+    def options(self) -> dict[str, Any]:
+        """Return what, besides :meth:`stored`, is needed to decode (JSON-able)."""
+        return {}
+
+    @staticmethod
+    @abstractmethod
+    def from_stored(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Decode all images and targets of an artifact from its stored tensors."""
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Return the learnable tensors by group name, for an optimiser setting per group."""
+        groups = {"images": [p for n, p in self.named_parameters() if not n.startswith("labels.")]}
+        if learned := list(self.labels.parameters()):
+            groups["labels"] = learned
+        return groups
+
+    def budget(self) -> Budget:
+        """Count stored images, numbers and bytes, targets and decoders included."""
+        tensors = [t for k, t in self.stored().items() if k != "labels"]
+        return Budget(
+            images=self.num_classes * self.ipc,
+            decoded_images=len(self),
+            floats=sum(t.numel() for t in tensors) + self.labels.floats(),
+            bytes=sum(t.numel() * t.element_size() for t in tensors) + self.labels.bytes(),
+        )
+
+    def stored_labels(self) -> Tensor:
+        """Return all targets as an artifact keeps them."""
+        index = torch.arange(len(self), device=self.classes.device)
+        return self.labels(index).detach().cpu()
+
+    def materialise(
+        self, preprocessing: Preprocessing, class_names: tuple[str, ...], metadata: dict[str, Any]
+    ) -> DistilledDataset:
+        """Decode everything and return it as an artifact."""
+        with torch.no_grad():
+            images, _ = self()
+        stored = {key: value.detach().cpu().contiguous() for key, value in self.stored().items()}
+        return DistilledDataset(
+            images=stored["images"] if self.name == "pixels" else images.float().cpu().contiguous(),
+            labels=stored["labels"],
+            label_kind=self.labels.artifact_kind,
+            class_names=class_names,
+            preprocessing=preprocessing,
+            budget=self.budget(),
+            metadata=metadata,
+            synthesis=self.name,
+            synthesis_options=self.options(),
+            stored=stored,
+        )

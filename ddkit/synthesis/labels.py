@@ -1,0 +1,134 @@
+"""The targets of synthetic images: hard, soft (fixed) or learned."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddkit.errors import ConfigError
+
+LabelKind = Literal["hard", "soft", "learned"]
+
+
+class Labels(nn.Module, ABC):
+    """Targets by image index."""
+
+    @abstractmethod
+    def forward(self, index: Tensor) -> Tensor:
+        """Return the targets of the images at ``index``: (M,) int64 or (M, K) probabilities."""
+
+    @property
+    @abstractmethod
+    def artifact_kind(self) -> str:
+        """How an artifact names these targets: ``hard`` or ``soft``."""
+
+    @abstractmethod
+    def floats(self) -> int:
+        """Stored numbers."""
+
+    @abstractmethod
+    def bytes(self) -> int:
+        """Stored bytes."""
+
+
+class HardLabels(Labels):
+    """Fixed class numbers.
+
+    Args:
+        classes: (M,) int64 class of each image.
+    """
+
+    classes: Tensor
+
+    def __init__(self, classes: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("classes", classes, persistent=False)
+
+    def forward(self, index: Tensor) -> Tensor:
+        """Return (M,) int64."""
+        return self.classes[index]
+
+    @property
+    def artifact_kind(self) -> str:
+        """``hard``."""
+        return "hard"
+
+    def floats(self) -> int:
+        """One number an image."""
+        return len(self.classes)
+
+    def bytes(self) -> int:
+        """Eight bytes an image (int64, as stored)."""
+        return 8 * len(self.classes)
+
+
+class SoftLabels(Labels):
+    """Class probabilities, fixed or learned.
+
+    Learned ones are the softmax of free logits, so that they stay probabilities at every step.
+
+    Args:
+        probabilities: (M, K) rows that sum to 1.
+        learned: whether the logits are a parameter.
+    """
+
+    logits: Tensor
+
+    def __init__(self, probabilities: Tensor, learned: bool) -> None:
+        super().__init__()
+        total = probabilities.sum(1)
+        if probabilities.min() < 0 or not torch.allclose(total, torch.ones_like(total), atol=1e-4):
+            raise ConfigError("soft labels must be probabilities: every row non-negative with sum 1; normalise them first")
+        logits = probabilities.clamp_min(1e-8).log()
+        if learned:
+            self.logits = nn.Parameter(logits)
+        else:
+            self.register_buffer("logits", logits)
+
+    def forward(self, index: Tensor) -> Tensor:
+        """Return (M, K) probabilities."""
+        return F.softmax(self.logits[index], dim=1)
+
+    @property
+    def artifact_kind(self) -> str:
+        """``soft``."""
+        return "soft"
+
+    def floats(self) -> int:
+        """K numbers an image."""
+        return self.logits.numel()
+
+    def bytes(self) -> int:
+        """4 K bytes an image (float32, as stored)."""
+        return 4 * self.logits.numel()
+
+
+def make_labels(kind: LabelKind | Tensor, classes: Tensor, num_classes: int, confidence: float) -> Labels:
+    """Build the targets of images whose classes are known.
+
+    Args:
+        kind: ``hard``, ``soft``, ``learned``, or an (M, K) tensor of probabilities, kept fixed.
+        classes: (M,) int64 class of each image.
+        num_classes: K.
+        confidence: initial probability of the image's own class; the rest is shared equally by the others.
+
+    Raises:
+        ConfigError: an unknown kind, a confidence outside (1/K, 1], or rows that are no probabilities.
+    """
+    if isinstance(kind, Tensor):
+        if kind.shape != (len(classes), num_classes):
+            raise ConfigError(f"soft labels have shape {tuple(kind.shape)}, expected {(len(classes), num_classes)}")
+        return SoftLabels(kind.float(), learned=False)
+    if kind == "hard":
+        return HardLabels(classes)
+    if kind not in ("soft", "learned"):
+        raise ConfigError(f"unknown labels '{kind}': choose hard, soft or learned")
+    if not 1 / num_classes < confidence <= 1:
+        raise ConfigError(f"label_confidence={confidence} must lie in (1/{num_classes}, 1]")
+    probabilities = torch.full((len(classes), num_classes), (1 - confidence) / (num_classes - 1))
+    probabilities[torch.arange(len(classes)), classes] = confidence
+    return SoftLabels(probabilities, learned=kind == "learned")

@@ -1,0 +1,109 @@
+"""Pixels: the synthetic images themselves are learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddkit.data import RealData
+from ddkit.errors import ConfigError, DataError, unknown_name
+from ddkit.synthesis.base import Synthesizer, registry
+from ddkit.synthesis.labels import LabelKind
+
+
+@registry.register("pixels")
+class Pixels(Synthesizer):
+    """One learnable image per stored image, in the preprocessed (normalised) space, without any clamp.
+
+    Initialisation: ``real`` takes distinct random real images of each class, ``noise`` draws N(0, 1) per pixel,
+    ``mean`` takes the class mean with N(0, 0.1) added when there is more than one image per class, so that they differ.
+
+    Args:
+        num_classes: K.
+        ipc: images per class.
+        shape: (C, H, W).
+        labels: ``hard``, ``soft``, ``learned``, or (K * ipc, K) fixed probabilities.
+        label_confidence: initial probability of the own class of soft and learned labels.
+    """
+
+    name = "pixels"
+    inits = ("real", "noise", "mean")
+
+    def __init__(
+        self,
+        num_classes: int,
+        ipc: int,
+        shape: tuple[int, int, int],
+        labels: LabelKind | Tensor = "hard",
+        label_confidence: float = 0.9,
+    ) -> None:
+        super().__init__(num_classes, ipc, shape, labels, label_confidence)
+        self.images = nn.Parameter(torch.zeros(num_classes * ipc, *shape))
+
+    def decode(self, index: Tensor) -> Tensor:
+        """Return the pixels at ``index``."""
+        return self.images[index]
+
+    def initialise(self, real: RealData, how: str, generator: torch.Generator) -> None:
+        """Set the pixels.
+
+        Raises:
+            DataError: a class has fewer real images than ``ipc`` (for ``real``).
+            ConfigError: an unknown initialisation.
+        """
+        if how not in self.inits:
+            raise unknown_name("initialisation of pixels", how, self.inits)
+        if real.shape != self.shape or real.num_classes != self.num_classes:
+            raise ConfigError(
+                f"data with {real.num_classes} classes of {real.shape} images do not fit a synthesizer of "
+                f"{self.num_classes} classes of {self.shape} images"
+            )
+        if how == "noise":
+            start = torch.randn(self.images.shape, generator=generator)
+        elif how == "real":
+            check_ipc_fits(real, self.ipc)
+            start, _ = real.sample(range(self.num_classes), self.ipc, generator)
+        else:
+            start = class_means(real).repeat_interleave(self.ipc, dim=0)
+            if self.ipc > 1:
+                start = start + 0.1 * torch.randn(start.shape, generator=generator)
+        with torch.no_grad():
+            self.images.copy_(start)
+
+    def stored(self) -> dict[str, Tensor]:
+        """Return ``images`` and ``labels``."""
+        return {"images": self.images.detach(), "labels": self.stored_labels()}
+
+    @staticmethod
+    def from_stored(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return the stored images and targets as they are."""
+        return stored["images"], stored["labels"]
+
+
+def check_ipc_fits(real: RealData, ipc: int) -> None:
+    """Refuse an IPC above the size of the smallest class.
+
+    Raises:
+        DataError: naming the class, its size and the remedy.
+    """
+    counts = real.class_counts
+    smallest = int(counts.argmin())
+    if ipc > int(counts[smallest]):
+        raise DataError(
+            f"ipc={ipc} is larger than class '{real.class_names[smallest]}', which has {int(counts[smallest])} images: "
+            f"choose ipc <= {int(counts[smallest])} or init=noise"
+        )
+
+
+def class_means(real: RealData, chunk: int = 4096) -> Tensor:
+    """Return the mean preprocessed image of every class: (K, C, H, W)."""
+    means = []
+    for index in real.class_index:
+        total = torch.zeros(real.shape, dtype=torch.float64)
+        for part in index.split(chunk):
+            total += real.batch(part).sum(0, dtype=torch.float64).cpu()
+        means.append((total / max(1, len(index))).float())
+    return torch.stack(means)

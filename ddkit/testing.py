@@ -1,0 +1,309 @@
+"""The contract suite: what every method must do, one's own and third parties' alike.
+
+>>> from ddkit.testing import check_method
+>>> check_method("dm")
+
+In a test suite, :func:`parametrize_checks` gives one test per check:
+
+>>> @parametrize_checks(["dm", "my-method"])
+... def test_contract(check):
+...     check()
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import socket
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ddkit import methods
+from ddkit.artifact import DistilledDataset
+from ddkit.config import DistillConfig, merge
+from ddkit.data import RealData
+from ddkit.engine import Callback, Distiller, Run
+from ddkit.errors import DDKitError
+from ddkit.evaluation import TrainingRecipe, evaluate
+
+Check = Callable[[str, Mapping[str, Any]], None]
+
+#: Checks by name, in the order in which they run.
+CHECKS: dict[str, Check] = {}
+
+
+def _check(function: Check) -> Check:
+    CHECKS[function.__name__.removeprefix("check_")] = function
+    return function
+
+
+def toy_data(
+    shape: tuple[int, int, int] = (1, 8, 8), counts: tuple[int, ...] = (6, 9, 7), seed: int = 0, split: str = "train"
+) -> RealData:
+    """Return a small, unbalanced, learnable dataset: each class has its own pattern under noise."""
+    generator = torch.Generator().manual_seed(seed)
+    patterns = torch.rand(len(counts), *shape, generator=torch.Generator().manual_seed(99))
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    noise = torch.rand(len(labels), *shape, generator=generator)
+    images = ((0.7 * patterns[labels] + 0.3 * noise) * 255).to(torch.uint8)
+    return RealData.from_tensors(images, labels, name="toy", split=split)
+
+
+def small_overrides(method: str, data: RealData, ipc: int = 2) -> dict[str, Any]:
+    """Return overrides that shrink a preset to a run of a second, touching only options that the preset has."""
+    preset = methods.get(method).configure(data, ipc).as_dict()
+    small: dict[str, Any] = {"model": "convnet:width=4,depth=2", "precision": "float32", "compile": False, "device": "cpu"}
+    if preset["steps"]:
+        small["steps"] = 4
+    wanted = {
+        "objective": {"real_batch": 5},
+        "networks": {"outer_loop": 2, "inner_epochs": 2},
+        "selection": {"epochs": 1},
+    }
+    for piece, options in wanted.items():
+        have = preset.get(piece) or {}
+        present = {key: value for key, value in options.items() if key in have}
+        if present:
+            small[piece] = present
+    return small
+
+
+def _fit(method: str, overrides: Mapping[str, Any], data: RealData | None = None, **fit: Any) -> DistilledDataset:
+    data = data or toy_data()
+    options = merge(small_overrides(method, data), overrides)
+    ipc, seed = options.pop("ipc", 2), options.pop("seed", 0)
+    callbacks, every = fit.pop("callbacks", ()), fit.pop("checkpoint_every", None)
+    distiller = Distiller(method, ipc, seed=seed, callbacks=callbacks, checkpoint_every=every, **options)
+    return distiller.fit(data, **fit)
+
+
+def _bytes(distilled: DistilledDataset) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return distilled.save(Path(folder) / "a.safetensors").read_bytes()
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise AssertionError(message)
+
+
+@_check
+def check_configuration_round_trip(method: str, overrides: Mapping[str, Any]) -> None:
+    """A configuration survives JSON, and the method describes itself."""
+    described = methods.get(method).describe()
+    empty = [key for key, value in described.items() if not value]
+    _require(not empty, f"{method} leaves {empty} empty in its description")
+    config = methods.get(method).configure(toy_data(), 2)
+    _require(DistillConfig.create(config.as_dict()) == config, "configuration changes when written and read back")
+
+
+@_check
+def check_same_seed_same_bytes(method: str, overrides: Mapping[str, Any]) -> None:
+    """Two runs of one seed give the same file."""
+    _require(_bytes(_fit(method, overrides)) == _bytes(_fit(method, overrides)), "one seed gave two results")
+
+
+@_check
+def check_other_seed_other_images(method: str, overrides: Mapping[str, Any]) -> None:
+    """The seed matters, except where the method is deterministic by definition (other coresets than random)."""
+    if methods.get(method).is_coreset and method != "random":
+        return
+    first, second = (_fit(method, merge(overrides, {"seed": seed})) for seed in (0, 1))
+    _require(not torch.equal(first.images, second.images), "seeds 0 and 1 gave the same images")
+
+
+class _Kill(Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, run: Run) -> None:
+        if run.step == self.step:
+            raise KeyboardInterrupt
+
+
+@_check
+def check_resumed_run_equals_uninterrupted_run(method: str, overrides: Mapping[str, Any]) -> None:
+    """Killed after any step and resumed from the last checkpoint, the file is the same to the byte."""
+    whole = _bytes(_fit(method, overrides))
+    if methods.get(method).is_coreset:
+        return
+    for killed_at in (1, 2, 3):
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "run"
+            try:
+                # A checkpoint after every second step: the kill after step 3 loses a step, which must be redone.
+                _fit(method, overrides, out=out, callbacks=[_Kill(killed_at)], checkpoint_every=2)
+            except KeyboardInterrupt:
+                pass
+            resumed = _fit(method, overrides, out=out, resume=True, callbacks=[_Kill(-1)], checkpoint_every=2)
+            _require(_bytes(resumed) == whole, f"killed after step {killed_at} and resumed, the result differs")
+
+
+@_check
+def check_budget_counts_what_is_stored(method: str, overrides: Mapping[str, Any]) -> None:
+    """Numbers and bytes of the budget are those of the stored tensors."""
+    distilled = _fit(method, overrides)
+    stored = distilled.stored.values()
+    floats = sum(t.numel() for t in stored)
+    size = sum(t.numel() * t.element_size() for t in stored)
+    _require(distilled.budget.floats == floats, f"budget says {distilled.budget.floats} numbers, {floats} are stored")
+    _require(distilled.budget.bytes == size, f"budget says {distilled.budget.bytes} bytes, {size} are stored")
+    _require(distilled.budget.decoded_images == len(distilled), "decoded_images is not the number of items")
+
+
+@_check
+def check_labels_and_values(method: str, overrides: Mapping[str, Any]) -> None:
+    """Images are finite, labels lie in range, every class is there."""
+    data = toy_data()
+    distilled = _fit(method, overrides, data)
+    images, labels = distilled.tensors()
+    _require(images.dtype == torch.float32 and bool(images.isfinite().all()), "images are not finite float32")
+    _require(tuple(images.shape[1:]) == data.shape, f"images have shape {tuple(images.shape[1:])}, not {data.shape}")
+    hard = distilled.hard_labels()
+    _require(set(hard.tolist()) == set(range(data.num_classes)), "a class is missing, or a label is out of range")
+    if distilled.label_kind == "soft":
+        _require(torch.allclose(labels.sum(1), torch.ones(len(labels)), atol=1e-3), "soft labels do not sum to 1")
+
+
+@_check
+def check_any_shape_and_unbalanced_classes(method: str, overrides: Mapping[str, Any]) -> None:
+    """Colour, non-square images and classes of unequal size work."""
+    data = toy_data(shape=(3, 8, 12), counts=(3, 8))
+    distilled = _fit(method, overrides, data)
+    _require(tuple(distilled.images.shape[1:]) == (3, 8, 12), "wrong image shape on colour non-square data")
+
+
+@_check
+def check_save_load_export(method: str, overrides: Mapping[str, Any]) -> None:
+    """The file reloads to the same tensors and exports to every format."""
+    distilled = _fit(method, overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = DistilledDataset.load(distilled.save(Path(folder) / "a.safetensors"))
+        for mine, other in zip(distilled.tensors(), loaded.tensors(), strict=True):
+            _require(torch.equal(mine, other), "a loaded artifact differs from the saved one")
+        _require(loaded.metadata == distilled.metadata, "metadata change on the way through the file")
+        for format in ("parquet", "imagefolder", "npz"):
+            loaded.export(Path(folder) / format / ("data.npz" if format == "npz" else ""), format)
+
+
+@_check
+def check_trains_a_network(method: str, overrides: Mapping[str, Any]) -> None:
+    """A network trains on the result; evaluation leaves it as it was and repeats itself."""
+    distilled = _fit(method, overrides)
+    before = _bytes(distilled)
+    recipe = TrainingRecipe(name="contract", epochs=2)
+    test = toy_data(seed=5, split="test")
+    accuracies = [
+        evaluate(distilled, test, ("convnet:width=4,depth=2",), repeats=1, recipe=recipe).rows[0].accuracies
+        for _ in range(2)
+    ]
+    _require(list(accuracies[0]) == list(accuracies[1]), "one seed gave two accuracies")
+    _require(_bytes(distilled) == before, "evaluation changed the distilled set")
+
+
+@_check
+def check_bad_input_is_refused(method: str, overrides: Mapping[str, Any]) -> None:
+    """Bad settings raise an error of ddkit, on one line, before a file is written."""
+    bad: list[dict[str, Any]] = [
+        {"ipc": 0},
+        {"no_such_option": 1},
+        {"steps": -1},
+        {"model": "no-such-model"},
+        {"device": "no-such-device"},
+        {"recipe": "no-such-recipe"},
+    ]
+    if methods.get(method).configure(toy_data(), 2).init == "real":
+        bad.append({"ipc": 7})
+    for wrong in bad:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "run"
+            try:
+                _fit(method, merge(overrides, wrong), out=out)
+            except DDKitError as error:
+                _require("\n" not in str(error), f"the error for {wrong} has several lines")
+                _require(not out.exists(), f"{wrong} was refused only after files had been written")
+            else:
+                raise AssertionError(f"{wrong} was accepted")
+
+
+@_check
+def check_global_random_state_untouched(method: str, overrides: Mapping[str, Any]) -> None:
+    """No global generator (torch, NumPy, Python) is read or written."""
+    before = (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate())  # type: ignore[index]  # noqa: NPY002
+    first = _bytes(_fit(method, overrides))
+    _require(torch.equal(before[0], torch.get_rng_state()), "torch's global generator was advanced")
+    _require(bool((before[1] == np.random.get_state()[1]).all()), "NumPy's global generator was advanced")  # type: ignore[index]  # noqa: NPY002
+    _require(before[2] == random.getstate(), "Python's global generator was advanced")
+    torch.rand(3)
+    try:
+        _require(_bytes(_fit(method, overrides)) == first, "the result depends on torch's global generator")
+    finally:
+        torch.set_rng_state(before[0])
+
+
+@_check
+def check_real_data_untouched(method: str, overrides: Mapping[str, Any]) -> None:
+    """The real images and labels are the same afterwards."""
+    data = toy_data()
+    images, labels = data.images.clone(), data.labels.clone()
+    _fit(method, overrides, data)
+    _require(torch.equal(images, data.images) and torch.equal(labels, data.labels), "the real data were changed")
+
+
+@_check
+def check_no_network_access(method: str, overrides: Mapping[str, Any]) -> None:
+    """Nothing is sent or fetched."""
+    with _no_network():
+        _fit(method, overrides)
+
+
+@contextmanager
+def _no_network() -> Iterator[None]:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the method opened a network connection")
+
+    saved = socket.socket.connect, socket.getaddrinfo
+    socket.socket.connect = refuse  # type: ignore[method-assign]
+    socket.getaddrinfo = refuse  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        socket.socket.connect, socket.getaddrinfo = saved  # type: ignore[method-assign]
+
+
+def check_method(name: str, overrides: Mapping[str, Any] | None = None) -> None:
+    """Run the whole contract on a registered method.
+
+    Args:
+        name: registered name.
+        overrides: options that make the method small and fast enough for the checks, where the automatic ones
+            (four steps, a ConvNet of width 4) do not suffice.
+
+    Raises:
+        AssertionError: the first promise that is broken, with the name of the check.
+        UnknownNameError: no such method.
+    """
+    methods.get(name)
+    for check, function in CHECKS.items():
+        try:
+            function(name, dict(overrides or {}))
+        except AssertionError as error:
+            raise AssertionError(f"{name} breaks '{check}': {error}") from error
+
+
+def parametrize_checks(names: Iterable[str], overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Any:
+    """Return a pytest decorator that gives the test one argument ``check`` per method and check."""
+    import pytest
+
+    cases = [
+        pytest.param(functools.partial(function, name, dict((overrides or {}).get(name, {}))), id=f"{name}-{check}")
+        for name in names
+        for check, function in CHECKS.items()
+    ]
+    return pytest.mark.parametrize("check", cases)

@@ -1,0 +1,105 @@
+"""End-to-end jobs: one YAML file each, read from top to bottom, run by ``ddkit recipe run NAME``."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ddkit.config import merge
+from ddkit.errors import ConfigError, unknown_name
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as its file describes it.
+
+    Args:
+        name: of the job that runs it.
+        title: one line on what it does.
+        expected: how long it takes, on what.
+        settings: everything that can be overridden.
+        path: of the file.
+    """
+
+    name: str
+    title: str
+    expected: str
+    settings: dict[str, Any]
+    path: Path
+
+    def run(
+        self, overrides: Mapping[str, Any], out: Path, report_progress: Callable[[str], None] = lambda _: None
+    ) -> dict[str, Any]:
+        """Run the job.
+
+        Args:
+            overrides: settings laid over those of the file.
+            out: folder for runs, table and report; must be new or empty.
+            report_progress: called with a line of text at every stage.
+
+        Returns:
+            ``table`` (rows), ``report`` (path), ``seconds``.
+
+        Raises:
+            ConfigError: an unknown setting, or a folder that is not empty.
+        """
+        for key in overrides:
+            if key not in self.settings:
+                raise unknown_name(f"setting of recipe '{self.name}'", key, self.settings)
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ConfigError(f"'{out}' is not empty: choose another --out, nothing was overwritten")
+        module = import_module(f"ddkit.recipes.{self.name.replace('-', '_')}")
+        return module.run(merge(self.settings, overrides), out, report_progress)
+
+
+def available() -> list[str]:
+    """Return the names of the recipes that come with ddkit."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load(name: str | Path) -> Recipe:
+    """Read a recipe by name, or from a YAML file of one's own (a copy made by ``ddkit recipe copy``).
+
+    Raises:
+        UnknownNameError: no such recipe; the nearest one is suggested.
+        ConfigError: the file cannot be read or lacks a field.
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        if str(name) not in available():
+            raise unknown_name("recipe", str(name), available())
+        path = FOLDER / f"{name}.yaml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"cannot read recipe '{path}': {reason}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
+        raise ConfigError(f"recipe '{path}' needs the fields recipe, title, expected and settings (a mapping)")
+    job = str(content.get("recipe", path.stem))
+    if job not in available():
+        raise unknown_name("recipe", job, available())
+    return Recipe(job, str(content.get("title", "")), str(content.get("expected", "")), content["settings"], path)
+
+
+def copy(name: str, folder: Path) -> Path:
+    """Copy the file of recipe ``name`` into ``folder``, to be edited and run by path.
+
+    Raises:
+        ConfigError: a file of that name is there already.
+    """
+    recipe = load(name)
+    target = folder / recipe.path.name
+    if target.exists():
+        raise ConfigError(f"'{target}' exists: choose another folder, nothing was overwritten")
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(recipe.path, target)
+    return target
