@@ -102,7 +102,6 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         self.synthesis_options: dict[str, Any] = _json_copy(synthesis_options or {})
         self.metadata: dict[str, Any] = _json_copy({"ddkit_version": __version__, **(metadata or {})})
         self._stored = {name: _own(tensor) for name, tensor in (stored or {}).items()}
-        self._check_stored()
         if budget is None:
             if synthesis != "pixels":
                 raise ArtifactError(f"no budget for synthesis '{synthesis}': pass the one of its synthesizer")
@@ -115,6 +114,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             )
         self.budget = budget
         check(self)
+        self._check_stored()
 
     def _check_stored(self) -> None:
         if self.synthesis != "pixels":
@@ -127,8 +127,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             same = set(self._stored) == set(self.stored)
             if not same or any(not torch.equal(self._stored[k], v) for k, v in self.stored.items()):
                 raise ArtifactError(
-                    "stored tensors contradict synthesis 'pixels', which stores the images and labels themselves: "
-                    "leave them out"
+                    "stored tensors are not the images and labels that 'pixels' stores: leave them out"
                 )
         self._stored = {}
 

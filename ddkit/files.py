@@ -10,7 +10,7 @@ from pathlib import Path
 from ddkit.errors import CheckpointError
 
 
-def write_atomically(path: Path | str, write: Callable[[Path], None]) -> Path:
+def write_atomically(path: Path | str, write: Callable[[Path], object]) -> Path:
     """Let ``write`` fill a temporary file beside ``path``, flush it to disk, then rename it over ``path``.
 
     What was at ``path`` stays untouched until the new content is complete.
@@ -43,4 +43,4 @@ def write_atomically(path: Path | str, write: Callable[[Path], None]) -> Path:
 
 def write_text(path: Path | str, text: str) -> Path:
     """Write ``text`` to ``path`` atomically, as UTF-8."""
-    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -285,6 +285,7 @@ INCONSISTENT: dict[str, tuple[dict[str, Any], str]] = {
     "no images": ({"images": torch.zeros(0, 3, 4, 5), "labels": torch.zeros(0).long()}, "non-empty"),
     "float64 images": ({"images": IMAGES.double()}, "float32"),
     "NaN pixels": ({"images": nan_at(IMAGES)}, "NaN"),
+    "NaN pixels stored": ({"images": nan_at(IMAGES), "stored": {"images": nan_at(IMAGES)}}, "NaN"),
     "too few labels": ({"labels": torch.arange(5) % 3}, "6 images"),
     "label out of range": ({"labels": torch.arange(6) % 4}, "out of range"),
     "negative label": ({"labels": torch.arange(6) % 3 - 1}, "out of range"),
@@ -306,7 +307,10 @@ INCONSISTENT: dict[str, tuple[dict[str, Any], str]] = {
     "metadata surrogate": ({"metadata": {"notes": "\ud800"}}, "JSON"),
     "metadata type": ({"metadata": {"seed": "seven"}}, "seed='seven'"),
     "stored without synthesis": ({"stored": {"codes": IMAGES}}, "leave them out"),
-    "synthesis without stored": ({"synthesis": "idc"}, "no stored tensors for synthesis 'idc'"),
+    "synthesis without stored": (
+        {"synthesis": "idc", "budget": Budget(6, 6, 1, 1)},
+        "no stored tensors for synthesis 'idc'",
+    ),
     "synthesis without budget": ({"synthesis": "idc", "stored": {"codes": IMAGES}}, "no budget"),
 }
 

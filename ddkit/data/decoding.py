@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ddkit.data.raw import EncodedImages
-from ddkit.data.storage import MappedFile, digest, gather_images
+from ddkit.data.storage import MappedFile, gather_images
 from ddkit.errors import DataError
 
 _GREY_MODES = ("1", "L", "LA", "La")

@@ -75,9 +75,9 @@ class RealData:
         """Build a set from arrays.
 
         Args:
-            images: tensor or array, uint8 or float in [0, 1] (rounded to the nearest of 256 levels); ``(N, H,
-                W)``, ``(N, C, H, W)``, or ``(N, H, W, C)`` with C 1 or 3. uint8 ``(N, C, H, W)`` is shared,
-                not copied.
+            images: tensor or array, uint8 or float in [0, 1] (rounded to the nearest of 256 levels), as
+                ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)`` with C 1 or 3. uint8 ``(N, C, H, W)`` is
+                shared, not copied.
             labels: N integers from 0.
             class_names: one per class; None for the class numbers.
             num_classes: None for as many as there are names, else the largest label plus one.

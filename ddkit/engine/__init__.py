@@ -10,9 +10,10 @@ from ddkit.engine.callbacks import (
     TensorBoard,
     read_lines,
 )
+from ddkit.engine.devices import resolve_device
 from ddkit.engine.distiller import Distiller
 from ddkit.engine.run import Run, RunFolder, environment, peak_memory_bytes
-from ddkit.engine.session import Session, resolve_device
+from ddkit.engine.session import Session
 
 __all__ = [
     "Callback",

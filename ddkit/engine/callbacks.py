@@ -95,7 +95,7 @@ class JsonlMetrics(Callback):
         path = run.folder.metrics
         kept = [line for line in read_lines(path) if line["step"] <= run.step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
-        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         self._stream = path.open("a", encoding="utf-8")
         self._interval = self.every or max(1, run.config.steps // 2000)
 

@@ -55,11 +55,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """
     tensors, structure = flatten(state)
     content = container.pack(tensors, structure, kind=KIND, version=VERSION)
-
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
-    write_atomically(path, write)
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

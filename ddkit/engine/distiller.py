@@ -19,7 +19,8 @@ from ddkit.config import DistillConfig
 from ddkit.data import RealData
 from ddkit.engine.callbacks import Callback, JsonlMetrics
 from ddkit.engine.run import Run, RunFolder, environment, peak_memory_bytes
-from ddkit.engine.session import Session, coreset, result_metadata
+from ddkit.engine.selection import CoresetSession
+from ddkit.engine.session import Session, result_metadata
 from ddkit.errors import ConfigError, DivergedError, InterruptedRunError
 from ddkit.networks import NetworkSource
 from ddkit.objectives import Objective, Signal
@@ -123,7 +124,11 @@ class Distiller:
             InterruptedRunError: the user pressed Ctrl-C; the state was saved first.
         """
         config = self.configure(real)
-        session = None if config.selection else Session(config, real, self.signal, self.objects)
+        session: Session | CoresetSession
+        if config.selection:
+            session = CoresetSession(config, real)
+        else:
+            session = Session(config, real, self.signal, self.objects)
         metadata = result_metadata(config, real)
         folder = RunFolder(out) if out is not None else None
         if folder is not None:
@@ -131,8 +136,8 @@ class Distiller:
             if folder.finished:
                 return DistilledDataset.load(folder.artifact)
         started = time.monotonic()
-        if session is None:
-            result = coreset(config, real, metadata)
+        if isinstance(session, CoresetSession):
+            result = session.run(metadata)
             steps, seconds, stop = 0, time.monotonic() - started, ""
         else:
             run = self._loop(session, folder)

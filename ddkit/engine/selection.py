@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from abc import ABC, abstractmethod
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from ddkit.artifact import DistilledDataset
+from ddkit.budget import Budget
 from ddkit.config import DistillConfig
 from ddkit.coresets import herding_indices, kcenter_indices, network_features, pixel_features, random_indices
 from ddkit.data import RealData
+from ddkit.engine.devices import resolve_device
 from ddkit.errors import ConfigError
 from ddkit.evaluation import TrainingRecipe, train_networks
 from ddkit.models import ModelSpec
-from ddkit.precision import Precision
+from ddkit.precision import Precision, pass_cost, resolve_precision
 from ddkit.registry import Registry
 from ddkit.streams import Streams
 from ddkit.synthesis import check_ipc_fits
@@ -23,12 +27,12 @@ Features = Literal["network", "pixels"]
 registry: Registry[type[Selector]] = Registry("selection", "ddkit.selections")
 
 
-class Selector:
+class Selector(ABC):
     """Picks ``ipc`` indices per class; class-major, in selection order."""
 
+    @abstractmethod
     def select(self, real: RealData, config: DistillConfig, streams: Streams, precision: Precision) -> Tensor:
         """Return (K * ipc,) int64 indices into ``real``."""
-        raise NotImplementedError
 
 
 @registry.register("random")
@@ -116,11 +120,52 @@ class KCenterSelector(_FeatureSelector):
         )
 
 
-def select(real: RealData, config: DistillConfig, selector: Selector, precision: Precision) -> Tensor:
-    """Run ``selector`` on ``real``.
+
+class CoresetSession:
+    """A coreset method put together from a configuration, ready to run.
+
+    Args:
+        config: full configuration, with a selection.
+        real: training data.
 
     Raises:
+        ConfigError: an unknown selection, option or model.
         DataError: ``ipc`` is larger than the smallest class.
     """
-    check_ipc_fits(real, config.ipc)
-    return selector.select(real, config, Streams(config.seed), precision)
+
+    def __init__(self, config: DistillConfig, real: RealData) -> None:
+        assert config.selection is not None
+        check_ipc_fits(real, config.ipc)
+        self.config, self.real = config, real
+        self.selector: Selector = registry.create(config.selection.name, config.selection.options)
+        self.device = resolve_device(config.device)
+        cost = pass_cost(ModelSpec.parse(config.model).build(real.shape, real.num_classes, seed=0), real.shape)
+        work = 3.0 * len(real) * config.selection.options.get("epochs", 0) * cost.multiply_adds
+        self.precision = resolve_precision(
+            config.precision, config.compile, multiply_adds=work, device=self.device
+        )
+
+    def run(self, metadata: dict[str, Any]) -> DistilledDataset:
+        """Pick real images and return them as an artifact, at rest (uint8) with their indices."""
+        real = self.real
+        data = real.to(self.device) if self.device.type != "cpu" else real
+        index = self.selector.select(data, self.config, Streams(self.config.seed), self.precision).cpu()
+        images, labels = real.images[index].cpu(), real.labels[index].cpu()
+        return DistilledDataset(
+            images=images,
+            labels=labels,
+            label_kind="hard",
+            class_names=real.class_names,
+            preprocessing=real.preprocessing,
+            budget=Budget(
+                images=len(images),
+                decoded_images=len(images),
+                floats=images.numel() + len(labels),
+                bytes=images.numel() + 8 * len(labels),
+            ),
+            metadata={
+                **metadata,
+                "indices": index.tolist(),
+                "selection": "real images; no test data was looked at",
+            },
+        )

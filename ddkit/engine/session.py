@@ -9,39 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from ddkit import augment
-from ddkit import evaluation as evaluation
+from ddkit import evaluation
 from ddkit import networks as network_sources
 from ddkit import objectives as objective_pieces
 from ddkit import synthesis as synthesis_pieces
 from ddkit.artifact import DistilledDataset
-from ddkit.budget import Budget
 from ddkit.config import DistillConfig, OptimiserConfig
 from ddkit.data import RealData
-from ddkit.engine import selection
-from ddkit.errors import ConfigError, DataError, DivergedError, unknown_name
+from ddkit.engine.devices import resolve_device
+from ddkit.errors import ConfigError, DivergedError, unknown_name
 from ddkit.models import ModelSpec
 from ddkit.networks import Network, NetworkSource
 from ddkit.objectives import Context, Objective, RealSignal, Signal
 from ddkit.precision import Precision, pass_cost, resolve_precision
 from ddkit.streams import Streams
 from ddkit.synthesis import Synthesizer
-
-
-def resolve_device(name: str) -> torch.device:
-    """Return the device called ``name``; ``auto`` takes an accelerator where there is one.
-
-    Raises:
-        ConfigError: there is no such device on this machine.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"unknown device '{name}': choose auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise ConfigError(f"device '{name}' is not on this machine: choose cpu or auto")
-    return device
 
 
 class Session:
@@ -247,34 +229,3 @@ def result_metadata(config: DistillConfig, real: RealData) -> dict[str, Any]:
         "selection": "last step; nothing was selected on test data",
     }
 
-
-def coreset(config: DistillConfig, real: RealData, metadata: dict[str, Any]) -> DistilledDataset:
-    """Pick real images and return them as an artifact, at rest (uint8) with their indices.
-
-    Raises:
-        DataError: ``ipc`` is larger than the smallest class.
-        ConfigError: an unknown option of the selection.
-    """
-    assert config.selection is not None
-    selector = selection.registry.create(config.selection.name, config.selection.options)
-    device = resolve_device(config.device)
-    data = real.to(device) if device.type != "cpu" else real
-    cost = pass_cost(ModelSpec.parse(config.model).build(real.shape, real.num_classes, seed=0), real.shape)
-    work = 3.0 * len(real) * config.selection.options.get("epochs", 0) * cost.multiply_adds
-    precision = resolve_precision(config.precision, config.compile, multiply_adds=work, device=device)
-    index = selection.select(data, config, selector, precision)
-    images, labels = real.images[index].cpu(), real.labels[index].cpu()
-    if len(images) == 0:
-        raise DataError("the selection is empty: choose ipc >= 1")
-    size = images.numel() + 8 * len(labels)
-    return DistilledDataset(
-        images=images,
-        labels=labels,
-        label_kind="hard",
-        class_names=real.class_names,
-        preprocessing=real.preprocessing,
-        budget=Budget(
-            images=len(images), decoded_images=len(images), floats=images.numel() + len(labels), bytes=size
-        ),
-        metadata={**metadata, "indices": index.tolist(), "selection": "real images; no test data was looked at"},
-    )

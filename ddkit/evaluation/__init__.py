@@ -1,1 +1,57 @@
-"""How good is a distilled set: train on it, compare it with controls and published figures, with honest statistics."""
+"""How good is a distilled set: train on it, then compare with controls and published figures."""
+
+from ddkit.evaluation.accuracy import accuracies, accuracy
+from ddkit.evaluation.baselines import baseline_sets, images_per_class_for_bytes, whole_accuracy
+from ddkit.evaluation.compatibility import check_compatible
+from ddkit.evaluation.evaluate import WHOLE_RECIPE, evaluate, evaluate_real, network_seeds, recipe_of
+from ddkit.evaluation.fairness import (
+    RobustScores,
+    augmentation_robust_score,
+    label_robust_score,
+    robust_scores,
+)
+from ddkit.evaluation.published import PublishedFigure, published, published_table
+from ddkit.evaluation.recipe import RECIPES, TrainingRecipe, recipe
+from ddkit.evaluation.results import ArchitectureResult, EvaluationResult
+from ddkit.evaluation.statistics import (
+    PairedDifference,
+    Summary,
+    TwoLevelSummary,
+    paired_difference,
+    summary,
+    two_level,
+)
+from ddkit.evaluation.train import train_networks
+
+__all__ = [
+    "RECIPES",
+    "WHOLE_RECIPE",
+    "ArchitectureResult",
+    "EvaluationResult",
+    "PairedDifference",
+    "PublishedFigure",
+    "RobustScores",
+    "Summary",
+    "TrainingRecipe",
+    "TwoLevelSummary",
+    "accuracies",
+    "accuracy",
+    "augmentation_robust_score",
+    "baseline_sets",
+    "check_compatible",
+    "evaluate",
+    "evaluate_real",
+    "images_per_class_for_bytes",
+    "label_robust_score",
+    "network_seeds",
+    "paired_difference",
+    "published",
+    "published_table",
+    "recipe",
+    "recipe_of",
+    "robust_scores",
+    "summary",
+    "train_networks",
+    "two_level",
+    "whole_accuracy",
+]

@@ -6,70 +6,30 @@ import functools
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
-from ddkit.errors import ConfigError, DataError
+from ddkit.errors import ConfigError
+from ddkit.evaluation.accuracy import accuracies
+from ddkit.evaluation.compatibility import check_compatible, check_splits
 from ddkit.evaluation.recipe import TrainingRecipe
 from ddkit.evaluation.results import ArchitectureResult, EvaluationResult
 from ddkit.evaluation.train import TrainingPrecision, train_networks
 from ddkit.executor import Executor
 from ddkit.models import ModelSpec, uses_batch_norm
-from ddkit.precision import Precision
 from ddkit.streams import derive_seed
 
 #: Fewer training images than this make the running statistics of batch norm unreliable.
 BATCH_NORM_IMAGES = 100
-#: How far a row of declared probabilities may be from summing to one.
-SOFT_LABEL_TOLERANCE = 1e-3
+
+#: How networks are trained on a whole real set unless told otherwise.
+WHOLE_RECIPE = TrainingRecipe(name="whole", epochs=30, batch_size=64)
 
 EvaluationProgress = Callable[[str, int, int], None]
-
-
-def accuracies(
-    models: Sequence[nn.Module], test: RealData, batch: int = 512, precision: TrainingPrecision = "float32"
-) -> list[float]:
-    """Return the test accuracy of every model, as fractions, from one pass over the test set.
-
-    Models run in evaluation mode under inference mode; their own mode is restored. Images are converted to the
-    models' device and number format.
-
-    Args:
-        models: networks on one device.
-        test: real images, with the preprocessing that the networks were trained with.
-        batch: images per forward pass.
-        precision: ``"float32"`` (the models' own format) or ``"bfloat16"`` autocast.
-    """
-    modes = [model.training for model in models]
-    parameter = next(models[0].parameters())
-    device, how = parameter.device, Precision(getattr(torch, precision))
-    labels = test.labels.to(device)
-    correct = torch.zeros(len(models), dtype=torch.int64, device=device)
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode())
-        stack.enter_context(how.autocast(device))
-        for model in models:
-            model.eval()
-        for start in range(0, len(test), batch):
-            index = torch.arange(start, min(start + batch, len(test)))
-            images = test.batch(index).to(device, parameter.dtype, memory_format=torch.channels_last)
-            truth = labels[start : start + batch]
-            correct += torch.stack([(model(images).argmax(dim=1) == truth).sum() for model in models])
-    for model, mode in zip(models, modes, strict=True):
-        model.train(mode)
-    return [count / len(test) for count in correct.tolist()]
-
-
-def accuracy(
-    model: nn.Module, test: RealData, batch: int = 512, precision: TrainingPrecision = "float32"
-) -> float:
-    """Return the test accuracy of one model as a fraction; see :func:`accuracies`."""
-    return accuracies([model], test, batch, precision)[0]
 
 
 def recipe_of(distilled: DistilledDataset) -> TrainingRecipe:
@@ -83,69 +43,6 @@ def recipe_of(distilled: DistilledDataset) -> TrainingRecipe:
         return TrainingRecipe(**own)
     source = distilled.metadata.get("source") or {}
     return TrainingRecipe.standard(str(source.get("name", "")))
-
-
-def check_compatible(distilled: DistilledDataset, test: RealData) -> None:
-    """Refuse a pair that would give a wrong accuracy; warn when a class has no training image.
-
-    Raises:
-        DataError: an empty set, other image shapes or classes than the test set's, values that are not finite,
-            labels that are not probabilities though declared so, or a test set that is the set's own source.
-    """
-    images, labels = distilled.tensors()
-    if len(images) == 0 or len(test) == 0:
-        raise DataError(
-            f"cannot evaluate {len(images)} training images on {len(test)} test images; give at least 1 of each"
-        )
-    if tuple(images.shape[1:]) != tuple(test.shape):
-        raise DataError(
-            f"distilled images are {_size(images.shape[1:])} but test images {_size(test.shape)}; "
-            "use the test split of the distilled data"
-        )
-    _check_classes(distilled, test)
-    if not bool(images.isfinite().all()):
-        raise DataError("distilled images contain NaN or infinite values; distill again with a lower rate")
-    if labels.is_floating_point():
-        if not bool(labels.isfinite().all()):
-            raise DataError("distilled labels contain NaN or infinite values; distill again with a lower rate")
-        off = float((labels.sum(dim=1) - 1).abs().max())
-        if distilled.label_kind == "soft" and (off > SOFT_LABEL_TOLERANCE or float(labels.min()) < 0):
-            raise DataError(
-                f"soft labels are declared probabilities but a row sums to 1 only within {off:.3g} or has a "
-                "negative entry; normalise them or declare label_kind='regression'"
-            )
-    source = distilled.metadata.get("source") or {}
-    if source.get("fingerprint") and source["fingerprint"] == test.fingerprint:
-        raise DataError(
-            f"the test set '{test.name}' ({test.split}) is the data that the set was made from; "
-            "evaluate on the test split"
-        )
-
-
-def _check_classes(distilled: DistilledDataset, test: RealData) -> None:
-    if distilled.num_classes != test.num_classes:
-        raise DataError(
-            f"the distilled set has {distilled.num_classes} classes, the test set {test.num_classes}; "
-            "use the test split of the distilled data"
-        )
-    ours, theirs = list(distilled.class_names), list(test.class_names)
-    numbers = [str(number) for number in range(test.num_classes)]
-    if ours != theirs and numbers not in (ours, theirs):
-        first = next(i for i in range(len(ours)) if ours[i] != theirs[i])
-        raise DataError(
-            f"class {first} is '{ours[first]}' in the distilled set and '{theirs[first]}' in the test set; "
-            "use the test split of the distilled data"
-        )
-    counts = torch.bincount(distilled.hard_labels(), minlength=distilled.num_classes)
-    missing = [ours[i] for i in (counts == 0).nonzero().flatten().tolist()]
-    if missing:
-        warnings.warn(
-            f"the distilled set has no image of class {', '.join(missing)}: networks cannot learn it", stacklevel=4
-        )
-
-
-def _size(shape: Sequence[int]) -> str:
-    return "x".join(str(int(side)) for side in shape)
 
 
 @dataclass(frozen=True)
@@ -196,8 +93,8 @@ def _run_task(
 def network_seeds(seed: int, spec: ModelSpec, repeats: int) -> tuple[int, ...]:
     """Return the seeds of the networks of an evaluation.
 
-    They follow from the evaluation's seed, the architecture and the number of the repeat only, so that any two
-    sets evaluated with one seed train the same initialisations and can be compared in pairs.
+    They follow from the evaluation's seed, the architecture and the number of the repeat only, so that any
+    two sets evaluated with one seed train the same initialisations and can be compared in pairs.
     """
     return tuple(derive_seed(seed, "evaluation", spec.canonical(), repeat) for repeat in range(repeats))
 
@@ -263,9 +160,9 @@ def evaluate(
 
         acc(S, arch, recipe) = E over theta_0 [ test accuracy of train(S, theta_0; recipe) ]
 
-    The survey's equation 5 (Lei & Tao 2023). The set stays fixed, the last epoch counts, nothing is selected on the
-    test images, and these are preprocessed as the artifact says, whatever preprocessing ``test`` came with. The
-    test pass is float32.
+    The survey's equation 5 (Lei & Tao 2023). The set stays fixed, the last epoch counts, nothing is selected
+    on the test images, and these are preprocessed as the artifact says, whatever preprocessing ``test`` came
+    with. The test pass is float32.
 
     Args:
         distilled: the set S.
@@ -277,8 +174,8 @@ def evaluate(
         device: where to train and test.
         precision: number format of training, see :func:`train_networks`.
         compile: compile training, see :func:`train_networks`.
-        executor: where networks are trained, one task per network; None trains here, several at once where that
-            is faster.
+        executor: where networks are trained, one task per network; None trains here, several at once where
+            that is faster.
         stacked: force or forbid training several networks as stacked weights; None decides by measurement.
         progress: called as ``progress(architecture, done, total)`` after every epoch, in network epochs; not
             called with an executor.
@@ -334,17 +231,12 @@ def evaluate_real(
 ) -> EvaluationResult:
     """Train fresh networks on a whole real set, the upper reference of a distilled one.
 
-    Args and errors are those of :func:`evaluate`; test images get the preprocessing of ``train``. ``recipe=None``
-    trains plainly for 30 epochs at rate 0.01: a whole set takes many more steps per epoch than a distilled one.
+    Args and errors are those of :func:`evaluate`; test images get the preprocessing of ``train``.
+    ``recipe=None`` takes
+    ``WHOLE_RECIPE``: plain training for 30 epochs with batches of 64.
     """
     recipe = WHOLE_RECIPE if recipe is None else recipe
-    if tuple(train.shape) != tuple(test.shape) or train.num_classes != test.num_classes:
-        raise DataError(
-            f"training images are {_size(train.shape)} in {train.num_classes} classes, test images "
-            f"{_size(test.shape)} in {test.num_classes}; use the two splits of one dataset"
-        )
-    if train.fingerprint == test.fingerprint:
-        raise DataError(f"the test set '{test.name}' ({test.split}) is the training set; use the test split")
+    check_splits(train, test)
     shared = _Shared(
         images=train,
         labels=train.labels,
@@ -366,7 +258,3 @@ def evaluate_real(
         budget={},
         note="whole training set; accuracy of the last epoch; nothing was selected on the test set",
     )
-
-
-#: How networks are trained on a whole real set unless told otherwise.
-WHOLE_RECIPE = TrainingRecipe(name="whole", epochs=30)

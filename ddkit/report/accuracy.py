@@ -11,7 +11,7 @@ from typing import Any
 
 from ddkit.evaluation.published import published
 from ddkit.report.formats import known
-from ddkit.report.runs import Run
+from ddkit.report.runs import RunContent
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,15 @@ class AccuracyRow:
         return self.mean - self.published.accuracy if self.published is not None else None
 
 
-def accuracy_rows(run: Run) -> list[AccuracyRow]:
+def accuracy_rows(run: RunContent) -> list[AccuracyRow]:
     """Flatten a run's ``evaluation.json``, the run's own set first.
 
     The run's own set is the entry labelled with the method's name or ``distilled``, else the first one.
 
     Returns:
-        One row per training set and architecture, grouped by architecture in order of appearance. Several sets
-        that share a label (draws of one baseline) are numbered: ``random 1``, ``random 2``. Empty without
-        evaluation.
+        One row per training set and architecture, grouped by architecture in order of appearance. Several
+        sets that share a label (draws of one baseline) are numbered: ``random 1``, ``random 2``. Empty
+        without evaluation.
     """
     labels = [label for label, _ in run.results]
     own_names = {run.method.casefold(), "distilled"}
@@ -81,7 +81,7 @@ def accuracy_rows(run: Run) -> list[AccuracyRow]:
         method = run.method if position == own else label
         for entry in _architecture_entries(result):
             reference = _reference(run, method, str(entry["architecture"]))
-            rows.append(_row(name, entry, result, position == own, reference))
+            rows.append(_row(run, name, entry, result, position == own, reference))
     rows = [row for row in rows if math.isfinite(row.mean)]
     order = list(dict.fromkeys(row.architecture for row in rows))
     return sorted(rows, key=lambda row: (order.index(row.architecture), not row.distilled))
@@ -105,6 +105,7 @@ def _architecture_entries(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _row(
+    run: RunContent,
     label: str,
     row: Mapping[str, Any],
     result: Mapping[str, Any],
@@ -123,6 +124,10 @@ def _row(
     low, high = _finite(ends[0]), _finite(ends[1])
     budget = result.get("budget")
     budget = budget if isinstance(budget, Mapping) else {}
+    images, stored = _whole(budget.get("images")), _whole(budget.get("bytes"))
+    if images is None:
+        images = _whole(result.get("train_images"))
+        stored = run.real_bytes if images == run.real_count else None
     return AccuracyRow(
         label=label,
         architecture=str(row["architecture"]),
@@ -132,15 +137,15 @@ def _row(
         high=high,
         repeats=len(accuracies),
         seconds=_finite(row.get("seconds")),
-        images=_whole(budget.get("images")),
-        bytes=_whole(budget.get("bytes")),
+        images=images,
+        bytes=stored,
         label_kind=str(result["label_kind"]) if result.get("label_kind") else None,
         distilled=distilled,
         published=reference,
     )
 
 
-def _reference(run: Run, method: str, architecture: str) -> Reference | None:
+def _reference(run: RunContent, method: str, architecture: str) -> Reference | None:
     """Return the published figure for a training set and architecture of this run.
 
     The shipped table comes first; figures listed in ``evaluation.json`` (percent, as there) fill its gaps.

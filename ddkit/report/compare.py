@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ddkit.report.accuracy import AccuracyRow, accuracy_rows
-from ddkit.report.runs import Run, read_run
+from ddkit.report.runs import RunContent, read_run
 
 
-def comparison_table(runs: Iterable[Path | str | Run], baselines: bool = False) -> list[dict[str, Any]]:
+def comparison_table(
+    runs: Iterable[Path | str | RunContent], baselines: bool = False
+) -> list[dict[str, Any]]:
     """Put runs side by side: one row per run and architecture.
 
     Args:
@@ -31,14 +33,14 @@ def comparison_table(runs: Iterable[Path | str | Run], baselines: bool = False) 
     """
     rows: list[dict[str, Any]] = []
     for item in runs:
-        run = item if isinstance(item, Run) else read_run(item)
+        run = item if isinstance(item, RunContent) else read_run(item)
         measured = accuracy_rows(run)
         chosen = [row for row in measured if baselines or row.distilled]
         rows.extend([_row(run, row) for row in chosen] or [_row(run, None)])
     return sorted(rows, key=_order)
 
 
-def _row(run: Run, measured: AccuracyRow | None) -> dict[str, Any]:
+def _row(run: RunContent, measured: AccuracyRow | None) -> dict[str, Any]:
     own = measured is None or measured.distilled
     budget = run.distilled.budget if run.distilled is not None and own else None
     row: dict[str, Any] = {

@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from ddkit.errors import ConfigError
+from ddkit.report.formats import known
 
 _LIGHT = {"accent": "#0f766e", "ink": "#1b1f24", "muted": "#5d6570", "rule": "#e3e5e8"}
 _DARK = {"accent": "#5cc4b8", "ink": "#e8eaed", "muted": "#a0a7b1", "rule": "#2c3137"}
@@ -86,12 +87,8 @@ def curve(
 
 def scalar_keys(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the keys with a finite number, in order of appearance, without ``step`` and ``seconds``."""
-    keys = dict.fromkeys(key for entry in metrics for key, value in entry.items() if _is_finite(value))
+    keys = dict.fromkeys(key for entry in metrics for key, value in entry.items() if known(value))
     return [key for key in keys if key not in ("step", "seconds")]
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _series(
@@ -101,8 +98,8 @@ def _series(
     if key not in scalar_keys(metrics):
         available = ", ".join(scalar_keys(metrics)) or "none"
         raise ConfigError(f"no finite value of '{key}' was logged: choose among {available}")
-    entries = [entry for entry in metrics if key in entry and _is_finite(entry.get("step"))]
-    values = [float(entry[key]) if _is_finite(entry[key]) else math.nan for entry in entries]
+    entries = [entry for entry in metrics if key in entry and known(entry.get("step"))]
+    values = [float(entry[key]) if known(entry[key]) else math.nan for entry in entries]
     return np.array([float(entry["step"]) for entry in entries]), np.array(values)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from ddkit import methods
 from ddkit.errors import DDKitError
+from ddkit.methods import Method
 from ddkit.report import formats
 from ddkit.report.accuracy import AccuracyRow
-from ddkit.report.runs import Run
+from ddkit.report.runs import LABEL_BYTES, RunContent
 
-_LABEL_BYTES = 8
 _NAMES = {
     "mnist": "MNIST",
     "fashionmnist": "FashionMNIST",
@@ -52,48 +53,58 @@ def display_name(name: str) -> str:
 
     ``cifar10`` is CIFAR-10, ``convnet(depth=3,width=128)`` is ConvNet (depth 3, width 128).
     """
-    stem, bracket, options = name.partition("(")
-    key = stem.casefold()
-    shown = key.upper() if key in _ABBREVIATIONS else _NAMES.get(key, stem)
-    if not bracket:
-        return shown
-    return f"{shown} ({options.rstrip(')').replace('=', ' ').replace(',', ', ')})"
+    with_options = re.fullmatch(r"(\w+)\(([\w=,.\- ]+)\)", name)
+    if with_options:
+        options = with_options[2].replace("=", " ").replace(",", ", ")
+        return f"{display_name(with_options[1])} ({options})"
+    key = name.casefold()
+    return key.upper() if key in _ABBREVIATIONS else _NAMES.get(key, name)
 
 
-def paper(run: Run) -> str | None:
-    """Return the method's paper without a web address scheme, from the run or the table of methods."""
+def paper(run: RunContent) -> str | None:
+    """Return the method's paper and where it is, without an address scheme: the page must hold no link."""
     text = run.find("paper")
-    if text is None:
-        try:
-            from ddkit import methods
-
-            text = getattr(methods.get(run.method), "paper", None)
-        except (ImportError, AttributeError, DDKitError):
-            text = None
+    if not text:
+        method = _registered(run.method)
+        text = (
+            ", ".join(part for part in (method.title, method.paper, method.url) if part) if method else None
+        )
     return re.sub(r"\b\w+://", "", str(text)) if text else None
 
 
-def subtitle(run: Run) -> str:
+def _registered(name: str) -> Method | None:
+    """Return the preset of a method; None for one that is not installed here."""
+    try:
+        return methods.get(name)
+    except DDKitError:
+        return None
+
+
+def subtitle(run: RunContent) -> str:
     """Say in one sentence what replaces what."""
     if run.distilled is None:
         return "This run has not written a distilled set yet."
     images = run.distilled.budget.decoded_images
     share = f", {run.ipc} per class" if run.ipc else ""
     text = f"{formats.count(images)} training image{'s' if images != 1 else ''}{share}"
-    real = _real_count(run)
+    real = run.real_count
     return f"{text}, in place of {formats.count(real)}." if real else f"{text}."
 
 
-def state_notice(run: Run) -> str | None:
-    """Return a sentence about a run that did not finish; None for one that did."""
-    state = str(run.info.get("state", "finished")).lower()
-    if state in ("finished", "done", "completed", "complete", "ok"):
+def state_notice(run: RunContent) -> str | None:
+    """Return a sentence about a run that did not take all its steps; None for one that did."""
+    logged = f" {formats.count(run.steps)} outer steps are logged." if run.steps else ""
+    if run.distilled is None:
+        return f"This run is not finished.{logged} Continue it with"
+    state = str(run.info.get("state") or "finished")
+    if state == "finished":
         return None
-    step = f" at step {formats.count(run.steps)}" if run.steps is not None else ""
-    return f"This run is not finished (state: {state}{step}). Continue it with"
+    return f"{state[0].upper()}{state[1:]}." + (
+        f" It took {formats.count(run.steps)} steps." if run.steps else ""
+    )
 
 
-def key_figures(run: Run, rows: Sequence[AccuracyRow]) -> list[tuple[str, str, str]]:
+def key_figures(run: RunContent, rows: Sequence[AccuracyRow]) -> list[tuple[str, str, str]]:
     """Return the figures at the head of the page as (name, value, detail)."""
     figures: list[tuple[str, str, str]] = []
     own = next((row for row in rows if row.distilled), None)
@@ -106,7 +117,7 @@ def key_figures(run: Run, rows: Sequence[AccuracyRow]) -> list[tuple[str, str, s
         figures.append(("Test accuracy", f"{formats.percent(own.mean)}{formats.NBSP}%", detail))
     if run.distilled is not None:
         budget = run.distilled.budget
-        real, real_bytes = _real_count(run), _real_bytes(run)
+        real, real_bytes = run.real_count, run.real_bytes
         fewer = f"1 for every {formats.count(_per(real, budget.images))} real ones" if real else "stored"
         figures.append(("Images", formats.count(budget.images), fewer))
         smaller = f"{formats.ratio(_per(real_bytes, budget.bytes))} smaller" if real_bytes else "stored"
@@ -117,17 +128,18 @@ def key_figures(run: Run, rows: Sequence[AccuracyRow]) -> list[tuple[str, str, s
     return figures
 
 
-def identity(run: Run) -> list[tuple[str, str]]:
+def identity(run: RunContent) -> list[tuple[str, str]]:
     """Return what was distilled, and how, as (name, value)."""
     source = run.source
-    split, real = source.get("split"), _real_count(run)
+    split, real = source.get("split"), run.real_count
     data = display_name(str(source.get("name", "unknown")))
     data += f", {split} split" if split else ""
     data += f", {formats.count(real)} images" if real else ""
     distilled = run.distilled
     shape = " × ".join(str(edge) for edge in distilled.shape) if distilled is not None else None
+    preset = _registered(run.method)
     values = {
-        "Method": display_name(run.method),
+        "Method": display_name(run.method) + (f", {preset.family}" if preset else ""),
         "Paper": paper(run),
         "Real data": data,
         "Fingerprint": _short(source.get("fingerprint")),
@@ -142,10 +154,10 @@ def identity(run: Run) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in values.items() if value is not None]
 
 
-def cost(run: Run) -> list[tuple[str, str]]:
+def cost(run: RunContent) -> list[tuple[str, str]]:
     """Return stored size and computing cost as (name, value); what was not measured is left out."""
     values: dict[str, str | None] = {}
-    real_bytes, steps, seconds = _real_bytes(run), run.steps, run.seconds
+    real_bytes, steps, seconds = run.real_bytes, run.steps, run.seconds
     if run.distilled is not None:
         budget = run.distilled.budget
         values["Distilled set"] = (
@@ -156,7 +168,7 @@ def cost(run: Run) -> list[tuple[str, str]]:
                 f"{formats.count(budget.decoded_images)} from {formats.count(budget.images)} stored"
             )
         if real_bytes:
-            values["Real data"] = f"{formats.size(real_bytes)} (8-bit pixels and {_LABEL_BYTES}-byte labels)"
+            values["Real data"] = f"{formats.size(real_bytes)} (8-bit pixels and {LABEL_BYTES}-byte labels)"
             values["Compression"] = formats.ratio(_per(real_bytes, budget.bytes))
     values["Distillation"] = formats.duration(seconds) if seconds is not None else None
     if steps and seconds:
@@ -168,14 +180,14 @@ def cost(run: Run) -> list[tuple[str, str]]:
     return [(name, value) for name, value in values.items() if value]
 
 
-def commands(run: Run) -> list[tuple[str, str]]:
+def commands(run: RunContent) -> list[tuple[str, str]]:
     """Return the exact commands behind the run as (what, command)."""
     evaluation = run.evaluation or {}
     found = {"Distil": run.find("command"), "Evaluate": evaluation.get("command")}
     return [(name, str(command)) for name, command in found.items() if command]
 
 
-def protocol(run: Run) -> str | None:
+def protocol(run: RunContent) -> str | None:
     """Describe the training recipe of the evaluation in one line."""
     used = [result["recipe"] for _, result in run.results if result.get("recipe")]
     recipe = used[0] if used else run.find("recipe")
@@ -185,7 +197,7 @@ def protocol(run: Run) -> str | None:
     return f"{recipe.get('name', 'custom')} ({options})" if options else str(recipe.get("name", "custom"))
 
 
-def notes(run: Run) -> list[str]:
+def notes(run: RunContent) -> list[str]:
     """Return the sentences a reader needs to judge the figures."""
     found: list[str] = []
     selection = run.find("selection")
@@ -203,20 +215,6 @@ def notes(run: Run) -> list[str]:
     found.extend([str(note) for note in extra] if isinstance(extra, list) else [str(extra)])
     found.extend(f"{label}: {result['note']}" for label, result in run.results if result.get("note"))
     return [note for note in dict.fromkeys(found) if note]
-
-
-def _real_count(run: Run) -> int | None:
-    value = run.source.get("count")
-    return int(value) if formats.known(value) and value > 0 else None
-
-
-def _real_bytes(run: Run) -> int | None:
-    """Return what the real images cost at rest: one byte a pixel value and an int64 label."""
-    real = _real_count(run)
-    if real is None or run.distilled is None:
-        return None
-    channels, height, width = run.distilled.shape
-    return real * (channels * height * width + _LABEL_BYTES)
 
 
 def _per(amount: float, unit: float) -> float | None:

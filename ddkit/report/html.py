@@ -22,7 +22,7 @@ from ddkit.report.accuracy import AccuracyRow, accuracy_rows
 from ddkit.report.compare import comparison_table
 from ddkit.report.curves import curve, scalar_keys
 from ddkit.report.images import automatic_scale, images_by_class, png, resize
-from ddkit.report.runs import Run, read_run
+from ddkit.report.runs import RunContent, read_run
 
 _PER_CLASS = 10
 _MOST_IMAGES = 600
@@ -62,7 +62,7 @@ def write_report(run: Path | str | Sequence[Path | str], out: Path | str | None 
     return write_text(out, render(runs))
 
 
-def render(runs: Sequence[Run]) -> str:
+def render(runs: Sequence[RunContent]) -> str:
     """Return the HTML page of the given runs."""
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
@@ -81,7 +81,7 @@ def render(runs: Sequence[Run]) -> str:
     )
 
 
-def _page(run: Run, anchor: str) -> dict[str, Any]:
+def _page(run: RunContent, anchor: str) -> dict[str, Any]:
     """Collect what the template prints about one run."""
     rows = accuracy_rows(run)
     folder = shlex.quote(str(run.path))
@@ -102,9 +102,7 @@ def _page(run: Run, anchor: str) -> dict[str, Any]:
         "cost": facts.cost(run),
         "commands": facts.commands(run),
         "checksum": run.checksum,
-        "configuration": json.dumps(
-            run.config or run.find("config", default={}), indent=2, ensure_ascii=False
-        ),
+        "configuration": json.dumps(run.find("config", default=run.config), indent=2, ensure_ascii=False),
         "notes": facts.notes(run),
     }
 
@@ -146,7 +144,7 @@ def _gallery(distilled: DistilledDataset) -> dict[str, Any]:
     }
 
 
-def _curve(run: Run) -> dict[str, str] | None:
+def _curve(run: RunContent) -> dict[str, str] | None:
     """Draw losses and accuracies for a light and a dark page; None when neither was logged."""
     logged = scalar_keys(run.metrics)
     keys = [key for key in logged if "loss" in key.lower()][:2] + [
@@ -154,8 +152,7 @@ def _curve(run: Run) -> dict[str, str] | None:
     ][:2]
     if not keys:
         return None
-    values = [entry[keys[0]] for entry in run.metrics if isinstance(entry.get(keys[0]), int | float)]
-    values = [value for value in values if math.isfinite(value)]
+    values = [entry[keys[0]] for entry in run.metrics if formats.known(entry.get(keys[0]))]
     names = " and ".join(key.replace("_", " ") for key in keys)
     return {
         "light": _data_uri(curve(run.metrics, keys, format="svg"), "image/svg+xml"),
@@ -165,7 +162,7 @@ def _curve(run: Run) -> dict[str, str] | None:
     }
 
 
-def _accuracy(run: Run, rows: list[AccuracyRow]) -> dict[str, Any]:
+def _accuracy(run: RunContent, rows: list[AccuracyRow]) -> dict[str, Any]:
     """Group the accuracy rows by architecture and place each on a common axis."""
     low, high = _axis(rows)
     lines: list[dict[str, Any]] = [

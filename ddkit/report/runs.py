@@ -15,14 +15,16 @@ from ddkit.artifact import FILE_NAME, DistilledDataset
 from ddkit.errors import DataError
 from ddkit.report.formats import known
 
+LABEL_BYTES = 8
+
 
 @dataclass(frozen=True)
-class Run:
+class RunContent:
     """The content of one run folder.
 
     Args:
         path: the folder.
-        config: ``config.json``, or an empty dictionary.
+        config: ``config.json`` (``config`` and ``data``), or an empty dictionary.
         info: ``run.json`` (seconds, steps, versions, hardware, command, state), or an empty dictionary.
         metrics: the lines of ``metrics.jsonl``, one dictionary a logged step, ascending by step.
         evaluation: ``evaluation.json``, or None when the run was not evaluated.
@@ -41,8 +43,10 @@ class Run:
     def find(self, *keys: str, default: Any = None) -> Any:
         """Return the first of ``keys`` found in the artifact's metadata, ``run.json`` or ``config.json``."""
         metadata = self.distilled.metadata if self.distilled is not None else {}
+        nested = self.config.get("config")
+        settings = nested if isinstance(nested, dict) else self.config
         for key in keys:
-            for place in (metadata, self.info, self.config):
+            for place in (metadata, self.info, settings, self.config):
                 if place.get(key) is not None:
                     return place[key]
         return default
@@ -63,6 +67,20 @@ class Run:
     def data(self) -> str:
         """Name of the real data; the last part of it when it is a path."""
         return Path(str(self.source.get("name", "unknown data"))).name
+
+    @property
+    def real_count(self) -> int | None:
+        """Number of real images; None when it is not recorded."""
+        value = self.source.get("count")
+        return int(value) if known(value) and value > 0 else None
+
+    @property
+    def real_bytes(self) -> int | None:
+        """What the real images cost at rest: one byte a pixel value and an int64 label; None when unknown."""
+        if self.real_count is None or self.distilled is None:
+            return None
+        channels, height, width = self.distilled.shape
+        return self.real_count * (channels * height * width + LABEL_BYTES)
 
     @property
     def ipc(self) -> int | None:
@@ -99,7 +117,7 @@ class Run:
         ]
 
 
-def read_run(path: Path | str) -> Run:
+def read_run(path: Path | str) -> RunContent:
     """Read a run folder, or a lone ``.safetensors`` artifact.
 
     Args:
@@ -111,7 +129,7 @@ def read_run(path: Path | str) -> Run:
     """
     path = Path(path)
     if path.is_file() and path.suffix == ".safetensors":
-        return Run(path.parent, distilled=DistilledDataset.load(path), checksum=_checksum(path))
+        return RunContent(path.parent, distilled=DistilledDataset.load(path), checksum=_checksum(path))
     artifact = path / FILE_NAME
     if not artifact.is_file() and not (path / "config.json").is_file():
         raise DataError(
@@ -119,7 +137,7 @@ def read_run(path: Path | str) -> Run:
             "give the folder that `ddkit distill --out` wrote"
         )
     evaluation = path / "evaluation.json"
-    return Run(
+    return RunContent(
         path,
         config=_read_object(path / "config.json"),
         info=_read_object(path / "run.json"),

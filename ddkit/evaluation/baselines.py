@@ -1,0 +1,249 @@
+"""What a distilled set has to beat: real images at equal count and at equal bytes, under the same recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddkit.artifact import DistilledDataset
+from ddkit.coresets import herding_indices, pixel_features, random_indices
+from ddkit.data import RealData
+from ddkit.errors import ConfigError, DataError, unknown_name
+from ddkit.evaluation.evaluate import WHOLE_RECIPE, evaluate_real
+from ddkit.models import ModelSpec
+from ddkit.streams import Streams
+
+#: Bytes of a stored hard label.
+LABEL_BYTES = 8
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What a kind of baseline is built from: the real training set and the set it stands beside."""
+
+    train: RealData
+    distilled: DistilledDataset
+    seed: int
+    draws: int
+
+    @property
+    def counts(self) -> list[int]:
+        """Images per class of the distilled set."""
+        labels = self.distilled.hard_labels()
+        return torch.bincount(labels, minlength=self.distilled.num_classes).tolist()
+
+    def generator(self, kind: str, draw: int) -> torch.Generator:
+        """Return the generator of one draw of one kind."""
+        return Streams(self.seed)(f"baseline/{kind}/{draw}")
+
+    def real_set(self, kind: str, index: Tensor, labels: Tensor | None = None) -> DistilledDataset:
+        """Return real images, stored as bytes, as a set that is evaluated like the distilled one.
+
+        Args:
+            kind: name of the baseline.
+            index: positions of the images in the training set.
+            labels: rows to carry instead of the images' own labels.
+        """
+        at = index.to(self.train.images.device)
+        own = self.train.labels[index.to(self.train.labels.device)].cpu()
+        return DistilledDataset(
+            images=self.train.images[at],
+            labels=own if labels is None else labels,
+            label_kind="hard" if labels is None else self.distilled.label_kind,
+            class_names=self.distilled.class_names,
+            preprocessing=self.distilled.preprocessing,
+            metadata={**self.provenance(kind), "indices": index.tolist()},
+        )
+
+    def provenance(self, kind: str) -> dict[str, Any]:
+        """Return the metadata that say where a baseline comes from."""
+        source = {
+            "name": self.train.name,
+            "split": self.train.split,
+            "fingerprint": self.train.fingerprint,
+            "count": len(self.train),
+        }
+        recipe = self.distilled.metadata.get("recipe")
+        return {"method": kind, "seed": self.seed, "source": source, **({"recipe": recipe} if recipe else {})}
+
+    def prefix_of_classes(self, chosen: Tensor, n: int, counts: Sequence[int]) -> Tensor:
+        """Keep the first ``counts[c]`` of the ``n`` images chosen of every class, in class order."""
+        rows = chosen.view(len(counts), n)
+        return torch.cat([row[:count] for row, count in zip(rows, counts, strict=True)])
+
+    def random(self, kind: str, draw: int, counts: Sequence[int]) -> Tensor:
+        """Draw ``counts[c]`` real images of every class."""
+        n = max(counts)
+        chosen = random_indices(self.train.class_index, n, self.generator(kind, draw))
+        return self.prefix_of_classes(chosen, n, counts)
+
+
+def _random(request: _Request) -> list[DistilledDataset]:
+    return [
+        request.real_set("random", request.random("random", draw, request.counts))
+        for draw in range(request.draws)
+    ]
+
+
+def _herding(request: _Request) -> list[DistilledDataset]:
+    counts = request.counts
+    features = pixel_features(request.train.with_preprocessing(request.distilled.preprocessing))
+    chosen = herding_indices(features, request.train.class_index, max(counts))
+    return [request.real_set("herding", request.prefix_of_classes(chosen, max(counts), counts))]
+
+
+def _random_bytes(request: _Request) -> list[DistilledDataset]:
+    ipc = images_per_class_for_bytes(request.train, request.distilled.budget.bytes)
+    counts = [ipc] * request.train.num_classes
+    return [
+        request.real_set("random-bytes", request.random("random-bytes", draw, counts))
+        for draw in range(request.draws)
+    ]
+
+
+def _random_soft(request: _Request) -> list[DistilledDataset]:
+    if request.distilled.label_kind == "hard":
+        raise ConfigError("baseline 'random-soft' needs soft labels and the set has hard ones; use 'random'")
+    order = torch.argsort(request.distilled.hard_labels(), stable=True)
+    labels = request.distilled.labels[order]
+    return [
+        request.real_set("random-soft", request.random("random-soft", draw, request.counts), labels)
+        for draw in range(request.draws)
+    ]
+
+
+def _class_mean(request: _Request) -> list[DistilledDataset]:
+    train = request.train.with_preprocessing(request.distilled.preprocessing)
+    means = torch.stack([_mean_image(train, index) for index in train.class_index])
+    return [
+        DistilledDataset(
+            images=means,
+            labels=torch.arange(train.num_classes),
+            label_kind="hard",
+            class_names=request.distilled.class_names,
+            preprocessing=request.distilled.preprocessing,
+            metadata=request.provenance("class-mean"),
+        )
+    ]
+
+
+def _mean_image(train: RealData, index: Tensor, batch: int = 1024) -> Tensor:
+    total = torch.zeros(train.shape, dtype=torch.float64)
+    for part in index.split(batch):
+        total += train.batch(part).double().sum(dim=0).cpu()
+    return (total / len(index)).float()
+
+
+_KINDS: dict[str, Callable[[_Request], list[DistilledDataset]]] = {
+    "random": _random,
+    "herding": _herding,
+    "random-soft": _random_soft,
+    "class-mean": _class_mean,
+    "random-bytes": _random_bytes,
+}
+
+
+def images_per_class_for_bytes(train: RealData, available: int) -> int:
+    """Return how many real images per class fit ``available`` bytes.
+
+    An image costs C * H * W bytes (8 bits per value) and its label ``LABEL_BYTES``; no class gives more
+    images than the smallest one has.
+
+    Raises:
+        ConfigError: not even one image per class fits.
+    """
+    channels, height, width = train.shape
+    each = channels * height * width + LABEL_BYTES
+    fits = available // (each * train.num_classes)
+    if fits < 1:
+        raise ConfigError(
+            f"{available} bytes do not hold one real image of {each} bytes for each of {train.num_classes} classes; "
+            "leave the baseline 'random-bytes' out"
+        )
+    return min(fits, int(train.class_counts.min()))
+
+
+def baseline_sets(
+    train: RealData,
+    distilled: DistilledDataset,
+    kinds: Sequence[str] | None = None,
+    seed: int = 0,
+    draws: int = 1,
+) -> dict[str, list[DistilledDataset] | RealData]:
+    """Build the controls that stand beside a distilled set; evaluate them with its recipe and seed.
+
+    - ``random``: real images, as many per class as the distilled set has;
+    - ``herding``: the same number chosen by herding on preprocessed pixels (one set: the choice is
+      deterministic);
+    - ``random-soft``: random real images that carry the distilled set's soft labels, class by class, which
+      separates what the labels give from what the images give;
+    - ``random-bytes``: as many random real images, stored as 8-bit pixels, as fit the distilled set's bytes;
+    - ``class-mean``: the mean image of every class, one per class;
+    - ``whole``: the whole real training set.
+
+    Args:
+        train: the real training set.
+        distilled: the set to compare with; its preprocessing is used for all.
+        kinds: which ones; None takes all that apply ("random-soft" needs soft labels).
+        seed: of the draws.
+        draws: sets per random kind.
+
+    Returns:
+        Sets by kind, in the order of ``kinds``; for ``whole`` the training set with the distilled
+        preprocessing.
+
+    Raises:
+        UnknownNameError: there is no such kind.
+        ConfigError: fewer than one draw, a kind that does not apply, or more images than a class has.
+        DataError: the training set has other classes or image shapes than the distilled one.
+    """
+    if draws < 1:
+        raise ConfigError(f"draws={draws}: at least 1 set must be drawn")
+    if train.num_classes != distilled.num_classes or tuple(train.shape) != tuple(distilled.shape):
+        raise DataError(
+            f"the distilled set has {distilled.num_classes} classes of {tuple(distilled.shape)} images, the "
+            f"training set {train.num_classes} of {tuple(train.shape)}; use the data that was distilled"
+        )
+    if kinds is None:
+        kinds = [
+            kind for kind in (*_KINDS, "whole") if kind != "random-soft" or distilled.label_kind != "hard"
+        ]
+    request = _Request(train, distilled, seed, draws)
+    sets: dict[str, list[DistilledDataset] | RealData] = {}
+    for kind in kinds:
+        if kind == "whole":
+            sets[kind] = train.with_preprocessing(distilled.preprocessing)
+        elif kind in _KINDS:
+            sets[kind] = _KINDS[kind](request)
+        else:
+            raise unknown_name("baseline", kind, (*_KINDS, "whole"))
+    return sets
+
+
+def whole_accuracy(
+    train: RealData,
+    test: RealData,
+    spec: ModelSpec | str = "convnet",
+    epochs: int = WHOLE_RECIPE.epochs,
+    *,
+    repeats: int = 1,
+    seed: int = 0,
+    **options: Any,
+) -> float:
+    """Return the mean test accuracy (a fraction) of networks trained plainly on the whole training set.
+
+    Args:
+        train: the training set, whose preprocessing is used.
+        test: the test set.
+        spec: the architecture.
+        epochs: nominal epochs of ``WHOLE_RECIPE`` (one more runs, see :class:`TrainingRecipe`).
+        repeats: networks.
+        seed: of the evaluation.
+        options: ``device``, ``precision``, ``compile``, ``executor`` of :func:`evaluate_real`.
+    """
+    recipe = WHOLE_RECIPE.replace(epochs=epochs)
+    return evaluate_real(train, test, (spec,), repeats, recipe, seed, **options).rows[0].mean

@@ -1,0 +1,225 @@
+"""How much of an accuracy comes from the distilled images, and how much from soft labels and augmentation.
+
+The scores are those of DD-Ranking (Li et al. 2025, "DD-Ranking: Rethinking the Evaluation of Dataset
+Distillation"),
+computed from accuracies as fractions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ddkit.artifact import DistilledDataset
+from ddkit.data import RealData
+from ddkit.errors import ConfigError
+from ddkit.evaluation.baselines import baseline_sets
+from ddkit.evaluation.evaluate import WHOLE_RECIPE, evaluate, evaluate_real, recipe_of
+from ddkit.evaluation.recipe import TrainingRecipe
+from ddkit.models import ModelSpec
+
+
+def _check_fractions(**accuracies: float) -> None:
+    for name, value in accuracies.items():
+        if not 0 <= value <= 1:
+            raise ConfigError(f"accuracy {name}={value} is not a fraction in 0..1; divide percentages by 100")
+
+
+def _check_weight(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name}={value}: a weight lies between 0 and 1")
+
+
+def score(value: float) -> float:
+    """Map alpha or beta in [-1, 1] to a score in [0, 1]: (e^value - e^-1) / (e - e^-1)."""
+    return (math.exp(value) - math.exp(-1)) / (math.e - math.exp(-1))
+
+
+def hard_label_recovery(real_hard: float, distilled_hard: float) -> float:
+    """Return HLR = acc(whole real, hard labels) - acc(distilled, hard labels); smaller is better."""
+    _check_fractions(real_hard=real_hard, distilled_hard=distilled_hard)
+    return real_hard - distilled_hard
+
+
+def improvement_over_random(distilled: float, random: float) -> float:
+    """Return IOR = acc(distilled, its labels) - acc(random real images labelled alike); larger is better."""
+    _check_fractions(distilled=distilled, random=random)
+    return distilled - random
+
+
+def label_robust_score(hlr: float, ior: float, weight: float = 0.5) -> float:
+    """Return LRS, the score of alpha = w IOR - (1 - w) HLR.
+
+    Args:
+        hlr: hard-label recovery, a difference of fractions.
+        ior: improvement over random, a difference of fractions.
+        weight: w in [0, 1].
+
+    Raises:
+        ConfigError: differences of percentages, or a weight out of range.
+    """
+    _check_weight("weight", weight)
+    for name, value in (("hlr", hlr), ("ior", ior)):
+        if not -1 <= value <= 1:
+            raise ConfigError(f"{name}={value} is not a difference of fractions; divide percentages by 100")
+    return score(weight * ior - (1 - weight) * hlr)
+
+
+def augmentation_robust_score(
+    distilled_augmented: float,
+    random_augmented: float,
+    distilled_plain: float,
+    random_plain: float,
+    gamma: float = 0.5,
+) -> float:
+    """Return ARS, the score of beta = g (S - random, augmented) + (1 - g) (S - random, plain).
+
+    Args:
+        distilled_augmented: accuracy of the distilled set with augmented training.
+        random_augmented: accuracy of random real images with augmented training.
+        distilled_plain: accuracy of the distilled set without augmentation.
+        random_plain: accuracy of random real images without augmentation.
+        gamma: g in [0, 1].
+
+    Raises:
+        ConfigError: accuracies that are not fractions, or a weight out of range.
+    """
+    _check_weight("gamma", gamma)
+    augmented = improvement_over_random(distilled_augmented, random_augmented)
+    plain = improvement_over_random(distilled_plain, random_plain)
+    return score(gamma * augmented + (1 - gamma) * plain)
+
+
+@dataclass(frozen=True)
+class RobustScores:
+    """The scores of one distilled set and the accuracies (fractions) behind them.
+
+    Args:
+        hlr: hard-label recovery.
+        ior: improvement over random.
+        alpha: weight * ior - (1 - weight) * hlr.
+        lrs: label-robust score, the score of alpha.
+        beta: gamma * augmented margin + (1 - gamma) * plain margin.
+        ars: augmentation-robust score, the score of beta.
+        accuracies: mean test accuracy by name: ``whole``, ``distilled-hard``, ``distilled-augmented``,
+            ``random-augmented``, ``distilled-plain``, ``random-plain``.
+    """
+
+    hlr: float
+    ior: float
+    alpha: float
+    lrs: float
+    beta: float
+    ars: float
+    accuracies: Mapping[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields by name, for JSON."""
+        return asdict(self)
+
+
+def _hardened(distilled: DistilledDataset) -> DistilledDataset:
+    """Return the set with the most likely class of every label row as its hard label."""
+    if distilled.label_kind == "hard":
+        return distilled
+    return DistilledDataset(
+        images=distilled.images,
+        labels=distilled.hard_labels(),
+        label_kind="hard",
+        class_names=distilled.class_names,
+        preprocessing=distilled.preprocessing,
+        metadata=distilled.metadata,
+    )
+
+
+def robust_scores(
+    distilled: DistilledDataset,
+    train: RealData,
+    test: RealData,
+    *,
+    architecture: str | ModelSpec = "convnet",
+    recipe: TrainingRecipe | None = None,
+    whole_recipe: TrainingRecipe = WHOLE_RECIPE,
+    whole: float | None = None,
+    repeats: int = 5,
+    draws: int = 1,
+    seed: int = 0,
+    weight: float = 0.5,
+    gamma: float = 0.5,
+    **options: Any,
+) -> RobustScores:
+    """Compute DD-Ranking's label-robust and augmentation-robust scores by running the evaluations they need.
+
+    Random real images are as many per class as the distilled ones and carry the same kind of labels: the
+    distilled set's own rows when these are soft. Hard labels of a soft set are its most likely classes. Only
+    formulas are DD-Ranking's: accuracies are those of the last epoch and nothing is tuned on the test set.
+
+    Args:
+        distilled: the set.
+        train: the real training set it was made from.
+        test: the real test set.
+        architecture: the network.
+        recipe: how to train; None takes the set's own. Its augmentation, or the data's standard one when it
+            has none, makes the augmented half of ARS; HLR and IOR use the recipe as it is.
+        whole_recipe: how to train on the whole training set.
+        whole: accuracy of the whole training set when it is known already; saves the longest evaluation.
+        repeats: networks per evaluation.
+        draws: random sets.
+        seed: of all evaluations.
+        weight: w of the label-robust score.
+        gamma: g of the augmentation-robust score.
+        options: ``device``, ``precision``, ``compile``, ``executor``, ``stacked`` of :func:`evaluate`.
+
+    Raises:
+        ConfigError: a weight out of range, or what :func:`evaluate` refuses.
+        DataError: sets that do not fit each other.
+    """
+    _check_weight("weight", weight)
+    _check_weight("gamma", gamma)
+    recipe = recipe_of(distilled) if recipe is None else recipe
+    augmented = recipe
+    if recipe.augmentation == "none":
+        augmented = recipe.replace(augmentation=TrainingRecipe.standard(train.name).augmentation)
+    plain = recipe.replace(augmentation="none")
+    kind = "random" if distilled.label_kind == "hard" else "random-soft"
+    controls = baseline_sets(train, distilled, (kind,), seed, draws)[kind]
+    assert isinstance(controls, list)
+
+    def mean(sets: list[DistilledDataset], how: TrainingRecipe) -> float:
+        results = [evaluate(one, test, (architecture,), repeats, how, seed, **options) for one in sets]
+        return sum(result.rows[0].mean for result in results) / len(results)
+
+    accuracies = {
+        "distilled-augmented": mean([distilled], augmented),
+        "random-augmented": mean(controls, augmented),
+        "distilled-plain": mean([distilled], plain),
+        "random-plain": mean(controls, plain),
+    }
+    own = "plain" if recipe.augmentation == "none" else "augmented"
+    hard = accuracies[f"distilled-{own}"]
+    if distilled.label_kind != "hard":
+        hard = mean([_hardened(distilled)], recipe.replace(loss="auto"))
+    if whole is None:
+        whole = (
+            evaluate_real(train, test, (architecture,), repeats, whole_recipe, seed, **options).rows[0].mean
+        )
+    hlr = hard_label_recovery(whole, hard)
+    ior = improvement_over_random(accuracies[f"distilled-{own}"], accuracies[f"random-{own}"])
+    margins = [accuracies[f"distilled-{how}"] - accuracies[f"random-{how}"] for how in ("augmented", "plain")]
+    return RobustScores(
+        hlr=hlr,
+        ior=ior,
+        alpha=weight * ior - (1 - weight) * hlr,
+        lrs=label_robust_score(hlr, ior, weight),
+        beta=gamma * margins[0] + (1 - gamma) * margins[1],
+        ars=augmentation_robust_score(
+            accuracies["distilled-augmented"],
+            accuracies["random-augmented"],
+            accuracies["distilled-plain"],
+            accuracies["random-plain"],
+            gamma,
+        ),
+        accuracies={"whole": whole, "distilled-hard": hard, **accuracies},
+    )
