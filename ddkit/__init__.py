@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ddkit.artifact import DistilledDataset
     from ddkit.data import RealData
     from ddkit.engine import Distiller
-    from ddkit.evaluation import evaluate
+    from ddkit.evaluation import evaluate as evaluate
 
 try:
     __version__ = version("ddkit")
@@ -31,7 +31,20 @@ _LAZY = {
     "RealData": "ddkit.data",
     "evaluate": "ddkit.evaluation",
 }
-_MODULES = {"augment", "coresets", "data", "engine", "evaluation", "methods", "models", "networks", "objectives", "report", "synthesis", "testing"}
+_MODULES = {
+    "augment",
+    "coresets",
+    "data",
+    "engine",
+    "evaluation",
+    "methods",
+    "models",
+    "networks",
+    "objectives",
+    "report",
+    "synthesis",
+    "testing",
+}
 
 __all__ = ["DistilledDataset", "Distiller", "RealData", "__version__", "evaluate"]
 

@@ -119,26 +119,18 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
     def _check_stored(self) -> None:
         if self.synthesis != "pixels":
             if not self._stored:
-                raise ArtifactError(
-                    f"no stored tensors for synthesis '{self.synthesis}': pass its compact form"
-                )
+                raise ArtifactError(f"no stored tensors for synthesis '{self.synthesis}': pass its compact form")
             return
         if self._stored:
             same = set(self._stored) == set(self.stored)
             if not same or any(not torch.equal(self._stored[k], v) for k, v in self.stored.items()):
-                raise ArtifactError(
-                    "stored tensors are not the images and labels that 'pixels' stores: leave them out"
-                )
+                raise ArtifactError("stored tensors are not the images and labels that 'pixels' stores: leave them out")
         self._stored = {}
 
     @property
     def stored(self) -> dict[str, Tensor]:
         """The tensors that are saved: ``images`` and ``labels`` for ``pixels``, else the compact form."""
-        return (
-            {"images": self.images, "labels": self.labels}
-            if self.synthesis == "pixels"
-            else dict(self._stored)
-        )
+        return {"images": self.images, "labels": self.labels} if self.synthesis == "pixels" else dict(self._stored)
 
     @property
     def num_classes(self) -> int:
@@ -272,9 +264,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         with _only_artifact_errors(f"'{path}'"):
             path = path / FILE_NAME if path.is_dir() else path
             if not path.exists():
-                raise ArtifactError(
-                    f"there is no file '{path.name}': check the path or run `ddkit distill` first"
-                )
+                raise ArtifactError(f"there is no file '{path.name}': check the path or run `ddkit distill` first")
             status = path.stat()
             if not stat.S_ISREG(status.st_mode):
                 raise ArtifactError("this is not a regular file: give the path of a saved distilled dataset")
@@ -290,9 +280,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         preprocessing = Preprocessing.from_tensors(zca, content.preprocessing.model_dump())
         tensors.update({name: zca[name] for name in set(zca) - set(preprocessing.to_tensors())})
         if tensors:
-            raise ArtifactError(
-                f"unknown tensor {min(tensors)[:80]!r}: write the file anew with this version of ddkit"
-            )
+            raise ArtifactError(f"unknown tensor {min(tensors)[:80]!r}: write the file anew with this version of ddkit")
         if content.synthesis == "pixels":
             if set(stored) != {"images", "labels"}:
                 raise ArtifactError("tensors are not exactly images and labels: write the file anew")
@@ -349,9 +337,7 @@ def _only_artifact_errors(where: str) -> Iterator[None]:
         raise ArtifactError(_one_line(f"cannot load {where}: {error}")) from None
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        raise ArtifactError(
-            _one_line(f"cannot load {where}: {reason}: the file is damaged, write it anew")
-        ) from error
+        raise ArtifactError(_one_line(f"cannot load {where}: {reason}: the file is damaged, write it anew")) from error
 
 
 def _one_line(text: str) -> str:

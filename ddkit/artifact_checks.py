@@ -102,9 +102,7 @@ def checked(model: type[Model], value: Any) -> Model:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise ArtifactError(
-            f"metadata do not follow the schema: {describe_validation_error(error)}"
-        ) from None
+        raise ArtifactError(f"metadata do not follow the schema: {describe_validation_error(error)}") from None
 
 
 def check(dataset: DistilledDataset) -> None:

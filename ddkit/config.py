@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -174,10 +175,8 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             value = raw
         if isinstance(value, str):
-            try:  # YAML 1.1 reads 1e-3 as text
+            with suppress(ValueError):  # YAML 1.1 reads 1e-3 as text
                 value = float(value)
-            except ValueError:
-                pass
         parts = key.strip().split(".")
         nested: Any = value
         for part in reversed(parts[1:]):

@@ -42,9 +42,7 @@ DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
 }
 
-_DAMAGED = (
-    "the file is truncated, damaged or not a ddkit file: copy it again from its source or write it anew"
-)
+_DAMAGED = "the file is truncated, damaged or not a ddkit file: copy it again from its source or write it anew"
 _NO_CHECKSUM = "0" * 64
 # How the start of the document looks inside the header, where it is a JSON string: "checksum" sorts first. A
 # tensor name cannot imitate it, because the header escapes the quotes of a name.
@@ -80,9 +78,7 @@ def pack(tensors: Mapping[str, Tensor], content: Mapping[str, Any], *, kind: str
         ArtifactError: something that :func:`unpack` would refuse to read back.
     """
     if len(tensors) > MAX_TENSORS:
-        raise ArtifactError(
-            f"{len(tensors)} tensors are more than a file may hold ({MAX_TENSORS}): stack some"
-        )
+        raise ArtifactError(f"{len(tensors)} tensors are more than a file may hold ({MAX_TENSORS}): stack some")
     owned = {}
     for name, tensor in tensors.items():
         # A copy of its own: safetensors refuses tensors that share memory.
@@ -105,9 +101,7 @@ def written_checksum(raw: bytes) -> str:
     return raw[position : position + 64].decode()
 
 
-def unpack(
-    stream: BinaryIO, size: int, *, kind: str, version: int
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def unpack(stream: BinaryIO, size: int, *, kind: str, version: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read back and verify what :func:`pack` wrote.
 
     Args:
@@ -156,11 +150,7 @@ def _parse(raw: bytes | str, what: str) -> dict[str, Any]:
 
 def _read_document(metadata: Any, kind: str, version: int) -> dict[str, Any]:
     """Check the envelope of the document; the version first, so that a newer file is named as such."""
-    if (
-        not isinstance(metadata, dict)
-        or set(metadata) != {METADATA_KEY}
-        or not isinstance(metadata[METADATA_KEY], str)
-    ):
+    if not isinstance(metadata, dict) or set(metadata) != {METADATA_KEY} or not isinstance(metadata[METADATA_KEY], str):
         raise ArtifactError(f"no metadata of ddkit in the header: {_DAMAGED}")
     document = _parse(metadata[METADATA_KEY], "metadata")
     found = document.get("format_version")
@@ -194,12 +184,8 @@ def _check_extents(entries: dict[str, Any], data_bytes: int) -> None:
                 f"tensor {name[:80]!r} has an unknown dtype, not one of {', '.join(DTYPES)}: {_DAMAGED}"
             )
         for numbers in (shape, offsets):
-            if not isinstance(numbers, list) or not all(
-                type(n) is int and 0 <= n <= data_bytes for n in numbers
-            ):
-                raise ArtifactError(
-                    f"shape or offsets of tensor {name[:80]!r} do not fit the file: {_DAMAGED}"
-                )
+            if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n <= data_bytes for n in numbers):
+                raise ArtifactError(f"shape or offsets of tensor {name[:80]!r} do not fit the file: {_DAMAGED}")
         wanted = math.prod(shape) * DTYPES[dtype].itemsize if len(shape) <= MAX_DIMENSIONS else -1
         if len(offsets) != 2 or wanted < 1 or offsets[1] - offsets[0] != wanted:
             raise ArtifactError(f"shape and extent of tensor {name[:80]!r} disagree: {_DAMAGED}")
@@ -210,9 +196,7 @@ def _check_extents(entries: dict[str, Any], data_bytes: int) -> None:
             raise ArtifactError(f"tensors overlap or leave gaps: {_DAMAGED}")
         position = end
     if position != data_bytes:
-        raise ArtifactError(
-            f"the header announces {position} bytes of tensors and {data_bytes} follow: {_DAMAGED}"
-        )
+        raise ArtifactError(f"the header announces {position} bytes of tensors and {data_bytes} follow: {_DAMAGED}")
 
 
 def _checksum_position(raw: bytes) -> int:
@@ -231,9 +215,7 @@ def _check_checksum(raw: bytes, expected: str) -> None:
     digest.update(_NO_CHECKSUM.encode())
     digest.update(view[position + 64 :])
     if digest.hexdigest() != expected:
-        raise ArtifactError(
-            f"checksum does not match, the content was changed after it was written: {_DAMAGED}"
-        )
+        raise ArtifactError(f"checksum does not match, the content was changed after it was written: {_DAMAGED}")
 
 
 def _check_tensor(name: str, tensor: Tensor) -> None:
@@ -247,6 +229,4 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
             f"stored tensors are not empty and have at most {MAX_DIMENSIONS} dimensions"
         )
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-        raise ArtifactError(
-            f"tensor '{name}' contains NaN or infinity: the run diverged or the file is damaged"
-        )
+        raise ArtifactError(f"tensor '{name}' contains NaN or infinity: the run diverged or the file is damaged")

@@ -36,7 +36,7 @@ class Executor(ABC):
                 task ran in another process.
         """
 
-    def close(self) -> None:  # noqa: B027 (most executors have nothing to free)
+    def close(self) -> None:
         """Free what the executor started; it may be called twice."""
 
     def __enter__(self) -> Executor:
@@ -71,9 +71,7 @@ class RayExecutor(Executor):
         RunError: the cluster cannot be reached.
     """
 
-    def __init__(
-        self, address: str | None = None, cpus_per_task: int = 1, gpus_per_task: float = 0.0
-    ) -> None:
+    def __init__(self, address: str | None = None, cpus_per_task: int = 1, gpus_per_task: float = 0.0) -> None:
         if cpus_per_task < 1:
             raise ConfigError(f"cpus_per_task={cpus_per_task}: a task needs at least 1 CPU")
         if gpus_per_task < 0:

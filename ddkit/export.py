@@ -81,9 +81,7 @@ def _pixels(distilled: DistilledDataset) -> tuple[Tensor, float, list[str]]:
     raw = distilled.unclipped()
     clipped = float(((raw < 0) | (raw > 1)).double().mean())
     if distilled.images.dtype != torch.uint8:
-        lost.append(
-            f"pixels were rounded to 8 bits, {clipped:.1%} of the values lay outside [0, 1] and were clipped"
-        )
+        lost.append(f"pixels were rounded to 8 bits, {clipped:.1%} of the values lay outside [0, 1] and were clipped")
     return (raw.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8), clipped, lost
 
 
@@ -113,9 +111,7 @@ def _to_parquet(distilled: DistilledDataset, path: Path) -> ExportReport:
     if distilled.label_kind != "hard":
         columns["soft_label"] = pa.array(distilled.labels.tolist(), pa.list_(pa.float32()))
         features["soft_label"] = {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"}
-    table = pa.table(columns).replace_schema_metadata(
-        {"huggingface": json.dumps({"info": {"features": features}})}
-    )
+    table = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     write_atomically(path, lambda temporary: pq.write_table(table, temporary))
     return ExportReport(path, 1, _sentence(lost), clipped)
 
@@ -165,8 +161,7 @@ def _to_image_folder(distilled: DistilledDataset, path: Path) -> ExportReport:
         temporary.rename(path)
     except OSError as error:
         raise CheckpointError(
-            f"cannot write '{path}': {error.strerror or error}; "
-            "free space or choose another folder, then repeat"
+            f"cannot write '{path}': {error.strerror or error}; free space or choose another folder, then repeat"
         ) from error
     finally:
         for folder in created:

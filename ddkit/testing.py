@@ -17,7 +17,7 @@ import random
 import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,10 @@ def _check(function: Check) -> Check:
 
 
 def toy_data(
-    shape: tuple[int, int, int] = (1, 8, 8), counts: tuple[int, ...] = (6, 9, 7), seed: int = 0, split: str = "train"
+    shape: tuple[int, int, int] = (1, 8, 8),
+    counts: tuple[int, ...] = (6, 9, 7),
+    seed: int = 0,
+    split: str = "train",
 ) -> RealData:
     """Return a small, unbalanced, learnable dataset: each class has its own pattern under noise."""
     generator = torch.Generator().manual_seed(seed)
@@ -58,7 +61,12 @@ def toy_data(
 def small_overrides(method: str, data: RealData, ipc: int = 2) -> dict[str, Any]:
     """Return overrides that shrink a preset to a run of a second, touching only options that the preset has."""
     preset = methods.get(method).configure(data, ipc).as_dict()
-    small: dict[str, Any] = {"model": "convnet:width=4,depth=2", "precision": "float32", "compile": False, "device": "cpu"}
+    small: dict[str, Any] = {
+        "model": "convnet:width=4,depth=2",
+        "precision": "float32",
+        "compile": False,
+        "device": "cpu",
+    }
     if preset["steps"]:
         small["steps"] = 4
     wanted = {
@@ -136,11 +144,9 @@ def check_resumed_run_equals_uninterrupted_run(method: str, overrides: Mapping[s
     for killed_at in (1, 2, 3):
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
-            try:
-                # A checkpoint after every second step: the kill after step 3 loses a step, which must be redone.
+            # A checkpoint after every second step: the kill after step 3 loses a step, which must be redone.
+            with suppress(KeyboardInterrupt):
                 _fit(method, overrides, out=out, callbacks=[_Kill(killed_at)], checkpoint_every=2)
-            except KeyboardInterrupt:
-                pass
             resumed = _fit(method, overrides, out=out, resume=True, callbacks=[_Kill(-1)], checkpoint_every=2)
             _require(_bytes(resumed) == whole, f"killed after step {killed_at} and resumed, the result differs")
 
@@ -152,7 +158,10 @@ def check_budget_counts_what_is_stored(method: str, overrides: Mapping[str, Any]
     stored = distilled.stored.values()
     floats = sum(t.numel() for t in stored)
     size = sum(t.numel() * t.element_size() for t in stored)
-    _require(distilled.budget.floats == floats, f"budget says {distilled.budget.floats} numbers, {floats} are stored")
+    _require(
+        distilled.budget.floats == floats,
+        f"budget says {distilled.budget.floats} numbers, {floats} are stored",
+    )
     _require(distilled.budget.bytes == size, f"budget says {distilled.budget.bytes} bytes, {size} are stored")
     _require(distilled.budget.decoded_images == len(distilled), "decoded_images is not the number of items")
 
@@ -164,7 +173,10 @@ def check_labels_and_values(method: str, overrides: Mapping[str, Any]) -> None:
     distilled = _fit(method, overrides, data)
     images, labels = distilled.tensors()
     _require(images.dtype == torch.float32 and bool(images.isfinite().all()), "images are not finite float32")
-    _require(tuple(images.shape[1:]) == data.shape, f"images have shape {tuple(images.shape[1:])}, not {data.shape}")
+    _require(
+        tuple(images.shape[1:]) == data.shape,
+        f"images have shape {tuple(images.shape[1:])}, not {data.shape}",
+    )
     hard = distilled.hard_labels()
     _require(set(hard.tolist()) == set(range(data.num_classes)), "a class is missing, or a label is out of range")
     if distilled.label_kind == "soft":

@@ -234,9 +234,9 @@ def test_items_and_tensors_are_preprocessed_float_images() -> None:
 def test_viewable_undoes_preprocessing_and_clips() -> None:
     distilled = make()
     seen = distilled.viewable()
-    expected = distilled.images * torch.tensor([0.2, 0.25, 0.3]).view(3, 1, 1) + torch.tensor(
-        [0.5, 0.4, 0.3]
-    ).view(3, 1, 1)
+    expected = distilled.images * torch.tensor([0.2, 0.25, 0.3]).view(3, 1, 1) + torch.tensor([0.5, 0.4, 0.3]).view(
+        3, 1, 1
+    )
     assert torch.allclose(seen, expected.clamp(0, 1), atol=1e-6)
     assert torch.equal((make_coreset().viewable() * 255).round().to(torch.uint8), make_coreset().images)
 

@@ -36,9 +36,7 @@ def make(channels: int = 3, images: torch.Tensor | None = None, **changes: Any) 
 
 def make_coreset() -> DistilledDataset:
     return make(
-        images=torch.randint(
-            0, 256, (6, 3, 4, 5), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
-        )
+        images=torch.randint(0, 256, (6, 3, 4, 5), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     )
 
 
@@ -129,11 +127,7 @@ def test_image_folder_tells_of_soft_labels_and_absent_classes(tmp_path: Path) ->
 def test_npz_is_lossless_and_needs_no_pickle(build: Any, tmp_path: Path) -> None:
     distilled = build()
     report = distilled.export(tmp_path / "out", "npz")
-    assert (
-        report.lossy is None
-        and report.clipped_fraction == 0
-        and report.path == tmp_path / "out" / "distilled.npz"
-    )
+    assert report.lossy is None and report.clipped_fraction == 0 and report.path == tmp_path / "out" / "distilled.npz"
     with np.load(report.path, allow_pickle=False) as arrays:
         assert arrays["images"].dtype == np.float32
         assert np.array_equal(arrays["images"], distilled.tensors()[0].numpy())

@@ -116,9 +116,7 @@ JSON_VALUES = st.recursive(
     | st.integers(2**62, 2**80)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(codec="utf-8"), max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", max_size=3), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", max_size=3), inner, max_size=3),
     max_leaves=6,
 )
 
@@ -183,9 +181,7 @@ DTYPES = st.sampled_from([torch.float32, torch.float64, torch.int64, torch.uint8
     DTYPES,
     st.sampled_from(["stored.images", "stored.labels", "stored.x"]),
 )
-def test_forged_tensors_load_consistently_or_are_refused(
-    shape: list[int], dtype: torch.dtype, name: str
-) -> None:
+def test_forged_tensors_load_consistently_or_are_refused(shape: list[int], dtype: torch.dtype, name: str) -> None:
     tensors = {**safetensors.torch.load(VALID), name: torch.zeros(shape, dtype=dtype)}
     raw = sealed(document_of(VALID), tensors)
     try:
@@ -314,9 +310,7 @@ def test_forged_content_is_refused(changes: dict[str, Any], message: str) -> Non
 def test_tensors_that_nothing_refers_to_are_refused() -> None:
     tensors = safetensors.torch.load(VALID)
     refused(sealed(document_of(VALID), {**tensors, "payload": torch.zeros(1)}), "unknown tensor")
-    refused(
-        sealed(document_of(VALID), {**tensors, "preprocessing.zca_mean": torch.zeros(4)}), "unknown tensor"
-    )
+    refused(sealed(document_of(VALID), {**tensors, "preprocessing.zca_mean": torch.zeros(4)}), "unknown tensor")
     refused(sealed(document_of(VALID), {**tensors, "stored.more": torch.zeros(4)}), "images and labels")
 
 

@@ -34,9 +34,7 @@ def create(strategy: str, **constants: float) -> Augmentation:
         ConfigError: no family, a repeated one, or a constant that is not allowed.
     """
     if not isinstance(strategy, str):
-        raise ConfigError(
-            f"augmentation {strategy!r} is not a name: use 'none' or families joined by underscores"
-        )
+        raise ConfigError(f"augmentation {strategy!r} is not a name: use 'none' or families joined by underscores")
     if strategy.lower() == "none":
         if constants:
             raise ConfigError(

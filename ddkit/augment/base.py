@@ -1,4 +1,4 @@
-"""What an augmentation is: explicit random draws, and a transform that shares one draw among a group of images."""
+"""What an augmentation is: explicit random draws, and a transform that shares one draw within a group."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ddkit.errors import ConfigError, DataError
 class Draws:
     """Everything random about one application of an augmentation: one row per group (usually a class).
 
-    The number of random numbers behind a row never depends on the values drawn, so applying the rows in chunks, or
-    resuming a run in between, changes nothing.
+    The number of random numbers behind a row never depends on the values drawn, so applying the rows in
+    chunks, or resuming a run in between, changes nothing.
 
     Args:
         family: (G,) int64 on the CPU, index into the strategy's families.
@@ -64,8 +64,8 @@ class Augmentation(ABC):
         Args:
             images: (N, C, H, W) floating, preprocessed (unit variance), on any device.
             draws: G rows.
-            group: (N,) int64, the row of each image; on the CPU it costs no device synchronisation. Images of a
-                group need not be neighbours, but are processed fastest when they are.
+            group: (N,) int64, the row of each image; on the CPU it costs no device synchronisation. Images of
+                a group need not be neighbours, but are processed fastest when they are.
 
         Returns:
             (N, C, H, W), of the dtype and on the device of ``images``.
@@ -77,7 +77,7 @@ class Augmentation(ABC):
         return self.apply(images, self.draw_train(count, generator), torch.arange(count))
 
     def check(self, images: Tensor, other: Tensor | None = None, class_names: Sequence[str] = ()) -> None:
-        """Refuse data on which this augmentation would be wrong, warn where it is doubtful; call once per run.
+        """Refuse data on which this augmentation would be wrong, warn where it is doubtful; once per run.
 
         Args:
             images: (N, C, H, W) preprocessed real images, a batch is enough.
@@ -85,12 +85,14 @@ class Augmentation(ABC):
             class_names: names of the classes, to recognise digits.
 
         Raises:
-            DataError: images that are not preprocessed floating images, or shapes that differ between both sides.
+            DataError: images that are not preprocessed floating images, or shapes that differ between both
+                sides.
         """
         if other is not None and images.shape[1:] != other.shape[1:]:
             raise DataError(
-                f"real images have shape {tuple(images.shape[1:])} and synthetic ones {tuple(other.shape[1:])}: both "
-                "share one augmentation and must agree in (C, H, W); preprocess both sides alike"
+                f"real images have shape {tuple(images.shape[1:])} and synthetic ones "
+                f"{tuple(other.shape[1:])}: both share one augmentation and must agree in "
+                "(C, H, W); preprocess both sides alike"
             )
 
 
@@ -113,7 +115,7 @@ class NoAugmentation(Augmentation):
 
 
 def checked_group(group: Tensor, images: int, rows: int) -> Tensor:
-    """Return ``group`` on the CPU after checking that it names one of ``rows`` rows for each of ``images`` images.
+    """Return ``group`` on the CPU after checking that it names one of ``rows`` rows for every image.
 
     Raises:
         ConfigError: wrong length or dtype, or a row that does not exist.
@@ -121,12 +123,12 @@ def checked_group(group: Tensor, images: int, rows: int) -> Tensor:
     group = group.cpu()
     if group.shape != (images,) or group.dtype != torch.int64:
         raise ConfigError(
-            f"group has shape {tuple(group.shape)} and dtype {group.dtype}: it must be ({images},) int64, one row of "
-            "the draws for each image"
+            f"group has shape {tuple(group.shape)} and dtype {group.dtype}: it must be ({images},) int64, "
+            "one row of the draws for each image"
         )
     if images and not 0 <= int(group.min()) <= int(group.max()) < rows:
         raise ConfigError(
-            f"group holds rows {int(group.min())} to {int(group.max())} but the draws have {rows} rows: draw one row "
-            "per group"
+            f"group holds rows {int(group.min())} to {int(group.max())} but the draws have {rows} rows: "
+            "draw one row per group"
         )
     return group

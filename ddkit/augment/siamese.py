@@ -20,9 +20,8 @@ FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
 SMALLEST_SIZE = 8
 """Images narrower than this many pixels are refused: the largest crop shift would be less than one pixel."""
 
-_PLANES_PER_BLOCK = (
-    16  # channels sampled through one grid: more thrash the cache, fewer build more grids (measured)
-)
+# Channels sampled through one grid: more thrash the cache, fewer build more grids (measured, 2 CPU threads).
+_PLANES_PER_BLOCK = 16
 _LARGEST_PIXEL = 32.0  # no standardised set without negative pixels reaches this: the images are in [0, 255]
 _STANDARD_DEVIATION = (0.3, 3.0)  # outside, images are hardly standardised once
 
@@ -30,14 +29,15 @@ _STANDARD_DEVIATION = (0.3, 3.0)  # outside, images are hardly standardised once
 class SiameseAugmentation(Augmentation):
     """Differentiable Siamese augmentation, Zhao & Bilen 2021 (https://arxiv.org/abs/2102.08259).
 
-    One family of the strategy is drawn uniformly and only that family is applied. In the Siamese form (:meth:`draw`,
-    :meth:`apply`) real and synthetic images of a class share family and parameters:
+    One family of the strategy is drawn uniformly and only that family is applied. In the Siamese form
+    (:meth:`draw`, :meth:`apply`) real and synthetic images of a class share family and parameters:
 
         sum over c of D( grad CE(A(S_c; w_c)), grad CE(A(B_c; w_c)) )
 
-    In the training form (:meth:`train`) a mini-batch shares the family, parameters are drawn per image. All ranges are
-    in units of *preprocessed* pixels, whose standard deviation is about 1; what moves in from outside is zero, the mean
-    colour of the dataset. Sampling aligns corners. Results are contiguous and do not depend on what else is in a batch.
+    In the training form (:meth:`train`) a mini-batch shares the family, parameters are drawn per image. All
+    ranges are in units of *preprocessed* pixels, whose standard deviation is about 1; what moves in from
+    outside is zero, the mean colour of the dataset. Sampling aligns corners. Results are contiguous and do
+    not depend on what else is in a batch.
 
     Args:
         strategy: families joined by underscores, such as ``color_crop_cutout_flip_scale_rotate``.
@@ -45,7 +45,8 @@ class SiameseAugmentation(Augmentation):
         scale_ratio: scale factors are uniform in [1 / ratio, ratio], one per axis.
         rotate_degrees: angles are uniform in [-degrees, degrees].
         crop_ratio: shifts reach floor(ratio · size + 0.5) pixels, each axis.
-        cutout_ratio: the hole measures floor(ratio · size + 0.5) pixels, each axis; its centre may lie on the border.
+        cutout_ratio: the hole measures floor(ratio · size + 0.5) pixels, each axis; its centre may lie on the
+            border.
         brightness: offsets are uniform in [-brightness / 2, brightness / 2].
         saturation: factors are uniform in [0, saturation].
         contrast: factors are uniform in [contrast, contrast + 1].
@@ -125,8 +126,8 @@ class SiameseAugmentation(Augmentation):
             return images
         if int(draws.family.max()) >= len(self.families):
             raise ConfigError(
-                f"draws name family {int(draws.family.max())} but '{self.strategy}' has {len(self.families)}: use "
-                "draws of the same augmentation"
+                f"draws name family {int(draws.family.max())} but '{self.strategy}' has "
+                f"{len(self.families)}: use draws of the same augmentation"
             )
         length = _block_length(group, images.shape[1])
         row = group[::length]
@@ -168,26 +169,20 @@ class SiameseAugmentation(Augmentation):
         if bool(((deviation < _STANDARD_DEVIATION[0]) | (deviation > _STANDARD_DEVIATION[1])).any()):
             values = ", ".join(f"{value:.2g}" for value in deviation.tolist())
             warnings.warn(
-                f"standard deviation per channel is {values}, far from 1, for which the augmentation's ranges are made: "
-                "preprocess images exactly once",
+                f"standard deviation per channel is {values}, far from 1, for which the augmentation's "
+                "ranges are made: preprocess images exactly once",
                 stacklevel=2,
             )
-        if (
-            "flip" in self.families
-            and class_names
-            and all(str(name).strip().isdigit() for name in class_names)
-        ):
+        if "flip" in self.families and class_names and all(str(name).strip().isdigit() for name in class_names):
             warnings.warn(
-                "the class names are digits and the strategy mirrors images, which destroys label information when the "
-                "images show digits: leave 'flip' out",
+                "the class names are digits and the strategy mirrors images, which destroys label "
+                "information when the images show digits: leave 'flip' out",
                 stacklevel=2,
             )
 
     def _color(self, blocks: Tensor, family: Tensor, uniform: Tensor) -> Tensor:
         offset = (uniform[:, 0] - 0.5) * self.brightness
-        return transforms.color(
-            blocks, offset, uniform[:, 1] * self.saturation, uniform[:, 2] + self.contrast
-        )
+        return transforms.color(blocks, offset, uniform[:, 1] * self.saturation, uniform[:, 2] + self.contrast)
 
     def _crop(self, blocks: Tensor, family: Tensor, uniform: Tensor) -> Tensor:
         reach = torch.tensor(_portion(blocks, self.crop_ratio))
@@ -239,8 +234,8 @@ def _check_shape(images: Tensor) -> None:
     """Refuse what is not (N, C, H, W) floating with at least 8 pixels a side."""
     if images.ndim != 4 or not images.is_floating_point():
         raise DataError(
-            f"augmentation got {images.dtype} images of shape {tuple(images.shape)}: it needs floating (N, C, H, W); "
-            "apply the preprocessing first"
+            f"augmentation got {images.dtype} images of shape {tuple(images.shape)}: it needs floating "
+            "(N, C, H, W); apply the preprocessing first"
         )
     if min(images.shape[-2:]) < SMALLEST_SIZE:
         raise DataError(
@@ -256,7 +251,7 @@ def _portion(blocks: Tensor, ratio: float) -> tuple[int, int]:
 
 
 def _block_length(group: Tensor, channels: int) -> int:
-    """Return how many neighbours share a row everywhere: a divisor of every run of equal values in ``group``."""
+    """Return how many neighbours share a row everywhere: a divisor of every run in ``group``."""
     runs = torch.unique_consecutive(group, return_counts=True)[1]
     common = int(np.gcd.reduce(runs.numpy()))
     longest = max(1, _PLANES_PER_BLOCK // channels)

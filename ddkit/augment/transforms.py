@@ -1,9 +1,9 @@
 """How each family of differentiable image transforms maps pixels to pixels, given its parameters.
 
-All functions work on *blocks* of images, (B, M, C, H, W) contiguous and floating: the M images of a block share one
-row of parameters. Parameters are (B, ...) tensors of any dtype on any device; they are moved to the images. Nothing
-here is random. Every operation is computed element by element or in an order that does not depend on B and M, so an
-image comes out bit-identical whatever else is in the batch.
+All functions work on *blocks* of images, (B, M, C, H, W) contiguous and floating: the M images of a block
+share one row of parameters. Parameters are (B, ...) tensors of any dtype on any device; they are moved to the
+images. Nothing here is random. Every operation is computed element by element or in an order that does not
+depend on B and M, so an image comes out bit-identical whatever else is in the batch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def _like(parameter: Tensor, images: Tensor) -> Tensor:
-    """Move (B, ...) parameters to the dtype and device of ``images``; dtype first, some devices lack float64."""
+    """Move parameters (B, ...) to dtype and device of ``images``; dtype first: some devices lack float64."""
     return parameter.to(images.dtype).to(images.device)
 
 
@@ -27,9 +27,9 @@ def color(images: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tens
     """Apply brightness, then saturation, then contrast, in one affine form.
 
     With m the mean over channels of a pixel and M the mean over channels and pixels of an image:
-    x + b; then (x - m) s + m; then (x - M) k + M. Brightness shifts m and M alike and saturation keeps m, so the
-    composition is k s x + k (1 - s) m + (1 - k) M + b with m and M of the *input*. On one channel m = x: saturation is
-    the identity.
+    x + b; then (x - m) s + m; then (x - M) k + M. Brightness shifts m and M alike and saturation keeps m, so
+    the composition is k s x + k (1 - s) m + (1 - k) M + b with m and M of the *input*. On one channel m = x:
+    saturation is the identity.
 
     Args:
         images: (B, M, C, H, W).
@@ -53,8 +53,8 @@ def color(images: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tens
 def crop(images: Tensor, shift: Tensor) -> Tensor:
     """Shift by whole pixels: out[i, j] = x[i + t1, j + t2], zero outside.
 
-    Nearest-neighbour sampling at integer positions copies pixels exactly; it was 2x to 8x as fast as an index
-    gather here (2560 images of 3x32x32, 2 CPU threads).
+    Nearest-neighbour sampling at integer positions copies pixels exactly; on 2 CPU threads, 2560 images of
+    3x32x32 took 2.2 ms this way and 7.0 ms by an index gather.
 
     Args:
         images: (B, M, C, H, W).
@@ -130,8 +130,8 @@ def scale_matrix(factor: Tensor) -> Tensor:
 def rotation_matrix(angle: Tensor, height: int, width: int) -> Tensor:
     """Return the rotation (B, 2, 2) by ``angle`` (B,) radians in normalised coordinates.
 
-    A pixel measures 2 / (W - 1) across and 2 / (H - 1) down, so the off-diagonal terms are rescaled; without that a
-    rotation of an image that is not square would shear it.
+    A pixel measures 2 / (W - 1) across and 2 / (H - 1) down, so the off-diagonal terms are rescaled; without
+    that a rotation of an image that is not square would shear it.
     """
     ratio = (height - 1) / (width - 1)
     cosine, sine = angle.cos(), angle.sin()

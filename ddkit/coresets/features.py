@@ -30,8 +30,8 @@ def pixel_features(real: RealData, *, batch: int = 512) -> Tensor:
 def network_features(real: RealData, model: nn.Module, *, batch: int = 512) -> Tensor:
     """Return the penultimate features of every image, (N, D) float32 on the CPU.
 
-    The model runs in evaluation mode on images that are not augmented, otherwise the selection would be random; the
-    mode of each of its modules is put back afterwards.
+    The model runs in evaluation mode on images that are not augmented, otherwise the selection would be
+    random; the mode of each of its modules is put back afterwards.
 
     Args:
         real: N training images.
@@ -45,17 +45,15 @@ def network_features(real: RealData, model: nn.Module, *, batch: int = 512) -> T
     compute = getattr(model, "features", None)
     if not callable(compute):
         raise ConfigError(
-            f"model {type(model).__name__} has no features(images) method: use a ddkit model or add one that returns the "
-            "input of the last layer"
+            f"model {type(model).__name__} has no features(images) method: use a ddkit model or add one that "
+            "returns the input of the last layer"
         )
     parameter = next(model.parameters(), None)
     device = parameter.device if parameter is not None else None
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        return _collect(
-            real, batch, lambda images: compute(images.to(device) if device is not None else images)
-        )
+        return _collect(real, batch, lambda images: compute(images.to(device) if device is not None else images))
     finally:
         for module, mode in modes:
             module.training = mode

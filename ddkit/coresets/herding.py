@@ -22,17 +22,17 @@ def herding_indices(
     n: int,
     *,
     normalise: bool = False,
-    chunk_bytes: int = 2**28,
+    chunk_bytes: int = 2**27,
 ) -> Tensor:
-    """Select ``n`` images of every class by herding, Welling 2009, in the form of iCaRL (Rebuffi et al. 2017).
+    """Select ``n`` images of every class by herding (Welling 2009; Rebuffi et al. 2017, iCaRL).
 
     With the class mean mu and the sum s_k of the first k picks, the next pick is
 
         argmin over i not selected of | (k + 1) mu - s_k - f_i |
 
     computed on centred features g_i = f_i - mu with the residual r = -(g of all picks), as the argmin of
-    |g_i|² - 2 <r, g_i>: one matrix-vector product a pick. Ties go to the lowest index. Deterministic; the selection
-    for a smaller n is a prefix, class by class.
+    |g_i|² - 2 <r, g_i>: one matrix-vector product a pick. Ties go to the lowest index. Deterministic; the
+    selection for a smaller n is a prefix, class by class.
 
     Args:
         features: (N, D) floating features of all N training images, such as :func:`network_features`.

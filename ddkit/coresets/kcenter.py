@@ -28,13 +28,13 @@ def kcenter_indices(
     generator: torch.Generator | None = None,
     *,
     normalise: bool = False,
-    chunk_bytes: int = 2**28,
+    chunk_bytes: int = 2**27,
 ) -> Tensor:
     """Select ``n`` images of every class by farthest-first traversal (Gonzalez 1985; Sener & Savarese 2018).
 
-    Minimises the covering radius max_i min_{j selected} |f_i - f_j| greedily: after the first centre, the next pick is
-    always the image farthest from its nearest centre. The radius is at most twice the optimum. Ties go to the lowest
-    index; the selection for a smaller n is a prefix, class by class.
+    Minimises the covering radius max_i min_{j selected} |f_i - f_j| greedily: after the first centre, the
+    next pick is always the image farthest from its nearest centre. The radius is at most twice the optimum.
+    Ties go to the lowest index; the selection for a smaller n is a prefix, class by class.
 
     Args:
         features: (N, D) floating features of all N training images, such as :func:`network_features`.
@@ -49,7 +49,8 @@ def kcenter_indices(
         (K·n,) int64 dataset indices on the CPU, class by class, in selection order.
 
     Raises:
-        ConfigError: n below 1 or larger than a class, an unknown start, or a random start without a generator.
+        ConfigError: n below 1 or larger than a class, an unknown start, or a random start without a
+            generator.
         DataError: a class without images, features that are not finite or do not match the dataset.
     """
     check_counts(class_index, n)
@@ -64,13 +65,11 @@ def kcenter_indices(
     return torch.cat(picks).cpu()
 
 
-def _cover(
-    centred: Tensor, valid: Tensor, index: Tensor, n: int, generator: torch.Generator | None
-) -> Tensor:
+def _cover(centred: Tensor, valid: Tensor, index: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
     """Cover K' classes at once: (K', L, D) features, (K', L) validity and dataset index; returns (K', n).
 
-    Squared distances come from norms and one matrix-vector product a pick; centring keeps their cancellation harmless
-    and the tie tolerance, relative to the largest norm, absorbs what is left of it.
+    Squared distances come from norms and one matrix-vector product a pick; centring keeps their cancellation
+    harmless and the tie tolerance, relative to the largest norm, absorbs what is left of it.
     """
     squares = centred.square().sum(dim=2)
     tolerance = TIE_TOLERANCE * squares.amax(dim=1)

@@ -28,6 +28,4 @@ def random_indices(class_index: Sequence[Tensor], n: int, generator: torch.Gener
         DataError: a class without images.
     """
     check_counts(class_index, n)
-    return torch.cat(
-        [index.cpu()[torch.randperm(len(index), generator=generator)[:n]] for index in class_index]
-    )
+    return torch.cat([index.cpu()[torch.randperm(len(index), generator=generator)[:n]] for index in class_index])

@@ -54,8 +54,7 @@ def images_at_rest(images: Any) -> Tensor:
         tensor = tensor.permute(0, 3, 1, 2)
     if tensor.ndim != 4:
         raise DataError(
-            f"images have shape {tuple(tensor.shape)}: "
-            "give (N, H, W), (N, H, W, C) with C 1 or 3, or (N, C, H, W)"
+            f"images have shape {tuple(tensor.shape)}: give (N, H, W), (N, H, W, C) with C 1 or 3, or (N, C, H, W)"
         )
     if tensor.numel() == 0:
         raise DataError(f"images have shape {tuple(tensor.shape)}, an empty set: give at least one image")
@@ -79,9 +78,7 @@ def _rounded(images: Tensor) -> Tensor:
                 f"float images range from {low:.4g} to {high:.4g}: bring them to [0, 1] "
                 "(divide bytes by 255, undo a normalisation), or give uint8"
             )
-        output[start : start + _CHUNK_ROWS] = (
-            (chunk.to(torch.float32).clamp(0, 1) * 255).round().to(torch.uint8)
-        )
+        output[start : start + _CHUNK_ROWS] = (chunk.to(torch.float32).clamp(0, 1) * 255).round().to(torch.uint8)
     return output
 
 
@@ -97,9 +94,7 @@ def integer_labels(labels: Any, count: int) -> Tensor:
     if tensor.ndim == 2 and tensor.shape[1] == 1:
         tensor = tensor[:, 0]
     if tensor.ndim != 1:
-        raise DataError(
-            f"labels have shape {tuple(tensor.shape)}: give one integer class number per image, shape (N,)"
-        )
+        raise DataError(f"labels have shape {tuple(tensor.shape)}: give one integer class number per image, shape (N,)")
     if len(tensor) != count:
         raise DataError(f"{count} images but {len(tensor)} labels: give one label per image")
     return tensor.to(torch.int64).contiguous()

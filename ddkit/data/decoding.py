@@ -118,9 +118,7 @@ def _decoded_chunks(encoded: EncodedImages, first_name: str, shape: tuple[int, i
             yield torch.from_numpy(np.concatenate(list(pool.map(decode, blocks))))
 
 
-def _decode_block(
-    block: list[tuple[str, bytes | Path]], first_name: str, shape: tuple[int, int, int]
-) -> np.ndarray:
+def _decode_block(block: list[tuple[str, bytes | Path]], first_name: str, shape: tuple[int, int, int]) -> np.ndarray:
     output = np.empty((len(block), *shape), dtype=np.uint8)
     for position, (name, source) in enumerate(block):
         pixels = decode_one(name, source)

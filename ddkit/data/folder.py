@@ -13,9 +13,7 @@ from ddkit.data.raw import EncodedImages, Raw, aliases
 from ddkit.data.storage import digest
 from ddkit.errors import DataError
 
-EXTENSIONS = frozenset(
-    (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-)
+EXTENSIONS = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 _CHUNK = 512
 
 
@@ -41,9 +39,7 @@ class ImageFiles(EncodedImages):
 
 
 def _subfolders(folder: Path) -> dict[str, Path]:
-    return {
-        child.name: child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")
-    }
+    return {child.name: child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")}
 
 
 def ordered_classes(names: list[str]) -> tuple[str, ...]:
@@ -86,9 +82,7 @@ def read_folder(path: Path, split: str) -> Raw:
         return _read_classes(path, class_names).lone_part(split, str(path))
     chosen = next((folders[name] for name in aliases(split) if name in folders), None)
     if chosen is None:
-        raise DataError(
-            f"'{path}' has no folder '{split}': it has {', '.join(sorted(folders))}; add it or name one"
-        )
+        raise DataError(f"'{path}' has no folder '{split}': it has {', '.join(sorted(folders))}; add it or name one")
     strange = sorted(set(_subfolders(chosen)) - set(class_names))
     if strange:
         raise DataError(f"class folder '{chosen / strange[0]}' is no class of '{train}': remove or rename it")

@@ -138,9 +138,7 @@ def _open_source(spec: str | Path, root: str | Path | None, download: bool) -> _
     if not path.exists():
         if isinstance(spec, str) and "/" not in spec and not path.suffix:
             raise unknown_name("dataset", spec, available())
-        raise DataError(
-            f"dataset '{spec}' does not exist: give a path, or one of {', '.join(sorted(available()))}"
-        )
+        raise DataError(f"dataset '{spec}' does not exist: give a path, or one of {', '.join(sorted(available()))}")
     if path.suffix.lower() == ".npz":
         return _Source(str(spec), partial(read_npz, path))
     if path.suffix.lower() == ".parquet" or (path.is_dir() and parquet_files(path)):
@@ -148,8 +146,7 @@ def _open_source(spec: str | Path, root: str | Path | None, download: bool) -> _
     if path.is_dir() and is_class_folder_tree(path):
         return _Source(str(spec), partial(read_folder, path))
     raise DataError(
-        f"'{spec}' is no dataset: give a folder of class folders with images, a Parquet file or folder, "
-        "or an .npz file"
+        f"'{spec}' is no dataset: give a folder of class folders with images, a Parquet file or folder, or an .npz file"
     )
 
 
@@ -193,6 +190,4 @@ def _decoded(raw: Raw, memory_map_above: int, channels: int | None) -> tuple[Ten
     if images.nbytes <= memory_map_above:
         return images, None
     count, depth, height, width = images.shape
-    return gather_images(
-        images.split(_CHUNK), (count, depth, height, width), partial(digest, images), memory_map_above
-    )
+    return gather_images(images.split(_CHUNK), (count, depth, height, width), partial(digest, images), memory_map_above)

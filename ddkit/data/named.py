@@ -108,9 +108,7 @@ def _read_idx_pair(named: NamedSet, root: Path, split: str) -> Raw:
             f"'{root / named.files[split][0]}' and its label file do not hold images "
             "and as many labels 0 to 9: delete both and download them again"
         )
-    return Raw(
-        images.unsqueeze(1), labels.to(torch.int64), _FASHION if named.name == "fashionmnist" else _DIGITS
-    )
+    return Raw(images.unsqueeze(1), labels.to(torch.int64), _FASHION if named.name == "fashionmnist" else _DIGITS)
 
 
 def _read_torchvision(named: NamedSet, root: Path, split: str) -> Raw:
@@ -118,9 +116,7 @@ def _read_torchvision(named: NamedSet, root: Path, split: str) -> Raw:
         dataset = named.open(root, split, download=False)
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         where = ", ".join(str(root / file) for file in named.files[split])
-        raise DataError(
-            f"cannot read {where}: {one_line(error)}; delete it and load '{named.name}' again"
-        ) from error
+        raise DataError(f"cannot read {where}: {one_line(error)}; delete it and load '{named.name}' again") from error
     labels = dataset.labels if named.name == "svhn" else dataset.targets
     names = _DIGITS if named.name == "svhn" else tuple(dataset.classes)
     return Raw(images_at_rest(dataset.data), torch.as_tensor(labels, dtype=torch.int64), names)

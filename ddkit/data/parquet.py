@@ -29,9 +29,7 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"cannot read Parquet file '{path}': {one_line(error)}; copy or download it again"
-        ) from error
+        raise DataError(f"cannot read Parquet file '{path}': {one_line(error)}; copy or download it again") from error
 
 
 class ParquetImages(EncodedImages):
@@ -44,9 +42,7 @@ class ParquetImages(EncodedImages):
         rows: int64, ascending: which rows of all files one after the other; None for all.
     """
 
-    def __init__(
-        self, files: Sequence[Path], column: str, counts: Sequence[int], rows: Tensor | None = None
-    ) -> None:
+    def __init__(self, files: Sequence[Path], column: str, counts: Sequence[int], rows: Tensor | None = None) -> None:
         self.files, self.column, self.counts = tuple(files), column, tuple(counts)
         self.rows = torch.arange(sum(counts)) if rows is None else rows
 
@@ -66,9 +62,7 @@ class ParquetImages(EncodedImages):
                     wanted = rows[first:last] - offset
                     offset += len(batch)
                     if len(wanted):
-                        yield _items(
-                            batch.column(0).take(pa.array(wanted)), path, offset - len(batch) + wanted
-                        )
+                        yield _items(batch.column(0).take(pa.array(wanted)), path, offset - len(batch) + wanted)
 
     def key(self) -> str:
         stats = ((path.resolve(), path.stat()) for path in self.files)
@@ -80,9 +74,7 @@ def _items(column: Any, path: Path, rows: np.ndarray) -> list[tuple[str, bytes |
     values = column.field("bytes") if pa.types.is_struct(column.type) else column
     if values.null_count:
         raise DataError(f"'{path}' has rows without image bytes: store the images inside the file")
-    return [
-        (f"{path}, row {row}", value) for row, value in zip(rows.tolist(), values.to_pylist(), strict=True)
-    ]
+    return [(f"{path}, row {row}", value) for row, value in zip(rows.tolist(), values.to_pylist(), strict=True)]
 
 
 def parquet_files(path: Path) -> list[Path]:
@@ -92,9 +84,7 @@ def parquet_files(path: Path) -> list[Path]:
 
 def _of_split(files: list[Path], names: tuple[str, ...]) -> list[Path]:
     for name in names:
-        found = [
-            f for f in files if f.stem == name or f.name.startswith((f"{name}-", f"{name}_", f"{name}."))
-        ]
+        found = [f for f in files if f.stem == name or f.name.startswith((f"{name}-", f"{name}_", f"{name}."))]
         found = found or [f for f in files if f.parent.name == name]
         if found:
             return found
@@ -119,9 +109,7 @@ def read_parquet(path: Path, split: str) -> Raw:
     chosen = _of_split(files, aliases(split))
     if not chosen:
         names = ", ".join(file.name for file in files[:5])
-        raise DataError(
-            f"'{path}' has no files '{split}-*.parquet': it has {names}; add them or name another split"
-        )
+        raise DataError(f"'{path}' has no files '{split}-*.parquet': it has {names}; add them or name another split")
     return _read_files(chosen, train)
 
 
@@ -135,9 +123,7 @@ def _read_files(files: list[Path], train: list[Path] | None) -> Raw:
     image = _column(schema, _IMAGE_COLUMNS, "image", files[0])
     label = _column(schema, _LABEL_COLUMNS, "label", files[0])
     if not _is_encoded(schema.field(image).type):
-        raise DataError(
-            f"column '{image}' of '{files[0]}' is {schema.field(image).type}: give image files as bytes"
-        )
+        raise DataError(f"column '{image}' of '{files[0]}' is {schema.field(image).type}: give image files as bytes")
     labels = _labels(files, label)
     names = _class_names(schema, label)
     if names is None:
@@ -161,8 +147,7 @@ def _column(schema: pa.Schema, names: tuple[str, ...], what: str, path: Path) ->
         if name in schema.names:
             return name
     raise DataError(
-        f"'{path}' has no {what} column: name it {' or '.join(names)} "
-        f"(it has {', '.join(schema.names) or 'none'})"
+        f"'{path}' has no {what} column: name it {' or '.join(names)} (it has {', '.join(schema.names) or 'none'})"
     )
 
 
@@ -184,12 +169,8 @@ def _labels(files: list[Path], column: str) -> np.ndarray:
         if values.null_count or not (
             pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
         ):
-            raise DataError(
-                f"label column '{column}' of '{path}' is {kind} or has nulls: give integers or strings"
-            )
-        parts.append(
-            values.to_numpy() if pa.types.is_integer(kind) else np.array(values.to_pylist(), dtype=str)
-        )
+            raise DataError(f"label column '{column}' of '{path}' is {kind} or has nulls: give integers or strings")
+        parts.append(values.to_numpy() if pa.types.is_integer(kind) else np.array(values.to_pylist(), dtype=str))
     return np.concatenate(parts)
 
 

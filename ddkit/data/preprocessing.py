@@ -60,8 +60,7 @@ class Preprocessing:
             )
         if not all(map(math.isfinite, self.mean)) or not all(math.isfinite(s) and s > 0 for s in self.std):
             raise DataError(
-                f"preprocessing mean {self.mean}, std {self.std}: "
-                "give finite means and positive finite deviations"
+                f"preprocessing mean {self.mean}, std {self.std}: give finite means and positive finite deviations"
             )
         self._check_zca()
 
@@ -125,9 +124,7 @@ class Preprocessing:
 
     def fits(self, shape: tuple[int, int, int]) -> bool:
         """Return whether images of ``shape`` (C, H, W) can be preprocessed."""
-        return shape[0] == self.channels and (
-            self.zca_mean is None or math.prod(shape) == self.zca_mean.numel()
-        )
+        return shape[0] == self.channels and (self.zca_mean is None or math.prod(shape) == self.zca_mean.numel())
 
     def describe(self) -> str:
         """Return, for messages, which images this preprocessing is for."""
@@ -149,12 +146,10 @@ class Preprocessing:
         self._check(images)
         at_rest = images.dtype == torch.uint8
         if not at_rest and not images.is_floating_point():
-            raise DataError(
-                f"cannot preprocess {images.dtype} images: give uint8, or floats on the [0, 1] scale"
-            )
+            raise DataError(f"cannot preprocess {images.dtype} images: give uint8, or floats on the [0, 1] scale")
         scale, shift = self._on(images.device)[:2] if at_rest else self._on(images.device)[2:4]
         if at_rest and images.device.type == "cpu":
-            # In place on the fresh copy: four times faster on a CPU than one addcmul with a cast inside.
+            # In place on the fresh copy: measured 1.4 to 3 times faster on a CPU core than a casting addcmul.
             output = images.to(torch.float32).mul_(scale).add_(shift)
         else:
             output = torch.addcmul(shift, images, scale).to(torch.float32)
@@ -228,9 +223,7 @@ class Preprocessing:
         if device not in self._constants:
             # Ordinary tensors even when first asked for inside inference mode: autograd may need them later.
             with torch.inference_mode(False):
-                mean, std = (
-                    torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1) for v in (self.mean, self.std)
-                )
+                mean, std = (torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1) for v in (self.mean, self.std))
                 affine = (1 / (255 * std), -mean / std, 1 / std, -mean / std, std, mean)
                 tensors = [value.to(torch.float32).to(device) for value in affine]
                 tensors += [tensor.to(device) for tensor in self.to_tensors().values()]

@@ -56,11 +56,7 @@ class Raw:
 
     def select(self, index: Tensor) -> Raw:
         """Return the images and labels at ``index``, int64 ``(n,)`` ascending."""
-        images = (
-            self.images.index_select(0, index)
-            if isinstance(self.images, Tensor)
-            else self.images.select(index)
-        )
+        images = self.images.index_select(0, index) if isinstance(self.images, Tensor) else self.images.select(index)
         return replace(self, images=images, labels=self.labels[index])
 
     def lone_part(self, split: str, where: str) -> Raw:
@@ -70,9 +66,7 @@ class Raw:
             DataError: another split is asked for, or the set is too small to be divided.
         """
         if split not in ("train", "test"):
-            raise DataError(
-                f"'{where}' has no split '{split}': it is divided into 'train' and 'test' when loaded"
-            )
+            raise DataError(f"'{where}' has no split '{split}': it is divided into 'train' and 'test' when loaded")
         generator = torch.Generator().manual_seed(LONE_SPLIT_SEED)
         held_out = round(LONE_TEST_FRACTION * len(self.labels))
         parts = stratified_split(self.labels, held_out, len(self.class_names), generator)
@@ -98,7 +92,5 @@ def encode_labels(values: Any, known: np.ndarray, where: str) -> Tensor:
     values = np.asarray(values)
     strange = np.setdiff1d(values, known)
     if len(strange):
-        raise DataError(
-            f"label '{strange[0]}' of '{where}' is no class of the training split: remove or rename it"
-        )
+        raise DataError(f"label '{strange[0]}' of '{where}' is no class of the training split: remove or rename it")
     return torch.from_numpy(np.searchsorted(known, values).astype(np.int64))

@@ -90,9 +90,7 @@ def gather_images(
         try:
             write_atomically(path, lambda temporary: _write_chunks(temporary, chunks))
         except CheckpointError as error:
-            raise DataError(
-                f"{error}; DDKIT_CACHE names the folder for decoded images, {size} bytes here"
-            ) from error
+            raise DataError(f"{error}; DDKIT_CACHE names the folder for decoded images, {size} bytes here") from error
     mapped = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
     return mapped.view(shape), MappedFile(path, above)
 

@@ -69,9 +69,7 @@ def covariance(images: Tensor) -> tuple[Tensor, Tensor]:
     return mean + 128, gram / len(images) - torch.outer(mean, mean)
 
 
-def whitening(
-    images: Tensor, mean: Tensor, std: Tensor, regularisation: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def whitening(images: Tensor, mean: Tensor, std: Tensor, regularisation: float) -> tuple[Tensor, Tensor, Tensor]:
     """Fit ZCA to the standardised pixels of ``images``; the equation is that of ``Preprocessing.fit``.
 
     Args:

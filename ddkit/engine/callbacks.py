@@ -96,7 +96,7 @@ class JsonlMetrics(Callback):
         kept = [line for line in read_lines(path) if line["step"] <= run.step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-        self._stream = path.open("a", encoding="utf-8")
+        self._stream = path.open("a", buffering=1, encoding="utf-8")
         self._interval = self.every or max(1, run.config.steps // 2000)
 
     def on_step(self, run: Run) -> None:
@@ -227,7 +227,9 @@ class PeriodicEvaluation(Callback):
             return
         from ddkit.evaluation import evaluate, recipe
 
-        current = run.synthesizer.materialise(run.real.preprocessing, run.real.class_names, {"method": run.config.method})
+        current = run.synthesizer.materialise(
+            run.real.preprocessing, run.real.class_names, {"method": run.config.method}
+        )
         result = evaluate(
             current,
             self.held_out,
@@ -249,9 +251,7 @@ class EarlyStop(Callback):
         smoothing: decay of a moving average over the scalar; 0 for none.
     """
 
-    def __init__(
-        self, patience: int, scalar: str = "accuracy", min_delta: float = 0.0, smoothing: float = 0.0
-    ) -> None:
+    def __init__(self, patience: int, scalar: str = "accuracy", min_delta: float = 0.0, smoothing: float = 0.0) -> None:
         if patience < 1:
             raise ConfigError(f"early stop after {patience} evaluations: must be at least 1")
         if not 0 <= smoothing < 1:

@@ -11,8 +11,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
-
 from ddkit import methods
 from ddkit.artifact import DistilledDataset
 from ddkit.config import DistillConfig

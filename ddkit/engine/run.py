@@ -89,7 +89,9 @@ class RunFolder:
             if not self.config.is_file():
                 raise ConfigError(f"'{self.path}' is not empty and holds no run: choose another output folder")
             if not resume:
-                raise ConfigError(f"'{self.path}' holds another run: add --resume to continue it, or choose another --out")
+                raise ConfigError(
+                    f"'{self.path}' holds another run: add --resume to continue it, or choose another --out"
+                )
             self._check_same(content)
         elif resume:
             raise ConfigError(f"'{self.path}' holds no run to resume: check --out, or leave --resume out")
@@ -153,7 +155,7 @@ def environment(device: str) -> dict[str, Any]:
     accelerator = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
     return {
         "versions": versions,
-        "hardware": {"cpu": _cpu_name(), "threads": torch.get_num_threads(), "device": accelerator or device},
+        "hardware": {"cpu": cpu_name(), "threads": torch.get_num_threads(), "device": accelerator or device},
     }
 
 
@@ -165,7 +167,8 @@ def peak_memory_bytes(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Return the processor's name."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

@@ -120,7 +120,6 @@ class KCenterSelector(_FeatureSelector):
         )
 
 
-
 class CoresetSession:
     """A coreset method put together from a configuration, ready to run.
 
@@ -141,9 +140,7 @@ class CoresetSession:
         self.device = resolve_device(config.device)
         cost = pass_cost(ModelSpec.parse(config.model).build(real.shape, real.num_classes, seed=0), real.shape)
         work = 3.0 * len(real) * config.selection.options.get("epochs", 0) * cost.multiply_adds
-        self.precision = resolve_precision(
-            config.precision, config.compile, multiply_adds=work, device=self.device
-        )
+        self.precision = resolve_precision(config.precision, config.compile, multiply_adds=work, device=self.device)
 
     def run(self, metadata: dict[str, Any]) -> DistilledDataset:
         """Pick real images and return them as an artifact, at rest (uint8) with their indices."""

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddkit import augment
-from ddkit import evaluation
+from ddkit import augment, evaluation
 from ddkit import networks as network_sources
 from ddkit import objectives as objective_pieces
 from ddkit import synthesis as synthesis_pieces
@@ -177,9 +176,7 @@ def _optimiser(parameters: list[nn.Parameter], config: OptimiserConfig, group: s
     settings = config.of(group)
     if settings.name == "adam":
         return torch.optim.Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(
-        parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-    )
+    return torch.optim.SGD(parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
 class _Average:
@@ -228,4 +225,3 @@ def result_metadata(config: DistillConfig, real: RealData) -> dict[str, Any]:
         "recipe": recipe.model_dump(mode="json"),
         "selection": "last step; nothing was selected on test data",
     }
-

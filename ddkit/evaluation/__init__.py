@@ -1,6 +1,7 @@
 """How good is a distilled set: train on it, then compare with controls and published figures."""
 
 from ddkit.evaluation.accuracy import accuracies, accuracy
+from ddkit.evaluation.assess import assess, merge_draws, write_evaluation
 from ddkit.evaluation.baselines import baseline_sets, images_per_class_for_bytes, whole_accuracy
 from ddkit.evaluation.compatibility import check_compatible
 from ddkit.evaluation.evaluate import WHOLE_RECIPE, evaluate, evaluate_real, network_seeds, recipe_of
@@ -36,6 +37,7 @@ __all__ = [
     "TwoLevelSummary",
     "accuracies",
     "accuracy",
+    "assess",
     "augmentation_robust_score",
     "baseline_sets",
     "check_compatible",
@@ -43,6 +45,7 @@ __all__ = [
     "evaluate_real",
     "images_per_class_for_bytes",
     "label_robust_score",
+    "merge_draws",
     "network_seeds",
     "paired_difference",
     "published",
@@ -54,4 +57,5 @@ __all__ = [
     "train_networks",
     "two_level",
     "whole_accuracy",
+    "write_evaluation",
 ]

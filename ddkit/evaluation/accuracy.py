@@ -31,21 +31,21 @@ def accuracies(
     device, how = parameter.device, Precision(getattr(torch, precision))
     labels = test.labels.to(device)
     correct = torch.zeros(len(models), dtype=torch.int64, device=device)
-    with torch.inference_mode(), how.autocast(device):
+    try:
         for model in models:
             model.eval()
-        for start in range(0, len(test), batch):
-            index = torch.arange(start, min(start + batch, len(test)))
-            images = test.batch(index).to(device, parameter.dtype, memory_format=torch.channels_last)
-            truth = labels[start : start + batch]
-            correct += torch.stack([(model(images).argmax(dim=1) == truth).sum() for model in models])
-    for model, mode in zip(models, modes, strict=True):
-        model.train(mode)
+        with torch.inference_mode(), how.autocast(device):
+            for start in range(0, len(test), batch):
+                index = torch.arange(start, min(start + batch, len(test)))
+                images = test.batch(index).to(device, parameter.dtype, memory_format=torch.channels_last)
+                truth = labels[start : start + batch]
+                correct += torch.stack([(model(images).argmax(dim=1) == truth).sum() for model in models])
+    finally:
+        for model, mode in zip(models, modes, strict=True):
+            model.train(mode)
     return [count / len(test) for count in correct.tolist()]
 
 
-def accuracy(
-    model: nn.Module, test: RealData, batch: int = 512, precision: TrainingPrecision = "float32"
-) -> float:
+def accuracy(model: nn.Module, test: RealData, batch: int = 512, precision: TrainingPrecision = "float32") -> float:
     """Return the test accuracy of one model as a fraction; see :func:`accuracies`."""
     return accuracies([model], test, batch, precision)[0]

@@ -83,10 +83,7 @@ class _Request:
 
 
 def _random(request: _Request) -> list[DistilledDataset]:
-    return [
-        request.real_set("random", request.random("random", draw, request.counts))
-        for draw in range(request.draws)
-    ]
+    return [request.real_set("random", request.random("random", draw, request.counts)) for draw in range(request.draws)]
 
 
 def _herding(request: _Request) -> list[DistilledDataset]:
@@ -100,8 +97,7 @@ def _random_bytes(request: _Request) -> list[DistilledDataset]:
     ipc = images_per_class_for_bytes(request.train, request.distilled.budget.bytes)
     counts = [ipc] * request.train.num_classes
     return [
-        request.real_set("random-bytes", request.random("random-bytes", draw, counts))
-        for draw in range(request.draws)
+        request.real_set("random-bytes", request.random("random-bytes", draw, counts)) for draw in range(request.draws)
     ]
 
 
@@ -161,8 +157,8 @@ def images_per_class_for_bytes(train: RealData, available: int) -> int:
     fits = available // (each * train.num_classes)
     if fits < 1:
         raise ConfigError(
-            f"{available} bytes do not hold one real image of {each} bytes for each of {train.num_classes} classes; "
-            "leave the baseline 'random-bytes' out"
+            f"{available} bytes do not hold one real image of {each} bytes for each of {train.num_classes} "
+            "classes; leave the baseline 'random-bytes' out"
         )
     return min(fits, int(train.class_counts.min()))
 
@@ -209,9 +205,7 @@ def baseline_sets(
             f"training set {train.num_classes} of {tuple(train.shape)}; use the data that was distilled"
         )
     if kinds is None:
-        kinds = [
-            kind for kind in (*_KINDS, "whole") if kind != "random-soft" or distilled.label_kind != "hard"
-        ]
+        kinds = [kind for kind in (*_KINDS, "whole") if kind != "random-soft" or distilled.label_kind != "hard"]
     request = _Request(train, distilled, seed, draws)
     sets: dict[str, list[DistilledDataset] | RealData] = {}
     for kind in kinds:

@@ -38,9 +38,7 @@ def check_compatible(distilled: DistilledDataset, test: RealData) -> None:
         raise DataError("distilled images contain NaN or infinite values; distill again with a lower rate")
     if labels.is_floating_point():
         if not bool(labels.isfinite().all()):
-            raise DataError(
-                "distilled labels contain NaN or infinite values; distill again with a lower rate"
-            )
+            raise DataError("distilled labels contain NaN or infinite values; distill again with a lower rate")
         off = float((labels.sum(dim=1) - 1).abs().max())
         if distilled.label_kind == "soft" and (off > SOFT_LABEL_TOLERANCE or float(labels.min()) < 0):
             raise DataError(
@@ -53,6 +51,7 @@ def check_compatible(distilled: DistilledDataset, test: RealData) -> None:
             f"the test set '{test.name}' ({test.split}) is the data that the set was made from; "
             "evaluate on the test split"
         )
+    _warn_of_missing_classes(distilled)
 
 
 def _check_classes(distilled: DistilledDataset, test: RealData) -> None:
@@ -69,8 +68,11 @@ def _check_classes(distilled: DistilledDataset, test: RealData) -> None:
             f"class {first} is '{ours[first]}' in the distilled set and '{theirs[first]}' in the test set; "
             "use the test split of the distilled data"
         )
+
+
+def _warn_of_missing_classes(distilled: DistilledDataset) -> None:
     counts = torch.bincount(distilled.hard_labels(), minlength=distilled.num_classes)
-    missing = [ours[i] for i in (counts == 0).nonzero().flatten().tolist()]
+    missing = [distilled.class_names[label] for label in (counts == 0).nonzero().flatten().tolist()]
     if missing:
         warnings.warn(
             f"the distilled set has no image of class {', '.join(missing)}: networks cannot learn it",

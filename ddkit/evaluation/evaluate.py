@@ -1,4 +1,4 @@
-"""How a distilled set becomes an accuracy: fresh networks trained on it and tested on untouched real images."""
+"""How a distilled set becomes an accuracy: fresh networks trained on it, tested on untouched real images."""
 
 from __future__ import annotations
 
@@ -67,9 +67,7 @@ class _Shared:
     stacked: bool | None
 
 
-def _run_task(
-    shared: _Shared, task: _Task, progress: EvaluationProgress | None = None
-) -> tuple[list[float], float]:
+def _run_task(shared: _Shared, task: _Task, progress: EvaluationProgress | None = None) -> tuple[list[float], float]:
     """Train and test the networks of a task; returns their accuracies and the seconds it took."""
     start = time.perf_counter()
     name = task.spec.canonical()
@@ -116,8 +114,8 @@ def _evaluate_rows(
         model = spec.build(shared.test.shape, shared.test.num_classes, 0)
         if uses_batch_norm(model) and len(shared.images) < BATCH_NORM_IMAGES:
             warnings.warn(
-                f"'{spec.canonical()}' has batch norm and the set {len(shared.images)} images: its accuracy is "
-                "dominated by running statistics; prefer norm='instance'",
+                f"'{spec.canonical()}' has batch norm and the set {len(shared.images)} images: its accuracy "
+                "is dominated by running statistics; prefer norm='instance'",
                 stacklevel=3,
             )
     seeds = {spec: network_seeds(seed, spec, repeats) for spec in specs}

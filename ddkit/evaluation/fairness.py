@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
@@ -184,8 +184,7 @@ def robust_scores(
         augmented = recipe.replace(augmentation=TrainingRecipe.standard(train.name).augmentation)
     plain = recipe.replace(augmentation="none")
     kind = "random" if distilled.label_kind == "hard" else "random-soft"
-    controls = baseline_sets(train, distilled, (kind,), seed, draws)[kind]
-    assert isinstance(controls, list)
+    controls = cast("list[DistilledDataset]", baseline_sets(train, distilled, (kind,), seed, draws)[kind])
 
     def mean(sets: list[DistilledDataset], how: TrainingRecipe) -> float:
         results = [evaluate(one, test, (architecture,), repeats, how, seed, **options) for one in sets]
@@ -202,9 +201,7 @@ def robust_scores(
     if distilled.label_kind != "hard":
         hard = mean([_hardened(distilled)], recipe.replace(loss="auto"))
     if whole is None:
-        whole = (
-            evaluate_real(train, test, (architecture,), repeats, whole_recipe, seed, **options).rows[0].mean
-        )
+        whole = evaluate_real(train, test, (architecture,), repeats, whole_recipe, seed, **options).rows[0].mean
     hlr = hard_label_recovery(whole, hard)
     ior = improvement_over_random(accuracies[f"distilled-{own}"], accuracies[f"random-{own}"])
     margins = [accuracies[f"distilled-{how}"] - accuracies[f"random-{how}"] for how in ("augmented", "plain")]

@@ -130,8 +130,7 @@ class SerialLearner(Learner):
 
 
 class StackedLearner(Learner):
-    """R networks of one architecture as stacked weights (R, ...), differentiated by ``vmap`` of
-    ``torch.func.grad``."""
+    """R networks of one architecture as stacked weights (R, ...), differentiated by ``vmap`` of ``grad``."""
 
     def __init__(self, models: Sequence[nn.Module], setting: Setting) -> None:
         self.models = list(models)

@@ -87,9 +87,7 @@ def _published_architecture(architecture: str, dataset: str) -> str:
     return _plain(architecture)
 
 
-def published(
-    method: str, dataset: str, ipc: int | None, architecture: str = "ConvNet"
-) -> PublishedFigure | None:
+def published(method: str, dataset: str, ipc: int | None, architecture: str = "ConvNet") -> PublishedFigure | None:
     """Look a figure up; spelling of names (case, hyphens) does not matter.
 
     Args:

@@ -56,12 +56,12 @@ class ArchitectureResult(BaseModel):
 
     @property
     def interval95(self) -> tuple[float, float] | None:
-        """95 % t-interval of the mean over networks; None for one network. The spread between sets is not in it."""
+        """95 % t-interval of the mean over the networks, None for one; it leaves out the spread of sets."""
         return self.summary.interval95
 
 
 class EvaluationResult(BaseModel):
-    """Result of :func:`ddkit.evaluation.evaluate`; :meth:`as_dict` and :meth:`from_dict` round-trip through JSON.
+    """Result of :func:`ddkit.evaluation.evaluate`, with :meth:`as_dict` and :meth:`from_dict` for JSON.
 
     Args:
         rows: one result per architecture.
@@ -115,9 +115,7 @@ class EvaluationResult(BaseModel):
             ConfigError: the content is not that of an evaluation result.
         """
         try:
-            rows = [
-                {key: value for key, value in row.items() if key not in _DERIVED} for row in content["rows"]
-            ]
+            rows = [{key: value for key, value in row.items() if key not in _DERIVED} for row in content["rows"]]
             return cls.model_validate({**content, "rows": rows})
         except ValidationError as error:
             raise ConfigError(f"not an evaluation result: {describe_validation_error(error)}") from None

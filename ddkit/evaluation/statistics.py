@@ -132,9 +132,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> PairedDifferenc
     """
     first, second = _checked(a, "the first values"), _checked(b, "the second values")
     if first.size != second.size:
-        raise ConfigError(
-            f"paired values must be equally many, got {first.size} and {second.size}; use equal repeats"
-        )
+        raise ConfigError(f"paired values must be equally many, got {first.size} and {second.size}; use equal repeats")
     difference = first - second
     p_value = None
     if difference.size > 1 and difference.std() > 0:

@@ -72,9 +72,7 @@ def _training_set(
 ) -> TrainingSet:
     if labels is None:
         if not isinstance(images, RealData):
-            raise DataError(
-                "train_networks got images without labels; labels may be left out only for a RealData"
-            )
+            raise DataError("train_networks got images without labels; labels may be left out only for a RealData")
         labels = images.labels
     if isinstance(images, Tensor):
         if images.ndim != 4 or not images.is_floating_point():
@@ -84,9 +82,7 @@ def _training_set(
             )
         images = images.detach().to(device)
     if len(images) == 0 or len(labels) != len(images):
-        raise DataError(
-            f"got {len(images)} training images and {len(labels)} labels; give as many, at least one"
-        )
+        raise DataError(f"got {len(images)} training images and {len(labels)} labels; give as many, at least one")
     labels = labels.detach().to(device)
     dtype = images.dtype if isinstance(images, Tensor) else torch.float32
     if labels.is_floating_point():
@@ -102,9 +98,7 @@ def _training_set(
 
 def build_optimiser(parameters: list[Tensor], recipe: TrainingRecipe, rate: float) -> torch.optim.SGD:
     """Return a fresh SGD optimiser (fused kernels, empty momentum) with learning rate ``rate``."""
-    return torch.optim.SGD(
-        parameters, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
-    )
+    return torch.optim.SGD(parameters, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True)
 
 
 def _batches(
@@ -196,9 +190,7 @@ def _plan(
     if uses_batch_norm(probe):
         name = setting.spec.canonical()
         if stacked:
-            raise ConfigError(
-                f"stacked=True with '{name}': batch norm keeps statistics per network; use stacked=False"
-            )
+            raise ConfigError(f"stacked=True with '{name}': batch norm keeps statistics per network; use stacked=False")
         if pad_last and count % setting.batch:
             raise ConfigError(
                 f"padding the last batch of {setting.batch} out of {count} images would change the batch "

@@ -22,7 +22,11 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
         "networks": {"name": "fresh"},
         "init": "real",
         "augmentation": strategy,
-        "optimiser": {"name": "sgd", "lr": 10.0 if data.name == "cifar10" and ipc >= 100 else 1.0, "momentum": 0.5},
+        "optimiser": {
+            "name": "sgd",
+            "lr": 10.0 if data.name == "cifar10" and ipc >= 100 else 1.0,
+            "momentum": 0.5,
+        },
         "recipe": {"name": "dsa", "augmentation": strategy},
     }
 

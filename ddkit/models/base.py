@@ -146,9 +146,7 @@ def require_positive(model: str, **values: int) -> None:
     """
     for option, value in values.items():
         if value < 1:
-            raise ConfigError(
-                f"{model} option {option}={value} is out of range: use an integer of at least 1"
-            )
+            raise ConfigError(f"{model} option {option}={value} is out of range: use an integer of at least 1")
 
 
 def uses_batch_norm(model: nn.Module) -> bool:

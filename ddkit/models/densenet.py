@@ -27,9 +27,7 @@ class DenseLayer(nn.Module):
 
     def __init__(self, channels: int, growth: int) -> None:
         super().__init__()
-        self.branch = nn.Sequential(
-            *_preactivated(channels, 4 * growth, 1), *_preactivated(4 * growth, growth, 3)
-        )
+        self.branch = nn.Sequential(*_preactivated(channels, 4 * growth, 1), *_preactivated(4 * growth, growth, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, channels + growth, H, W) for ``x`` (N, channels, H, W)."""

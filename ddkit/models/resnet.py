@@ -43,9 +43,7 @@ class _Layers:
 
     def bottleneck(self, channels: int, width: int, stride: int) -> nn.Sequential:
         inner = [*self.activated(channels, width, 1), *self.activated(width, width, 3, stride)]
-        return nn.Sequential(
-            *inner, self.convolution(width, 4 * width, 1), channel_norm(self.norm, 4 * width)
-        )
+        return nn.Sequential(*inner, self.convolution(width, 4 * width, 1), channel_norm(self.norm, 4 * width))
 
     def shortcut(self, channels: int, out_channels: int, stride: int) -> nn.Module:
         if stride == 1 and channels == out_channels:
@@ -121,9 +119,7 @@ class ResNet(FeatureModel):
                 stride = 2 if group > 0 and index == 0 else 1
                 build = layers.bottleneck if bottleneck else layers.basic
                 branch = build(channels, width << group, stride)
-                members.append(
-                    ResidualBlock(branch, layers.shortcut(channels, expansion * width << group, stride))
-                )
+                members.append(ResidualBlock(branch, layers.shortcut(channels, expansion * width << group, stride)))
                 channels = expansion * width << group
             stages.append(nn.Sequential(*members))
         pixels = (shape[1] // 8) * (shape[2] // 8) if average_pooling else 1
@@ -168,9 +164,7 @@ def resnet18_ap(shape: Shape, num_classes: int, *, norm: ResNetNorm = "instance"
 
     Proposed with gradient matching (Zhao et al., 2021), whose gradients strided convolutions spoil.
     """
-    return ResNet(
-        shape, num_classes, blocks=(2, 2, 2, 2), norm=norm, average_pooling=True, name="resnet18_ap"
-    )
+    return ResNet(shape, num_classes, blocks=(2, 2, 2, 2), norm=norm, average_pooling=True, name="resnet18_ap")
 
 
 def resnet152(shape: Shape, num_classes: int, *, norm: ResNetNorm = "instance") -> ResNet:

@@ -66,9 +66,7 @@ class ModelSpec:
             return text
         match = _TEXT.fullmatch(text)
         if match is None:
-            raise ConfigError(
-                f"cannot read the model '{text}': write it as name or name:option=value,option=value"
-            )
+            raise ConfigError(f"cannot read the model '{text}': write it as name or name:option=value,option=value")
         options: dict[str, Any] = {}
         for part in filter(None, (match["colon"] or match["paren"] or "").split(",")):
             key, equals, value = (piece.strip() for piece in part.partition("="))
@@ -127,9 +125,7 @@ class ModelSpec:
         record: tuple[ModelSpec, Shape, int] | None = getattr(model, _RECORD, None)
         if record is None or record[0] != self:
             origin = f"was built as {record[0].canonical()}" if record else "was not built by ddkit.models"
-            raise ConfigError(
-                f"cannot reset a model as {self.canonical()}: it {origin}; build it with the same spec"
-            )
+            raise ConfigError(f"cannot reset a model as {self.canonical()}: it {origin}; build it with the same spec")
         fresh = self.build(*record[1:], seed)
         target = list(chain(model.parameters(), model.buffers()))
         source = list(chain(fresh.parameters(), fresh.buffers()))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -37,13 +40,12 @@ class Network:
         self.num_classes = num_classes
         self.device = torch.device(device)
         self.precision = precision or Precision()
-        self.module = spec.build(shape, num_classes, seed=0).to(
-            self.device, memory_format=torch.channels_last
-        )
+        self.module = spec.build(shape, num_classes, seed=0).to(self.device)
+        self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.module.train()
         self.has_batch_norm = uses_batch_norm(self.module)
         self.cost: PassCost = pass_cost(self.module, shape)
-        self._features = self.precision.compiled(self.module.features)
+        self._features = self.precision.compiled(cast("Callable[[Tensor], Tensor]", self.module.features))
         self._loss = self.precision.compiled(self._mean_cross_entropy)
 
     @property

@@ -78,15 +78,22 @@ class SyntheticTrainedNetworks(NetworkSource):
         batch_size: synthetic images per SGD step.
     """
 
-    def __init__(
-        self, outer_loop: int = 1, inner_epochs: int = 1, lr: float = 0.01, batch_size: int = 256
-    ) -> None:
-        for name, value in (("outer_loop", outer_loop), ("inner_epochs", inner_epochs), ("batch_size", batch_size)):
+    def __init__(self, outer_loop: int = 1, inner_epochs: int = 1, lr: float = 0.01, batch_size: int = 256) -> None:
+        for name, value in (
+            ("outer_loop", outer_loop),
+            ("inner_epochs", inner_epochs),
+            ("batch_size", batch_size),
+        ):
             if value < 1:
                 raise ConfigError(f"networks.{name}={value} must be at least 1")
         if lr <= 0:
             raise ConfigError(f"networks.lr={lr} must be positive")
-        self.outer_loop, self.inner_epochs, self.lr, self.batch_size = outer_loop, inner_epochs, lr, batch_size
+        self.outer_loop, self.inner_epochs, self.lr, self.batch_size = (
+            outer_loop,
+            inner_epochs,
+            lr,
+            batch_size,
+        )
         self.position = 0
 
     def current(self) -> Network:

@@ -38,7 +38,7 @@ def train_epochs(
     count = len(images)
     size = min(batch_size, count)
     network.module.requires_grad_(True)
-    parameters = list(network.module.parameters())
+    parameters: list[Tensor] = list(network.module.parameters())
     images = network.prepare(images)
     targets = targets.to(network.device)
     full = torch.full((size,), 1.0 / size, device=network.device, dtype=network.dtype)
@@ -52,7 +52,12 @@ def train_epochs(
                 if network.has_batch_norm:
                     weights = torch.full_like(full[: len(index)], 1.0 / len(index))
                 else:
-                    weights = torch.cat([torch.full_like(full, 1.0 / len(index))[: len(index)], full.new_zeros(size - len(index))])
+                    weights = torch.cat(
+                        [
+                            torch.full_like(full, 1.0 / len(index))[: len(index)],
+                            full.new_zeros(size - len(index)),
+                        ]
+                    )
                     index = torch.cat([index, index.new_zeros(size - len(index))])
             batch = augmentation.train(images[index], generator)
             gradients = torch.autograd.grad(network.loss(batch, targets[index], weights), parameters)

@@ -29,7 +29,10 @@ def uses_vectors_only(metric: str) -> bool:
 
 
 def gradient_distance(
-    synthetic: Sequence[Tensor], real: Sequence[Tensor], metric: Metric = "ours", magnitude_weight: float = 1.0
+    synthetic: Sequence[Tensor],
+    real: Sequence[Tensor],
+    metric: Metric = "ours",
+    magnitude_weight: float = 1.0,
 ) -> Tensor:
     r"""Return the distance of every class between two lists of gradients (survey Eqs. 22, 23 and 26).
 

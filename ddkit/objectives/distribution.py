@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ddkit.augment import Draws
 from ddkit.errors import ConfigError
 from ddkit.objectives.base import Context, Objective, registry
 from ddkit.synthesis import Synthesizer
@@ -84,9 +85,7 @@ class DistributionMatching(Objective):
             total += float(loss.detach())
         return {"loss": total}
 
-    def _chunk_loss(
-        self, synthesizer: Synthesizer, classes: Tensor, draws: object, real_means: Tensor
-    ) -> Tensor:
+    def _chunk_loss(self, synthesizer: Synthesizer, classes: Tensor, draws: Draws, real_means: Tensor) -> Tensor:
         network = self.context.network
         device = synthesizer.classes.device
         images, _ = synthesizer(synthesizer.index_of(classes.to(device)))

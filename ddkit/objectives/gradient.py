@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ddkit.augment import Draws
 from ddkit.errors import ConfigError
 from ddkit.objectives.base import Context, Objective, registry
 from ddkit.objectives.class_gradients import class_gradients, default_class_chunk
@@ -80,7 +81,7 @@ class GradientMatching(Objective):
             total += float(loss.detach())
         return {"loss": total}
 
-    def _chunk_loss(self, synthesizer: Synthesizer, classes: Tensor, draws: object, real: list[Tensor]) -> Tensor:
+    def _chunk_loss(self, synthesizer: Synthesizer, classes: Tensor, draws: Draws, real: list[Tensor]) -> Tensor:
         device = synthesizer.classes.device
         images, targets = synthesizer(synthesizer.index_of(classes.to(device)))
         group = classes.repeat_interleave(synthesizer.decoded_per_class).to(device)

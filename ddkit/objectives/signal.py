@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddkit.augment import Augmentation
+from ddkit.augment import Augmentation, Draws
 from ddkit.data import RealData
 from ddkit.networks import Network
 from ddkit.objectives.class_gradients import class_gradients, freeze_batch_norm
@@ -34,7 +34,7 @@ class Signal(ABC):
         self.batch = batch
 
     @abstractmethod
-    def feature_means(self, network: Network, classes: Tensor, draws: Any) -> Tensor:
+    def feature_means(self, network: Network, classes: Tensor, draws: Draws) -> Tensor:
         """Return the mean feature of a batch of each class.
 
         Args:
@@ -48,7 +48,7 @@ class Signal(ABC):
 
     @abstractmethod
     def gradients(
-        self, network: Network, classes: Tensor, draws: Any, names: Sequence[str], class_chunk: int
+        self, network: Network, classes: Tensor, draws: Draws, names: Sequence[str], class_chunk: int
     ) -> list[Tensor]:
         """Return the gradient of the loss on a batch of each class.
 
@@ -78,7 +78,7 @@ class Signal(ABC):
 class RealSignal(Signal):
     """The real data as they are: a class-balanced mini-batch per query, without replacement inside a class."""
 
-    def _sample(self, classes: Tensor, draws: Any, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _sample(self, classes: Tensor, draws: Draws, n: int) -> tuple[Tensor, Tensor, Tensor]:
         images, labels = self.real.sample(classes, n, self.streams("real"))
         position = torch.empty(self.real.num_classes, dtype=torch.int64)
         position[classes] = torch.arange(len(classes))
@@ -87,7 +87,7 @@ class RealSignal(Signal):
             images = self.augmentation.apply(images, draws, group)
         return images, labels, group
 
-    def feature_means(self, network: Network, classes: Tensor, draws: Any) -> Tensor:
+    def feature_means(self, network: Network, classes: Tensor, draws: Draws) -> Tensor:
         """Return the class means over a batch, accumulated in the network's number format.
 
         The batch streams through the network in chunks of one static shape, the last one padded, so that memory stays
@@ -112,7 +112,7 @@ class RealSignal(Signal):
         return total / counts[:, None]
 
     def gradients(
-        self, network: Network, classes: Tensor, draws: Any, names: Sequence[str], class_chunk: int
+        self, network: Network, classes: Tensor, draws: Draws, names: Sequence[str], class_chunk: int
     ) -> list[Tensor]:
         """Return the class gradients over a batch, ``class_chunk`` classes at a time."""
         images, labels, group = self._sample(classes, draws, self.batch)

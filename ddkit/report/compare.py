@@ -10,9 +10,7 @@ from ddkit.report.accuracy import AccuracyRow, accuracy_rows
 from ddkit.report.runs import RunContent, read_run
 
 
-def comparison_table(
-    runs: Iterable[Path | str | RunContent], baselines: bool = False
-) -> list[dict[str, Any]]:
+def comparison_table(runs: Iterable[Path | str | RunContent], baselines: bool = False) -> list[dict[str, Any]]:
     """Put runs side by side: one row per run and architecture.
 
     Args:

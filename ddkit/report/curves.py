@@ -91,9 +91,7 @@ def scalar_keys(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     return [key for key in keys if key not in ("step", "seconds")]
 
 
-def _series(
-    metrics: Sequence[Mapping[str, Any]], key: str
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _series(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return steps and values of one key; values that are no finite numbers become NaN."""
     if key not in scalar_keys(metrics):
         available = ", ".join(scalar_keys(metrics)) or "none"

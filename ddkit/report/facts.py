@@ -66,9 +66,7 @@ def paper(run: RunContent) -> str | None:
     text = run.find("paper")
     if not text:
         method = _registered(run.method)
-        text = (
-            ", ".join(part for part in (method.title, method.paper, method.url) if part) if method else None
-        )
+        text = ", ".join(part for part in (method.title, method.paper, method.url) if part) if method else None
     return re.sub(r"\b\w+://", "", str(text)) if text else None
 
 
@@ -99,9 +97,7 @@ def state_notice(run: RunContent) -> str | None:
     state = str(run.info.get("state") or "finished")
     if state == "finished":
         return None
-    return f"{state[0].upper()}{state[1:]}." + (
-        f" It took {formats.count(run.steps)} steps." if run.steps else ""
-    )
+    return f"{state[0].upper()}{state[1:]}." + (f" It took {formats.count(run.steps)} steps." if run.steps else "")
 
 
 def key_figures(run: RunContent, rows: Sequence[AccuracyRow]) -> list[tuple[str, str, str]]:
@@ -160,9 +156,7 @@ def cost(run: RunContent) -> list[tuple[str, str]]:
     real_bytes, steps, seconds = run.real_bytes, run.steps, run.seconds
     if run.distilled is not None:
         budget = run.distilled.budget
-        values["Distilled set"] = (
-            f"{formats.size(budget.bytes)} ({formats.count(budget.floats)} stored numbers)"
-        )
+        values["Distilled set"] = f"{formats.size(budget.bytes)} ({formats.count(budget.floats)} stored numbers)"
         if budget.decoded_images != budget.images:
             values["Decoded images"] = (
                 f"{formats.count(budget.decoded_images)} from {formats.count(budget.images)} stored"
@@ -207,14 +201,26 @@ def notes(run: RunContent) -> list[str]:
         found.append(_LABEL_NOTES.get(run.distilled.label_kind, f"Label kind: {run.distilled.label_kind}."))
     learned = run.find("learned", default={})
     if isinstance(learned, Mapping) and learned:
-        pairs = ", ".join(
-            f"{key.replace('_', ' ')} {formats.number(value)}" for key, value in learned.items()
-        )
+        pairs = ", ".join(f"{key.replace('_', ' ')} {formats.number(value)}" for key, value in learned.items())
         found.append(f"Learned with the images: {pairs}.")
     extra = run.find("notes", default=[])
     found.extend([str(note) for note in extra] if isinstance(extra, list) else [str(extra)])
-    found.extend(f"{label}: {result['note']}" for label, result in run.results if result.get("note"))
+    found.extend(_evaluation_notes(run))
     return [note for note in dict.fromkeys(found) if note]
+
+
+def _evaluation_notes(run: RunContent) -> list[str]:
+    """Return the notes of the evaluation once each, naming the training sets unless all share one."""
+    labels: dict[str, list[str]] = {}
+    for label, result in run.results:
+        if result.get("note"):
+            labels.setdefault(str(result["note"]), []).append(display_name(label))
+    return [
+        f"Evaluation: {note}"
+        if len(names) == len(run.results)
+        else f"Evaluation of {', '.join(dict.fromkeys(names))}: {note}"
+        for note, names in labels.items()
+    ]
 
 
 def _per(amount: float, unit: float) -> float | None:

@@ -64,9 +64,7 @@ def write_report(run: Path | str | Sequence[Path | str], out: Path | str | None 
 
 def render(runs: Sequence[RunContent]) -> str:
     """Return the HTML page of the given runs."""
-    environment = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     for name in ("percent", "points", "interval", "count", "size", "duration", "number"):
         environment.filters[name] = getattr(formats, name)
     environment.filters["display"] = facts.display_name
@@ -147,9 +145,9 @@ def _gallery(distilled: DistilledDataset) -> dict[str, Any]:
 def _curve(run: RunContent) -> dict[str, str] | None:
     """Draw losses and accuracies for a light and a dark page; None when neither was logged."""
     logged = scalar_keys(run.metrics)
-    keys = [key for key in logged if "loss" in key.lower()][:2] + [
-        key for key in logged if "accuracy" in key.lower()
-    ][:2]
+    keys = [key for key in logged if "loss" in key.lower()][:2] + [key for key in logged if "accuracy" in key.lower()][
+        :2
+    ]
     if not keys:
         return None
     values = [entry[keys[0]] for entry in run.metrics if formats.known(entry.get(keys[0]))]
@@ -168,9 +166,7 @@ def _accuracy(run: RunContent, rows: list[AccuracyRow]) -> dict[str, Any]:
     lines: list[dict[str, Any]] = [
         {
             "row": row,
-            "images": run.distilled.budget.images
-            if run.distilled is not None and row.distilled
-            else row.images,
+            "images": run.distilled.budget.images if run.distilled is not None and row.distilled else row.images,
             "bytes": run.distilled.budget.bytes if run.distilled is not None and row.distilled else row.bytes,
             "dot": _position(row.mean, low, high),
             "left": _position(row.low if row.low is not None else row.mean, low, high),
@@ -180,13 +176,9 @@ def _accuracy(run: RunContent, rows: list[AccuracyRow]) -> dict[str, Any]:
         for row in rows
     ]
     architectures = dict.fromkeys(row.architecture for row in rows)
-    sources = {
-        row.published.source: None for row in rows if row.published is not None and row.published.source
-    }
+    sources = {row.published.source: None for row in rows if row.published is not None and row.published.source}
     return {
-        "groups": [
-            (name, [line for line in lines if line["row"].architecture == name]) for name in architectures
-        ],
+        "groups": [(name, [line for line in lines if line["row"].architecture == name]) for name in architectures],
         "axis": (low, high),
         "has_published": any(row.published is not None for row in rows),
         "sources": [re.sub(r"^\w+://", "", source) for source in sources],

@@ -59,9 +59,7 @@ def image_grid(
     factor = automatic_scale(width) if scale is None else scale
     tile = (max(1, round(width * factor)), max(1, round(height * factor)))
     bands = [classes[start : start + columns] for start in range(0, len(classes), columns)]
-    heights = [
-        _LABEL_HEIGHT + max(len(group) for _, group in band) * (tile[1] + _GAP) - _GAP for band in bands
-    ]
+    heights = [_LABEL_HEIGHT + max(len(group) for _, group in band) * (tile[1] + _GAP) - _GAP for band in bands]
     across = min(columns, len(classes))
     canvas = Image.new(
         "RGB",
@@ -91,9 +89,7 @@ def images_by_class(
     classes: list[tuple[str, list[Image.Image]]] = []
     for label in labels.unique().tolist():
         index = (labels == label).nonzero()[:per_class, 0]
-        pixels = (
-            images[index].mul(255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        )
+        pixels = images[index].mul(255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         group = [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in pixels]
         classes.append((str(class_names[label]), group))
     return classes
@@ -121,9 +117,7 @@ def png(image: Image.Image) -> bytes:
 
 def _check(images: Tensor, labels: Tensor, class_names: Sequence[str]) -> None:
     if images.ndim != 4 or images.shape[0] == 0 or images.shape[1] not in (1, 3):
-        raise DataError(
-            f"images of shape {tuple(images.shape)} cannot be drawn: (N, C, H, W) with C 1 or 3 is needed"
-        )
+        raise DataError(f"images of shape {tuple(images.shape)} cannot be drawn: (N, C, H, W) with C 1 or 3 is needed")
     if labels.shape != images.shape[:1] or labels.is_floating_point():
         raise DataError(
             f"labels of shape {tuple(labels.shape)} and type {labels.dtype} do not fit {len(images)} images: "

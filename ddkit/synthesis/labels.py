@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ddkit.errors import ConfigError
 
 LabelKind = Literal["hard", "soft", "learned"]
+ArtifactKind = Literal["hard", "soft", "regression"]
 
 
 class Labels(nn.Module, ABC):
@@ -23,7 +24,7 @@ class Labels(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def artifact_kind(self) -> str:
+    def artifact_kind(self) -> ArtifactKind:
         """How an artifact names these targets: ``hard`` or ``soft``."""
 
     @abstractmethod
@@ -53,7 +54,7 @@ class HardLabels(Labels):
         return self.classes[index]
 
     @property
-    def artifact_kind(self) -> str:
+    def artifact_kind(self) -> ArtifactKind:
         """``hard``."""
         return "hard"
 
@@ -82,7 +83,9 @@ class SoftLabels(Labels):
         super().__init__()
         total = probabilities.sum(1)
         if probabilities.min() < 0 or not torch.allclose(total, torch.ones_like(total), atol=1e-4):
-            raise ConfigError("soft labels must be probabilities: every row non-negative with sum 1; normalise them first")
+            raise ConfigError(
+                "soft labels must be probabilities: every row non-negative with sum 1; normalise them first"
+            )
         logits = probabilities.clamp_min(1e-8).log()
         if learned:
             self.logits = nn.Parameter(logits)
@@ -94,7 +97,7 @@ class SoftLabels(Labels):
         return F.softmax(self.logits[index], dim=1)
 
     @property
-    def artifact_kind(self) -> str:
+    def artifact_kind(self) -> ArtifactKind:
         """``soft``."""
         return "soft"
 

@@ -47,9 +47,7 @@ def test_sharing_survives_runs_of_unequal_length_and_any_order() -> None:
     drawn = augmentation.draw(6, generator(2))
     group = torch.arange(6).repeat_interleave(torch.tensor([4, 2, 7, 1, 3, 5]))
     x = images(len(group), 3, 16, 16)
-    expected = torch.cat(
-        [augmentation.apply(x[i : i + 1], drawn, group[i : i + 1]) for i in range(len(group))]
-    )
+    expected = torch.cat([augmentation.apply(x[i : i + 1], drawn, group[i : i + 1]) for i in range(len(group))])
     assert torch.equal(augmentation.apply(x, drawn, group), expected)
     order = torch.randperm(len(group), generator=generator(3))
     assert torch.equal(augmentation.apply(x[order], drawn, group[order]), expected[order])
@@ -93,9 +91,7 @@ def test_crop_shifts_are_uniform_on_nine_values() -> None:
     x = torch.arange(1.0, 1025.0).view(1, 1, 32, 32)
     drawn = augmentation.draw(9000, generator(0))
     # The centre pixel never leaves the frame's reach, so its new value tells the shift exactly.
-    centre = (
-        augmentation.apply(x.expand(9000, -1, -1, -1), drawn, torch.arange(9000))[:, 0, 16, 16].long() - 1
-    )
+    centre = augmentation.apply(x.expand(9000, -1, -1, -1), drawn, torch.arange(9000))[:, 0, 16, 16].long() - 1
     for shift in (centre // 32 - 16, centre % 32 - 16):
         counts = (shift + 4).bincount(minlength=9)
         assert len(counts) == 9 and bool(((counts - 1000).abs() <= 150).all())
@@ -114,9 +110,7 @@ def test_cutout_centre_may_lie_on_either_border(size: int, values: int) -> None:
 def test_half_uniforms_leave_colours_alone() -> None:
     x = images(3, 3, 8, 8)
     augmentation = SiameseAugmentation("color")
-    assert torch.equal(
-        augmentation.apply(x, draws("color", (0.5, 0.5, 0.5)), torch.zeros(3, dtype=torch.int64)), x
-    )
+    assert torch.equal(augmentation.apply(x, draws("color", (0.5, 0.5, 0.5)), torch.zeros(3, dtype=torch.int64)), x)
 
 
 def test_only_the_documented_part_of_a_transform_reaches_the_pixels() -> None:
@@ -156,9 +150,7 @@ def test_train_equals_apply_of_train_draws(strategy: str) -> None:
     augmentation = SiameseAugmentation(strategy)
     x = images(6, 3, 16, 16)
     direct = augmentation.train(x, generator(4))
-    assert torch.equal(
-        direct, augmentation.apply(x, augmentation.draw_train(6, generator(4)), torch.arange(6))
-    )
+    assert torch.equal(direct, augmentation.apply(x, augmentation.draw_train(6, generator(4)), torch.arange(6)))
 
 
 def test_draws_of_several_networks_apply_as_one() -> None:
@@ -201,9 +193,7 @@ def test_meta_gradient_matches_central_differences(family: str) -> None:
 
     def gradient(x: Tensor, y: Tensor, create_graph: bool) -> Tensor:
         logits = augmentation.apply(x, drawn, y).flatten(1).tanh() @ theta.t()
-        return torch.autograd.grad(
-            torch.nn.functional.cross_entropy(logits, y), theta, create_graph=create_graph
-        )[0]
+        return torch.autograd.grad(torch.nn.functional.cross_entropy(logits, y), theta, create_graph=create_graph)[0]
 
     target = gradient(real, torch.arange(classes).repeat_interleave(4), False)
 
@@ -236,9 +226,7 @@ def test_channels_last_input_gives_the_same_pixels() -> None:
     augmentation = SiameseAugmentation(ALL)
     x, drawn = images(12, 3, 16, 16), augmentation.draw(12, generator())
     expected = augmentation.apply(x, drawn, torch.arange(12))
-    assert torch.equal(
-        augmentation.apply(x.to(memory_format=torch.channels_last), drawn, torch.arange(12)), expected
-    )
+    assert torch.equal(augmentation.apply(x.to(memory_format=torch.channels_last), drawn, torch.arange(12)), expected)
 
 
 def test_empty_batch_stays_empty() -> None:

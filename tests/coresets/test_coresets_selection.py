@@ -75,7 +75,7 @@ def test_herding_equals_its_definition() -> None:
     for index, order in zip(classes, picked, strict=True):
         mean, total, left = features[index].mean(0), torch.zeros(7, dtype=torch.float64), index.tolist()
         for k, pick in enumerate(order.tolist()):
-            best = min(left, key=lambda i: float(((k + 1) * mean - total - features[i]).norm()))  # noqa: B023
+            best = min(left, key=lambda i: float(((k + 1) * mean - total - features[i]).norm()))
             assert pick == best
             total, left = total + features[best], [i for i in left if i != best]
 
@@ -148,9 +148,7 @@ def test_large_mean_in_float32_does_not_change_the_selection(select: Select) -> 
 @DETERMINISTIC
 def test_smaller_selection_is_a_prefix(select: Select) -> None:
     features, classes = uneven()
-    assert torch.equal(
-        select(features, classes, 10).view(5, 10)[:, :5], select(features, classes, 5).view(5, 5)
-    )
+    assert torch.equal(select(features, classes, 10).view(5, 10)[:, :5], select(features, classes, 5).view(5, 5))
 
 
 @DETERMINISTIC

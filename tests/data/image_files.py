@@ -53,8 +53,7 @@ def write_parquet(
 ) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     values = [
-        {"bytes": image, "path": f"{i}.png"} if isinstance(image, bytes) else image
-        for i, image in enumerate(images)
+        {"bytes": image, "path": f"{i}.png"} if isinstance(image, bytes) else image for i, image in enumerate(images)
     ]
     table = pa.table({columns[0]: values, columns[1]: labels})
     if names:

@@ -62,9 +62,7 @@ def test_undivided_folder_is_split_80_20_the_same_way_each_time(tmp_path: Path) 
         (["n02", "n01"], ["n01", "n02"]),
     ],
 )
-def test_class_folders_are_numbered_by_value_or_by_name(
-    tmp_path: Path, names: list[str], expected: list[str]
-) -> None:
+def test_class_folders_are_numbered_by_value_or_by_name(tmp_path: Path, names: list[str], expected: list[str]) -> None:
     write_folder(tmp_path / "train", {name: pixels(1, 2, 2, seed=i) for i, name in enumerate(names)})
     real = load(tmp_path)
     assert real.class_names == tuple(expected) and real.labels.tolist() == list(range(len(names)))
@@ -104,9 +102,7 @@ MODES = {
 def test_pixels_equal_those_of_pillow_in_every_format_and_mode(tmp_path: Path, form: str, mode: str) -> None:
     for name in ("a", "b"):
         (tmp_path / "train" / name).mkdir(parents=True)
-        Image.fromarray(pixels(1)[0]).convert(mode).save(
-            tmp_path / "train" / name / f"0.{form.lower()}", form
-        )
+        Image.fromarray(pixels(1)[0]).convert(mode).save(tmp_path / "train" / name / f"0.{form.lower()}", form)
     with Image.open(tmp_path / "train" / "a" / f"0.{form.lower()}") as image:
         wanted = "L" if image.mode in ("1", "L", "LA") else "RGB"
         expected = channels_first(np.asarray(image.convert(wanted))[None])
@@ -160,7 +156,5 @@ def test_damaged_images_are_refused_naming_the_file(tmp_path: Path, form: str) -
 
 
 def test_sixteen_bit_images_are_refused(tmp_path: Path) -> None:
-    write_folder(
-        tmp_path / "train", {"a": pixels(1, channels=1).astype(np.uint16), "b": pixels(1, channels=1)}
-    )
+    write_folder(tmp_path / "train", {"a": pixels(1, channels=1).astype(np.uint16), "b": pixels(1, channels=1)})
     refused("mode I;16: convert it to 8 bits", lambda: load(tmp_path))

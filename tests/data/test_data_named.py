@@ -54,13 +54,9 @@ def test_digits_are_complete_stratified_and_need_no_files() -> None:
     assert (len(train), len(test)) == (1347, 450) and train.shape == test.shape == (1, 8, 8)
     source = load_digits()
     expected = np.rint(source.images * 255 / 16).astype(np.uint8)
-    whole = sorted(
-        (image.tobytes(), int(label)) for image, label in zip(expected, source.target, strict=True)
-    )
+    whole = sorted((image.tobytes(), int(label)) for image, label in zip(expected, source.target, strict=True))
     found = [
-        (i.numpy().tobytes(), int(n))
-        for part in (train, test)
-        for i, n in zip(part.images, part.labels, strict=True)
+        (i.numpy().tobytes(), int(n)) for part in (train, test) for i, n in zip(part.images, part.labels, strict=True)
     ]
     assert sorted(found) == whole
     share = test.class_counts / torch.from_numpy(np.bincount(source.target))
@@ -141,9 +137,7 @@ def test_damaged_idx_files_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_cifar_batches_are_read_through_torchvision(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_cifar_batches_are_read_through_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     kind = getattr(torchvision.datasets, name.upper())
     classes = 10 if name == "cifar10" else 100
     folder = tmp_path / kind.base_folder

@@ -34,9 +34,7 @@ def test_parquet_folder_is_read_across_files_and_row_groups(tmp_path: Path) -> N
         (("train/0000.parquet", "test/0000.parquet"), ("image", "labels")),
     ],
 )
-def test_usual_parquet_names_are_found(
-    tmp_path: Path, places: tuple[str, str], columns: tuple[str, str]
-) -> None:
+def test_usual_parquet_names_are_found(tmp_path: Path, places: tuple[str, str], columns: tuple[str, str]) -> None:
     for place, count in zip(places, (6, 2), strict=True):
         data = [encoded(image) for image in pixels(count)]
         write_parquet(tmp_path / place, data, [i % 2 for i in range(count)], columns=columns)
@@ -104,9 +102,7 @@ def test_bad_parquet_is_refused(tmp_path: Path) -> None:
 
 
 def test_damaged_parquet_is_refused_naming_the_file(tmp_path: Path) -> None:
-    path = write_parquet(
-        tmp_path / "train.parquet", [encoded(i) for i in pixels(40)], [i % 2 for i in range(40)]
-    )
+    path = write_parquet(tmp_path / "train.parquet", [encoded(i) for i in pixels(40)], [i % 2 for i in range(40)])
     whole = path.read_bytes()
     for content in (b"", b"PAR1", whole[: len(whole) // 2], b"x" * len(whole)):
         path.write_bytes(content)

@@ -27,9 +27,7 @@ def correlated_images(generator: torch.Generator, count: int, *shape: int) -> Te
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (3, 5, 9), (1, 28, 28), (3, 32, 32), (3, 224, 224)])
-def test_uint8_and_float_images_are_standardised_alike(
-    shape: tuple[int, int, int], generator: torch.Generator
-) -> None:
+def test_uint8_and_float_images_are_standardised_alike(shape: tuple[int, int, int], generator: torch.Generator) -> None:
     images = byte_images(generator, 4, *shape)
     mean, std = (0.4914, 0.4822, 0.4465)[: shape[0]], (0.2023, 0.1994, 0.2010)[: shape[0]]
     column = (1, -1, 1, 1)
@@ -64,9 +62,7 @@ def test_identity_only_rescales(generator: torch.Generator) -> None:
 
 
 @pytest.mark.parametrize("zca", [False, True])
-def test_float_images_are_differentiable_after_use_in_inference_mode(
-    zca: bool, generator: torch.Generator
-) -> None:
+def test_float_images_are_differentiable_after_use_in_inference_mode(zca: bool, generator: torch.Generator) -> None:
     preprocessing = Preprocessing.fit(correlated_images(generator, 40, 1, 3, 3), zca=zca)
     images = torch.rand(2, 1, 3, 3, generator=generator).requires_grad_()
     with torch.inference_mode():
@@ -112,9 +108,7 @@ def test_covariance_of_extreme_bytes_is_exact() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (3, 3, 4)])
-def test_whitened_covariance_matches_its_closed_form(
-    shape: tuple[int, int, int], generator: torch.Generator
-) -> None:
+def test_whitened_covariance_matches_its_closed_form(shape: tuple[int, int, int], generator: torch.Generator) -> None:
     images = correlated_images(generator, 300, *shape)
     preprocessing = Preprocessing.fit(images, zca=True, regularisation=0.1)
     assert preprocessing.zca_matrix is not None and preprocessing.zca_inverse is not None
@@ -143,9 +137,7 @@ def test_whitened_covariance_matches_its_closed_form(
 def test_zca_inverse_undoes_zca(shape: tuple[int, int, int], generator: torch.Generator) -> None:
     images = correlated_images(generator, 100, *shape)
     preprocessing = Preprocessing.fit(images, zca=True)
-    torch.testing.assert_close(
-        preprocessing.invert(preprocessing.apply(images)), images / 255, atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(preprocessing.invert(preprocessing.apply(images)), images / 255, atol=1e-5, rtol=0)
 
 
 def test_whitening_fewer_images_than_pixels_stays_finite(generator: torch.Generator) -> None:

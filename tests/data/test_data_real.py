@@ -60,9 +60,7 @@ def test_bytes_in_place_are_shared_not_copied(generator: torch.Generator) -> Non
 
 def test_attributes_describe_an_unbalanced_set() -> None:
     labels = torch.tensor([2, 0, 0, 1, 0, 2])
-    real = RealData.from_tensors(
-        torch.zeros(6, 3, 4, 5, dtype=torch.uint8), labels, class_names=["a", "b", "c"]
-    )
+    real = RealData.from_tensors(torch.zeros(6, 3, 4, 5, dtype=torch.uint8), labels, class_names=["a", "b", "c"])
     assert len(real) == 6 and real.num_classes == 3 and real.shape == (3, 4, 5)
     assert real.class_counts.tolist() == [3, 1, 2]
     assert [index.tolist() for index in real.class_index] == [[1, 2, 4], [3], [0, 5]]
@@ -126,9 +124,7 @@ def test_classes_without_images_may_be_allowed() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 10, 1000])
-def test_batches_are_balanced_without_replacement_and_class_major(
-    classes: int, generator: torch.Generator
-) -> None:
+def test_batches_are_balanced_without_replacement_and_class_major(classes: int, generator: torch.Generator) -> None:
     images, labels = balanced(generator, classes, 7, 1, 8, 8)
     real = RealData.from_tensors(images, labels)
     index = real.sample_indices(range(classes), 5, generator)
@@ -178,9 +174,7 @@ def test_same_generator_state_gives_the_same_sample(generator: torch.Generator) 
         ([-1], 1, "class -1"),
     ],
 )
-def test_impossible_samples_are_refused(
-    classes: list[int], n: int, message: str, generator: torch.Generator
-) -> None:
+def test_impossible_samples_are_refused(classes: list[int], n: int, message: str, generator: torch.Generator) -> None:
     real = RealData.from_tensors(BYTES, [0, 1, 0, 1])
     with pytest.raises(DataError, match=message):
         real.sample(classes, n, generator)

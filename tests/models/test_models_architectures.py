@@ -134,9 +134,7 @@ def test_permuting_the_batch_permutes_the_output_and_one_image_works(name: str) 
 @pytest.mark.parametrize("norm", ["instance", "batch", "layer", "group", "none"])
 @pytest.mark.parametrize("pooling", ["avg", "max", "none"])
 @pytest.mark.parametrize("activation", ["relu", "sigmoid", "leaky", "swish"])
-def test_every_convnet_option_gives_finite_logits_and_input_gradients(
-    norm: str, pooling: str, activation: str
-) -> None:
+def test_every_convnet_option_gives_finite_logits_and_input_gradients(norm: str, pooling: str, activation: str) -> None:
     options = {"norm": norm, "pooling": pooling, "activation": activation, "width": 8, "depth": 2}
     model = build("convnet", (3, 10, 14), 4, **options)
     x = images((3, 10, 14)).requires_grad_()
@@ -206,9 +204,7 @@ def test_default_depth_follows_the_shorter_side(side: int, depth: int) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(
-    "sides", [(8, 8), (8, 11), (13, 12), (28, 28), (33, 47), (64, 64), (96, 40), (224, 224)]
-)
+@pytest.mark.parametrize("sides", [(8, 8), (8, 11), (13, 12), (28, 28), (33, 47), (64, 64), (96, 40), (224, 224)])
 @pytest.mark.parametrize("name", [name for name in models.available() if name != "resnet152"])
 def test_every_size_is_supported_or_refused_with_a_size_that_works(
     name: str, channels: int, sides: tuple[int, int]

@@ -222,9 +222,7 @@ def test_bad_model_text_is_refused_with_one_line(text: str, message: str) -> Non
         (SHAPE, 10, 0, {"depth": 0}, "convnet option depth=0 is out of range"),
     ],
 )
-def test_bad_numbers_are_refused(
-    shape: Any, classes: Any, seed: Any, options: dict[str, Any], message: str
-) -> None:
+def test_bad_numbers_are_refused(shape: Any, classes: Any, seed: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build("convnet", shape, classes, seed, **options)
 

@@ -49,7 +49,10 @@ def looped(objective, synthesizer, data, strategy: str = "none"):
     pixels = synthesizer.images.detach().clone().requires_grad_()
     synthetic = [pixels[synthesizer.classes == c] for c in range(data.num_classes)]
     if strategy != "none":
-        ones = [context.augmentation.apply(s, draws.select([c]), torch.zeros(len(s), dtype=torch.int64)) for c, s in enumerate(synthetic)]
+        ones = [
+            context.augmentation.apply(s, draws.select([c]), torch.zeros(len(s), dtype=torch.int64))
+            for c, s in enumerate(synthetic)
+        ]
         synthetic = ones
     loss = looped_distribution_loss(network.module, real, synthetic)
     return loss.item(), torch.autograd.grad(loss, pixels)[0]
@@ -77,10 +80,14 @@ def test_streamed_real_features_equal_one_pass(bench, monkeypatch) -> None:
 
 
 def test_gradient_equals_central_differences(bench) -> None:
-    objective, synthesizer, _ = bench(DistributionMatching(real_batch=5), model="convnet:width=4,depth=2,activation=swish")
+    objective, synthesizer, _ = bench(
+        DistributionMatching(real_batch=5), model="convnet:width=4,depth=2,activation=swish"
+    )
     _, gradient = gradient_of(objective, synthesizer)
     for index in [(0, 0, 1, 2), (2, 0, 4, 4), (5, 0, 7, 0)]:
-        assert gradient[index].item() == pytest.approx(central_difference(objective, synthesizer, index, 1e-6), rel=1e-6)
+        assert gradient[index].item() == pytest.approx(
+            central_difference(objective, synthesizer, index, 1e-6), rel=1e-6
+        )
 
 
 def test_identical_batches_have_no_loss(bench) -> None:

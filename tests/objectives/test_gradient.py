@@ -28,7 +28,9 @@ def looped(objective, synthesizer, data):
         row = draws.select([c])
         real, synthetic = images[labels == c], pixels[synthesizer.classes == c]
         synthetic = context.augmentation.apply(synthetic, row, zero(synthetic))
-        a = torch.autograd.grad(F.cross_entropy(network.module(synthetic), zero(synthetic) + c), weights, create_graph=True)
+        a = torch.autograd.grad(
+            F.cross_entropy(network.module(synthetic), zero(synthetic) + c), weights, create_graph=True
+        )
         b = torch.autograd.grad(F.cross_entropy(network.module(real), zero(real) + c), weights)
         total = total + gradient_distance([x[None] for x in a], [x[None] for x in b], objective.metric).sum()
     return total.item(), torch.autograd.grad(total, pixels)[0]
@@ -48,7 +50,9 @@ def test_batched_loss_and_gradient_equal_the_loop_over_classes(bench, chunk, met
 @pytest.mark.parametrize("strategy", ["none", "color", "crop", "cutout", "flip", "scale", "rotate"])
 def test_meta_gradient_equals_central_differences(bench, activation, strategy) -> None:
     objective, synthesizer, _ = bench(
-        GradientMatching(real_batch=6), model=f"convnet:width=4,depth=2,activation={activation}", strategy=strategy
+        GradientMatching(real_batch=6),
+        model=f"convnet:width=4,depth=2,activation={activation}",
+        strategy=strategy,
     )
     _, gradient = gradient_of(objective, synthesizer)
     indices = [(0, 0, 3, 2), (3, 0, 4, 4), (5, 0, 2, 5)]
@@ -92,7 +96,9 @@ def test_padded_classes_of_unequal_size_have_their_own_mean_gradient(bench) -> N
 
 
 def test_frozen_batch_norm_gives_both_sides_the_same_statistics(bench) -> None:
-    objective, synthesizer, _ = bench(GradientMatching(real_batch=6, class_chunk=1), model="convnet:width=4,depth=2,norm=batch")
+    objective, synthesizer, _ = bench(
+        GradientMatching(real_batch=6, class_chunk=1), model="convnet:width=4,depth=2,norm=batch"
+    )
     gradient_of(objective, synthesizer)
     layers = [m for m in objective.context.network.module.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert layers and not any(layer.training for layer in layers)

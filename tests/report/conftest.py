@@ -96,9 +96,7 @@ def make_run(tmp_path: Path) -> MakeRun:
                 },
             ).save(run)
         if metrics is None:
-            lines = (
-                {"step": step, "seconds": step / 10, "loss": 5.0 - step / 50} for step in range(0, 101, 20)
-            )
+            lines = ({"step": step, "seconds": step / 10, "loss": 5.0 - step / 50} for step in range(0, 101, 20))
             metrics = "".join(json.dumps(line) + "\n" for line in lines)
         if metrics:
             (run / "metrics.jsonl").write_text(metrics)

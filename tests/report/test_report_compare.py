@@ -82,9 +82,7 @@ def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
         comparison_table([tmp_path])
 
 
-@pytest.mark.parametrize(
-    ("name", "content"), [("evaluation.json", "{"), ("run.json", "[1]"), ("config.json", "\xff")]
-)
+@pytest.mark.parametrize(("name", "content"), [("evaluation.json", "{"), ("run.json", "[1]"), ("config.json", "\xff")])
 def test_damaged_files_are_named(make_run: MakeRun, name: str, content: str) -> None:
     run = make_run()
     (run / name).write_bytes(content.encode("latin-1"))

@@ -46,9 +46,7 @@ def test_svg_names_every_key_and_has_one_panel_each() -> None:
 
 
 def test_line_falls_on_the_page_when_the_loss_falls() -> None:
-    points = np.array(
-        re.findall(r"(-?[\d.]+) (-?[\d.]+)", line_path(curve(METRICS, format="svg"))), dtype=float
-    )
+    points = np.array(re.findall(r"(-?[\d.]+) (-?[\d.]+)", line_path(curve(METRICS, format="svg"))), dtype=float)
     assert len(points) == len(METRICS)
     assert np.all(np.diff(points[:, 0]) > 0)
     assert np.allclose(np.diff(points[:, 1]), np.diff(points[:, 1])[0], atol=1e-3)
@@ -64,9 +62,7 @@ def test_value_that_is_not_finite_leaves_a_gap() -> None:
 
 def test_wide_ranges_get_a_logarithmic_axis() -> None:
     decades = [{"step": step, "loss": 10.0**-step} for step in range(5)]
-    points = np.array(
-        re.findall(r"(-?[\d.]+) (-?[\d.]+)", line_path(curve(decades, format="svg"))), dtype=float
-    )
+    points = np.array(re.findall(r"(-?[\d.]+) (-?[\d.]+)", line_path(curve(decades, format="svg"))), dtype=float)
     assert np.allclose(np.diff(points[:, 1]), np.diff(points[:, 1])[0], atol=1e-3)
 
 

@@ -68,15 +68,11 @@ def test_page_loads_nothing_from_anywhere(make_run: MakeRun, evaluation: dict[st
     assert not page.all("script")
     assert "://" not in page.source
     assert not re.search(r"url\(|@import", page.source)
-    policy = [
-        meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"
-    ]
+    policy = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
     assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
 
 
-def test_page_states_figures_origin_cost_and_how_to_reproduce(
-    make_run: MakeRun, evaluation: dict[str, Any]
-) -> None:
+def test_page_states_figures_origin_cost_and_how_to_reproduce(make_run: MakeRun, evaluation: dict[str, Any]) -> None:
     run = make_run(evaluation=evaluation)
     text = Page(write_report(run)).text
     assert "DM on MNIST" in text
@@ -104,14 +100,7 @@ def test_pictures_are_the_distilled_images_pixel_by_pixel(make_run: MakeRun) -> 
     run = make_run(ipc=12)
     page = Page(write_report(run))
     distilled = DistilledDataset.load(run)
-    expected = (
-        (distilled.viewable()[:, 0] * 255)
-        .round()
-        .byte()
-        .numpy()
-        .reshape(3, 12, 8, 8)[:, :10]
-        .reshape(30, 8, 8)
-    )
+    expected = (distilled.viewable()[:, 0] * 255).round().byte().numpy().reshape(3, 12, 8, 8)[:, :10].reshape(30, 8, 8)
     tiles = [image for image in page.all("img") if "distilled image" in (image["alt"] or "")]
     assert len(tiles) == 30
     for tile, pixels in zip(tiles, expected, strict=True):
@@ -131,9 +120,7 @@ def test_pictures_and_tables_are_accessible(make_run: MakeRun, evaluation: dict[
     assert len(page.all("h1")) == 1
     identifiers = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(identifiers) == len(set(identifiers))
-    named = [
-        attributes["aria-labelledby"] for _, attributes in page.elements if "aria-labelledby" in attributes
-    ]
+    named = [attributes["aria-labelledby"] for _, attributes in page.elements if "aria-labelledby" in attributes]
     assert set(named) <= set(identifiers)
 
 
@@ -153,9 +140,7 @@ def test_text_has_enough_contrast_in_both_themes(make_run: MakeRun) -> None:
     for theme in themes:
         for ground in ("paper", "raised"):
             for ink in ("ink", "muted", "accent"):
-                light, dark = sorted(
-                    (relative_luminance(theme[ground]), relative_luminance(theme[ink])), reverse=True
-                )
+                light, dark = sorted((relative_luminance(theme[ground]), relative_luminance(theme[ink])), reverse=True)
                 assert (light + 0.05) / (dark + 0.05) >= 4.5, (ground, ink)
 
 
@@ -185,19 +170,24 @@ def test_method_that_is_not_installed_still_has_a_report(make_run: MakeRun) -> N
 def test_text_of_others_is_escaped(make_run: MakeRun, evaluation: dict[str, Any]) -> None:
     hostile = "<script>alert(1)</script>"
     evaluation["results"][0]["label"] = hostile
-    run = make_run(
-        class_names=[hostile, '" onload="x', "c"], metadata={"notes": [hostile]}, evaluation=evaluation
-    )
+    run = make_run(class_names=[hostile, '" onload="x', "c"], metadata={"notes": [hostile]}, evaluation=evaluation)
     page = Page(write_report(run))
     assert not page.all("script")
     assert not any("onload" in attributes for _, attributes in page.elements)
     assert page.text.count(hostile) == 3  # class, note, label
 
 
+def test_notes_of_the_evaluation_are_not_repeated(make_run: MakeRun, evaluation: dict[str, Any]) -> None:
+    for entry in evaluation["results"]:
+        entry["result"]["note"] = "accuracy of the last epoch"
+    evaluation["results"][2]["result"]["note"] = "few images"
+    text = Page(write_report(make_run(evaluation=evaluation))).text
+    assert "Evaluation of random, whole: accuracy of the last epoch" in text
+    assert "Evaluation of DM: few images" in text
+
+
 def test_single_network_shows_no_spread(make_run: MakeRun) -> None:
-    text = Page(
-        write_report(make_run(evaluation={"results": [result("dm", architecture_row("convnet", [0.9]))]}))
-    ).text
+    text = Page(write_report(make_run(evaluation={"results": [result("dm", architecture_row("convnet", [0.9]))]}))).text
     assert "One network each, so there is no spread and no interval" in text
     assert "95 % interval of the mean" not in text
 

@@ -47,9 +47,7 @@ def test_large_images_are_averaged_down() -> None:
     assert set(np.unique(tile)) <= {127, 128}
 
 
-@pytest.mark.parametrize(
-    ("width", "scale"), [(8, 12), (28, 3), (32, 3), (64, 1), (128, 1), (224, 0.5), (512, 1 / 6)]
-)
+@pytest.mark.parametrize(("width", "scale"), [(8, 12), (28, 3), (32, 3), (64, 1), (128, 1), (224, 0.5), (512, 1 / 6)])
 def test_automatic_scale_keeps_tiles_readable(width: int, scale: float) -> None:
     assert automatic_scale(width) == pytest.approx(scale)
 
@@ -81,9 +79,7 @@ def test_images_that_cannot_be_drawn_are_refused(
         image_grid(images, labels, names)
 
 
-@pytest.mark.parametrize(
-    "options", [{"per_class": 0}, {"columns": 0}, {"scale": 0.0}, {"scale": float("nan")}]
-)
+@pytest.mark.parametrize("options", [{"per_class": 0}, {"columns": 0}, {"scale": 0.0}, {"scale": float("nan")}])
 def test_sizes_that_are_not_positive_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="must be positive"):
         image_grid(torch.zeros(1, 1, 8, 8), torch.tensor([0]), ["a"], **options)  # type: ignore[arg-type]
