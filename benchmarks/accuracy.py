@@ -2,9 +2,9 @@
 
     DDKIT_DATA=... python benchmarks/accuracy.py --out benchmarks/results/accuracy-cpu.json [--only dm-mnist-1 ...]
 
-Evaluation: ConvNet-D3 of width 128, the field's protocol with Siamese augmentation, the number of epochs stated in every
-row, last epoch, full test set. Nothing is selected on the test set. Each cell is kept as soon as it is done, and a
-second call goes on with the cells that are missing.
+Evaluation: ConvNet-D3 of width 128, the field's protocol with Siamese augmentation, the number of epochs stated in
+every row, last epoch, full test set. Nothing is selected on the test set. Each cell is kept as soon as it is done, and
+a second call goes on with the cells that are missing.
 """
 
 from __future__ import annotations

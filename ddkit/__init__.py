@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ddkit.artifact import DistilledDataset
     from ddkit.data import RealData
     from ddkit.engine import Distiller
-    from ddkit.evaluation import evaluate as evaluate
+    from ddkit.evaluation.evaluate import evaluate
 
 try:
     __version__ = version("ddkit")

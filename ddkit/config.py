@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.precision import PrecisionName
@@ -113,6 +113,15 @@ class DistillConfig(BaseModel):
     precision: PrecisionName = "auto"
     compile: bool | Literal["auto"] = "auto"
     device: str = "auto"
+
+    @field_validator("synthesis", "networks", "recipe", mode="before")
+    @classmethod
+    def _options_of_the_default(cls, value: Any, info: ValidationInfo) -> Any:
+        """Read options without a name as options of the default piece."""
+        if isinstance(value, Mapping) and "name" not in value:
+            default = cls.model_fields[str(info.field_name)].get_default(call_default_factory=True)
+            return {"name": default.name, **value}
+        return value
 
     @classmethod
     def create(cls, values: Mapping[str, Any]) -> DistillConfig:

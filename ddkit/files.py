@@ -22,7 +22,8 @@ def write_atomically(path: Path | str, write: Callable[[Path], object]) -> Path:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        prefix, suffix = temporary_pattern(path).split("*")
+        descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=path.parent)
         os.close(descriptor)
         temporary = Path(name)
         write(temporary)
@@ -33,12 +34,17 @@ def write_atomically(path: Path | str, write: Callable[[Path], object]) -> Path:
     except OSError as error:
         reason = error.strerror or str(error)
         raise CheckpointError(
-            f"cannot write '{path}': {reason}; nothing was overwritten: free space or choose another folder, then repeat"
+            f"cannot write '{path}': {reason}; nothing was overwritten: free space or choose another folder"
         ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
     return path
+
+
+def temporary_pattern(path: Path) -> str:
+    """Return the glob pattern of the temporary files of ``path``: a killed process leaves them behind."""
+    return f".{path.name}.*.tmp"
 
 
 def write_text(path: Path | str, text: str) -> Path:

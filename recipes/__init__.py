@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,7 +38,11 @@ class Recipe:
     path: Path
 
     def run(
-        self, overrides: Mapping[str, Any], out: Path, report_progress: Callable[[str], None] = lambda _: None
+        self,
+        overrides: Mapping[str, Any],
+        out: Path,
+        report_progress: Callable[[str], None] = lambda _: None,
+        command: str | None = None,
     ) -> dict[str, Any]:
         """Run the job.
 
@@ -44,20 +50,35 @@ class Recipe:
             overrides: settings laid over those of the file.
             out: folder for runs, table and report; must be new or empty.
             report_progress: called with a line of text at every stage.
+            command: what the user typed, kept for the report; None describes the overrides.
 
         Returns:
             ``table`` (rows), ``report`` (path), ``seconds``.
 
         Raises:
-            ConfigError: an unknown setting, or a folder that is not empty.
+            ConfigError: an unknown or missing setting, or a folder that is not empty.
         """
+        missing = sorted(set(load(self.name).settings) - set(self.settings))
+        if missing:
+            raise ConfigError(
+                f"recipe '{self.path}' lacks the setting {', '.join(missing)}: "
+                f"compare it with `ddkit recipe show {self.name}`"
+            )
         for key in overrides:
             if key not in self.settings:
                 raise unknown_name(f"setting of recipe '{self.name}'", key, self.settings)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ConfigError(f"'{out}' is not empty: choose another --out, nothing was overwritten")
         module = import_module(f"ddkit.recipes.{self.name.replace('-', '_')}")
-        return module.run(merge(self.settings, overrides), out, report_progress)
+        if command is None:
+            changes = [f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in overrides.items()]
+            command = " ".join(["ddkit recipe run", shlex.quote(self.source), *changes])
+        return module.run(merge(self.settings, _text_keys(overrides)), out, report_progress, command)
+
+    @property
+    def source(self) -> str:
+        """What ``ddkit recipe run`` takes: the name of a recipe of ddkit's own, else the path of the file."""
+        return self.name if self.path.parent == FOLDER else str(self.path)
 
 
 def available() -> list[str]:
@@ -80,26 +101,35 @@ def load(name: str | Path) -> Recipe:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"cannot read recipe '{path}': {reason}") from None
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        raise ConfigError(f"cannot read recipe '{path}': {reason}; check the path and the file") from None
     if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
         raise ConfigError(f"recipe '{path}' needs the fields recipe, title, expected and settings (a mapping)")
     job = str(content.get("recipe", path.stem))
     if job not in available():
         raise unknown_name("recipe", job, available())
-    return Recipe(job, str(content.get("title", "")), str(content.get("expected", "")), content["settings"], path)
+    title, expected = str(content.get("title", "")), str(content.get("expected", ""))
+    return Recipe(job, title, expected, _text_keys(content["settings"]), path)
+
+
+def _text_keys(value: Any) -> Any:
+    """Return ``value`` with text keys at every depth: YAML reads the key 10 as a number, --set a.10.b=1 as text."""
+    return {str(k): _text_keys(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
 def copy(name: str, folder: Path) -> Path:
     """Copy the file of recipe ``name`` into ``folder``, to be edited and run by path.
 
     Raises:
-        ConfigError: a file of that name is there already.
+        ConfigError: a file of that name is there already, or the folder cannot be written.
     """
     recipe = load(name)
     target = folder / recipe.path.name
     if target.exists():
         raise ConfigError(f"'{target}' exists: choose another folder, nothing was overwritten")
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(recipe.path, target)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(recipe.path, target)
+    except OSError as error:
+        raise ConfigError(f"cannot write '{target}': {error.strerror}; choose another folder") from None
     return target

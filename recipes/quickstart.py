@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ddkit import methods
 from ddkit.artifact import DistilledDataset
-from ddkit.config import merge
+from ddkit.config import DistillConfig, merge
 from ddkit.data import RealData, load_pair
-from ddkit.engine import Distiller, ImageGrids
+from ddkit.engine import Distiller, ImageGrids, Session
+from ddkit.engine.selection import CoresetSession
 from ddkit.errors import ConfigError
 from ddkit.evaluation import (
     WHOLE_RECIPE,
@@ -49,14 +51,37 @@ class Settings(BaseModel):
     draws: int = Field(ge=1)
     recipe: dict[str, Any]
     whole_epochs: int = Field(ge=1)
-    budgets: dict[str, dict[str | int, Any]]
+    budgets: dict[str, dict[str, Any]]
 
 
-def run(values: Mapping[str, Any], out: Path, say: Say) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Cell:
+    """One method at one number of images per class.
+
+    Args:
+        method: its name.
+        ipc: images per class.
+        config: full configuration.
+        out: run folder.
+    """
+
+    method: str
+    ipc: int
+    config: DistillConfig
+    out: Path
+
+
+def run(values: Mapping[str, Any], out: Path, say: Say, command: str) -> dict[str, Any]:
     """Run every cell and write ``table.json`` and ``report.html`` into ``out``.
 
+    Args:
+        values: the settings.
+        out: folder for the runs, the table and the report.
+        say: called with a line of text at every stage.
+        command: what the user typed.
+
     Raises:
-        ConfigError: a setting of the wrong type, or an unknown method or model.
+        ConfigError: a setting of the wrong type, or an unknown method, model or option; nothing was written.
     """
     try:
         settings = Settings(**values)
@@ -65,29 +90,25 @@ def run(values: Mapping[str, Any], out: Path, say: Say) -> dict[str, Any]:
     started = time.monotonic()
     train, test = load_pair(settings.data, root=settings.data_root)
     protocol = _protocol(settings, train)
-    cells = [(method, ipc) for ipc in settings.ipcs for method in settings.methods]
-    for method, ipc in cells:  # refuse a bad setting before the first cell runs
-        methods.get(method).configure(train, ipc, settings.seed, _overrides(settings, method, ipc))
+    cells = _cells(settings, train, out)
     say(f"{train.name}: {len(train)} training and {len(test)} test images; whole data first")
     plain = WHOLE_RECIPE.replace(epochs=settings.whole_epochs)
     whole = evaluate_real(train, test, (settings.model,), 1, plain, settings.seed)
-    results: list[tuple[str, int, EvaluationResult, float]] = []
-    for number, (method, ipc) in enumerate(cells, 1):
-        say(f"[{number}/{len(cells)}] {method}, {ipc} images per class")
+    results: list[tuple[_Cell, EvaluationResult, float]] = []
+    for number, cell in enumerate(cells, 1):
+        say(f"[{number}/{len(cells)}] {cell.method}, {cell.ipc} images per class")
         begun = time.monotonic()
-        distilled = _distil(settings, method, ipc, train, out / f"{method}-{ipc}")
+        distiller = Distiller(cell.config, callbacks=[ImageGrids()])
+        distilled = distiller.fit(train, out=cell.out, data_spec=settings.data, command=command)
         seconds = time.monotonic() - begun
-        results.append((method, ipc, _evaluate(settings, method, distilled, train, test, protocol), seconds))
-    for method, ipc, _, _ in results:
-        beside = [(name, result) for name, i, result, _ in results if i == ipc and name != method]
-        own = next(result for name, i, result, _ in results if (name, i) == (method, ipc))
-        pairs = [(method, own), *beside, ("whole", whole)]
-        write_evaluation(out / f"{method}-{ipc}", pairs, _command(settings))
-    table = [_row(method, ipc, result, seconds, train) for method, ipc, result, seconds in results]
+        results.append((cell, _evaluate(settings, cell, distilled, train, test, protocol), seconds))
+    for cell, own, _ in results:
+        beside = [(other.method, result) for other, result, _ in results if other.ipc == cell.ipc and other != cell]
+        write_evaluation(cell.out, [(cell.method, own), *beside, ("whole", whole)], command)
+    table = [_row(cell.method, cell.ipc, result, seconds, train) for cell, result, seconds in results]
     table.append(_row("whole", None, whole, 0.0, train))
-    shown = [out / f"{m}-{i}" for m, i, _, _ in results]
-    order = sorted(shown, key=lambda path: methods.get(path.name.rpartition("-")[0]).is_coreset)
-    report = write_report(order, out / "report.html")
+    order = sorted(cells, key=lambda cell: methods.get(cell.method).is_coreset)
+    report = write_report([cell.out for cell in order], out / "report.html")
     outcome = {"table": table, "report": str(report), "seconds": round(time.monotonic() - started, 1)}
     write_text(out / "table.json", json.dumps(outcome, indent=2) + "\n")
     return outcome
@@ -98,42 +119,43 @@ def _protocol(settings: Settings, train: RealData) -> TrainingRecipe:
     return recipe(str(options.pop("name", "dsa")), train.name, **options)
 
 
+def _cells(settings: Settings, train: RealData, out: Path) -> list[_Cell]:
+    """Configure every cell and put its pieces together once, so that a bad setting is refused before the first runs."""
+    cells = []
+    for ipc in dict.fromkeys(settings.ipcs):
+        for method in dict.fromkeys(settings.methods):
+            config = methods.get(method).configure(train, ipc, settings.seed, _overrides(settings, method, ipc))
+            CoresetSession(config, train) if config.selection else Session(config, train, None, {})
+            cells.append(_Cell(method, ipc, config, out / f"{method}-{ipc}"))
+    return cells
+
+
 def _overrides(settings: Settings, method: str, ipc: int) -> dict[str, Any]:
     budget = settings.budgets.get(method, {})
-    common = {str(key): value for key, value in budget.items() if not str(key).isdigit()}
-    own = next((value for key, value in budget.items() if str(key) == str(ipc)), {})
+    common = {key: value for key, value in budget.items() if not key.isdigit()}
+    own = budget.get(str(ipc), {})
+    if not isinstance(own, Mapping):
+        raise ConfigError(f"budgets.{method}.{ipc}={own!r} must map settings to values, for instance {{steps: 100}}")
     recipe_piece = {"name": "dsa", **settings.recipe}
     return merge({"model": settings.model, "recipe": recipe_piece}, merge(common, own))
 
 
-def _distil(settings: Settings, method: str, ipc: int, train: RealData, out: Path) -> DistilledDataset:
-    distiller = Distiller(
-        method, ipc, seed=settings.seed, callbacks=[ImageGrids()], **_overrides(settings, method, ipc)
-    )
-    return distiller.fit(train, out=out, data_spec=settings.data, command=_command(settings))
-
-
 def _evaluate(
     settings: Settings,
-    method: str,
+    cell: _Cell,
     distilled: DistilledDataset,
     train: RealData,
     test: RealData,
     protocol: TrainingRecipe,
 ) -> EvaluationResult:
-    if method != "random":
+    if cell.method != "random":
         return evaluate(distilled, test, (settings.model,), settings.repeats, protocol, settings.seed)
-    ipc = distilled.ipc or 1
     sets = [
-        distilled if draw == 0 else Distiller("random", ipc, seed=settings.seed + draw).fit(train)
+        distilled if draw == 0 else Distiller("random", cell.ipc, seed=settings.seed + draw).fit(train)
         for draw in range(settings.draws)
     ]
     parts = [evaluate(s, test, (settings.model,), 1, protocol, settings.seed + i) for i, s in enumerate(sets)]
     return merge_draws(parts)
-
-
-def _command(settings: Settings) -> str:
-    return f"ddkit recipe run quickstart --set data={settings.data} --set seed={settings.seed}"
 
 
 def _row(method: str, ipc: int | None, result: EvaluationResult, seconds: float, train: RealData) -> dict[str, Any]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ddkit.data import RealData
+from ddkit.engine.devices import resolve_device
 from ddkit.engine.run import Run
-from ddkit.errors import ConfigError, MissingExtraError
-from ddkit.files import write_atomically
+from ddkit.errors import CheckpointError, ConfigError, MissingExtraError
+from ddkit.files import write_atomically, write_text
 
 
 class Callback:
@@ -78,46 +79,44 @@ class ProgressBar(Callback):
 class JsonlMetrics(Callback):
     """One JSON object a line in ``metrics.jsonl``: step, seconds and every scalar.
 
-    On resume the lines after the checkpoint are cut off first, so no step appears twice.
+    On resume the lines after the checkpoint are cut off first, so no step appears twice. Keep it behind callbacks that
+    add scalars: a step's line is written when its turn comes.
 
     Args:
         every: write every that many steps; None for at most about 2000 lines a run.
+
+    Raises:
+        ConfigError: ``every`` is below 1.
+        CheckpointError: the file cannot be written, for instance because the disk is full.
     """
 
     def __init__(self, every: int | None = None) -> None:
+        if every is not None and every < 1:
+            raise ConfigError(f"metrics every {every} steps: must be at least 1")
         self.every = every
-        self._stream: IO[str] | None = None
 
     def on_start(self, run: Run) -> None:
-        """Open the file behind the last line that counts."""
+        """Keep the lines that count."""
         if run.folder is None:
             return
-        path = run.folder.metrics
-        kept = [line for line in read_lines(path) if line["step"] <= run.step]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
-        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-        self._stream = path.open("a", buffering=1, encoding="utf-8")
         self._interval = self.every or max(1, run.config.steps // 2000)
+        kept = [line for line in read_lines(run.folder.metrics) if line["step"] <= run.step]
+        write_text(run.folder.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
     def on_step(self, run: Run) -> None:
-        """Write a line."""
-        if self._stream is None:
+        """Write a line when it is time, at both ends of the run and where there is more than the loss."""
+        if run.folder is None:
             return
-        extra = set(run.scalars) - {"loss"}
-        if run.step % self._interval == 0 or run.step == run.config.steps or run.step == 1 or extra:
+        ends = run.step in (1, run.config.steps) or bool(run.stop)
+        if ends or run.step % self._interval == 0 or set(run.scalars) - {"loss"}:
             line = {"step": run.step, "seconds": round(run.seconds, 3), **run.scalars}
-            self._stream.write(json.dumps(line) + "\n")
-
-    def on_checkpoint(self, run: Run) -> None:
-        """Flush, so that a kill loses nothing before the checkpoint."""
-        if self._stream is not None:
-            self._stream.flush()
-
-    def on_end(self, run: Run) -> None:
-        """Close the file."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+            try:
+                with run.folder.metrics.open("a", encoding="utf-8") as stream:
+                    stream.write(json.dumps(line) + "\n")
+            except OSError as error:
+                raise CheckpointError(
+                    f"cannot write '{run.folder.metrics}': {error.strerror or error}: free space, then resume the run"
+                ) from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -151,7 +150,7 @@ class TensorBoard(Callback):
     def on_start(self, run: Run) -> None:
         """Open a writer that hides what a kill left behind the checkpoint."""
         if run.folder is not None:
-            self._writer = self._open(str(run.folder.path / "tensorboard"), purge_step=run.step)
+            self._writer = self._open(str(run.folder.path / "tensorboard"), purge_step=run.step + 1)
 
     def on_step(self, run: Run) -> None:
         """Write every scalar."""
@@ -191,15 +190,11 @@ class ImageGrids(Callback):
     def _draw(self, run: Run) -> None:
         if run.folder is None:
             return
-        import torch
-
         from ddkit.report import image_grid
 
-        with torch.no_grad():
-            images = run.synthesizer()[0]
-        viewable = run.real.preprocessing.invert(images.detach().float().cpu()).clamp(0, 1)
-        picture = image_grid(viewable, run.synthesizer.classes.cpu(), run.real.class_names)
-        path = run.folder.path / "images" / f"step-{run.step:06d}.png"
+        current = run.materialise({"method": run.config.method})
+        picture = image_grid(current.viewable(), run.synthesizer.classes.cpu(), current.class_names)
+        path = run.folder.images / f"step-{run.step:06d}.png"
         write_atomically(path, lambda temporary: picture.save(temporary, format="PNG"))
 
 
@@ -227,16 +222,14 @@ class PeriodicEvaluation(Callback):
             return
         from ddkit.evaluation import evaluate, recipe
 
-        current = run.synthesizer.materialise(
-            run.real.preprocessing, run.real.class_names, {"method": run.config.method}
-        )
         result = evaluate(
-            current,
+            run.materialise({"method": run.config.method}),
             self.held_out,
             architectures=(run.config.model,),
             repeats=self.repeats,
             recipe=recipe(self.recipe, run.real.name),
             seed=run.config.seed,
+            device=resolve_device(run.config.device),
         )
         run.scalars["accuracy"] = result.rows[0].mean
 
@@ -260,6 +253,11 @@ class EarlyStop(Callback):
         self.best: float | None = None
         self.average: float | None = None
         self.waited = 0
+
+    def on_start(self, run: Run) -> None:
+        """Forget an earlier run."""
+        if run.step == 0:
+            self.best, self.average, self.waited = None, None, 0
 
     def on_step(self, run: Run) -> None:
         """Compare the scalar with the best so far."""

@@ -51,10 +51,14 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` to ``path`` atomically.
 
     Raises:
-        CheckpointError: the file cannot be written; the previous checkpoint is untouched.
+        CheckpointError: the file cannot be written, or the state holds what no file can (a NaN, for instance); the
+            previous checkpoint is untouched.
     """
     tensors, structure = flatten(state)
-    content = container.pack(tensors, structure, kind=KIND, version=VERSION)
+    try:
+        content = container.pack(tensors, structure, kind=KIND, version=VERSION)
+    except ArtifactError as error:
+        raise CheckpointError(f"cannot save the state of this run: {error}") from None
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import signal as signals
-import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from ddkit import methods
@@ -16,10 +13,12 @@ from ddkit.artifact import DistilledDataset
 from ddkit.config import DistillConfig
 from ddkit.data import RealData
 from ddkit.engine.callbacks import Callback, JsonlMetrics
+from ddkit.engine.interrupt import Interrupt
+from ddkit.engine.resume import Checkpoints
 from ddkit.engine.run import Run, RunFolder, environment, peak_memory_bytes
 from ddkit.engine.selection import CoresetSession
 from ddkit.engine.session import Session, result_metadata
-from ddkit.errors import ConfigError, DivergedError, InterruptedRunError
+from ddkit.errors import ConfigError, InterruptedRunError
 from ddkit.networks import NetworkSource
 from ddkit.objectives import Objective, Signal
 from ddkit.synthesis import Synthesizer
@@ -100,6 +99,8 @@ class Distiller:
         out: str | Path | None = None,
         resume: bool = False,
         data_spec: str | None = None,
+        data_options: Mapping[str, Any] | None = None,
+        callback_options: Mapping[str, Any] | None = None,
         command: str | None = None,
     ) -> DistilledDataset:
         """Distil ``real``.
@@ -109,6 +110,8 @@ class Distiller:
             out: folder that keeps the run; None to work in memory.
             resume: continue the run in ``out``.
             data_spec: how the data were named, kept so that the run can be repeated.
+            data_options: with which options they were loaded, kept beside it; JSON-able.
+            callback_options: what built the callbacks, kept for whoever builds them again to resume; JSON-able.
             command: what the user typed, kept for the report.
 
         Returns:
@@ -122,15 +125,18 @@ class Distiller:
             InterruptedRunError: the user pressed Ctrl-C; the state was saved first.
         """
         config = self.configure(real)
-        session: Session | CoresetSession
-        if config.selection:
-            session = CoresetSession(config, real)
-        else:
-            session = Session(config, real, self.signal, self.objects)
+        session = CoresetSession(config, real) if config.selection else Session(config, real, self.signal, self.objects)
         metadata = result_metadata(config, real)
         folder = RunFolder(out) if out is not None else None
         if folder is not None:
-            folder.claim(config, real, resume=resume, data_spec=data_spec)
+            folder.claim(
+                config,
+                real,
+                resume=resume,
+                data_spec=data_spec,
+                data_options=data_options,
+                callback_options=callback_options,
+            )
             if folder.finished:
                 return DistilledDataset.load(folder.artifact)
         started = time.monotonic()
@@ -150,86 +156,44 @@ class Distiller:
                     "steps": steps,
                     "seconds": round(seconds, 3),
                     "state": f"stopped early: {stop}" if stop else "finished",
-                    "peak_memory_bytes": peak_memory_bytes(config.device),
+                    "peak_memory_bytes": peak_memory_bytes(str(session.device)),
                     "command": command,
-                    **environment(config.device),
+                    **environment(str(session.device)),
                 }
             )
         return result
 
     def _loop(self, session: Session, folder: RunFolder | None) -> Run:
+        """Step until the last step or a reason to stop; save the state on the way."""
         config = session.config
-        callbacks = [JsonlMetrics(), *self.callbacks] if folder else self.callbacks
-        run = Run(config, session.real, session.synthesizer, session.streams, folder)
-        state = folder.load_checkpoint() if folder else None
-        if state is not None:
-            run.step, run.seconds, run.stop = int(state["step"]), float(state["seconds"]), state["stop"]
-            session.load_state_dict(state["session"])
-            _remember(callbacks, state["callbacks"])
-
-        def save() -> None:
-            if folder is not None:
-                for callback in callbacks:
-                    callback.on_checkpoint(run)
-                memories = [[type(callback).__name__, callback.state_dict()] for callback in callbacks]
-                folder.save_checkpoint(
-                    {
-                        "step": run.step,
-                        "seconds": run.seconds,
-                        "stop": run.stop,
-                        "session": session.state_dict(),
-                        "callbacks": memories,
-                    }
-                )
-
+        callbacks = self._callbacks_around(folder)
+        run = Run(config, session.real, session.synthesizer, session.streams, folder, session.materialise)
+        checkpoints = Checkpoints(run, session, callbacks, self.checkpoint_every)
+        checkpoints.restore()
         origin = time.monotonic() - run.seconds
-        saved = time.monotonic()
-        opened: list[Callback] = []
-        try:
+        with ExitStack() as closing:
             for callback in callbacks:
                 callback.on_start(run)
-                opened.append(callback)
-            with _Interrupt() as interrupt:
-                while run.step < config.steps and not run.stop:
-                    run.scalars = session.step(last=run.step + 1 == config.steps)
-                    run.step += 1
-                    run.seconds = time.monotonic() - origin
-                    _check_finite(run)
-                    for callback in callbacks:
-                        callback.on_step(run)
-                    if interrupt.requested:
-                        save()
-                        raise InterruptedRunError(_how_to_go_on(run))
-                    due = self.checkpoint_every
-                    if run.step % due == 0 if due else time.monotonic() - saved > 60:
-                        save()
-                        saved = time.monotonic()
+                closing.callback(callback.on_end, run)
+            interrupt = closing.enter_context(Interrupt())
+            while run.step < config.steps and not run.stop:
+                run.scalars = session.step(run.step + 1)
+                run.step += 1
                 run.seconds = time.monotonic() - origin
-        finally:
-            for callback in opened:
-                callback.on_end(run)
+                for callback in callbacks:
+                    callback.on_step(run)
+                if interrupt.requested:
+                    checkpoints.save()
+                    raise InterruptedRunError(_how_to_go_on(run))
+                checkpoints.save_when_due()
+            run.seconds = time.monotonic() - origin
         return run
 
-
-def _remember(callbacks: Sequence[Callback], memories: list[list[Any]]) -> None:
-    """Give every callback its memory back by class; a callback that is new or gone does not matter."""
-    left = list(memories)
-    for callback in callbacks:
-        for position, (name, memory) in enumerate(left):
-            if name == type(callback).__name__:
-                callback.load_state_dict(memory)
-                del left[position]
-                break
-
-
-def _check_finite(run: Run) -> None:
-    for name, value in run.scalars.items():
-        if not math.isfinite(value):
-            kept = "the last checkpoint is kept; " if run.folder and run.folder.checkpoint.is_file() else ""
-            raise DivergedError(
-                f"{name} is {value} at step {run.step}: {kept}lower optimiser.lr (now {run.config.optimiser.lr}) "
-                f"and start again"
-            )
+    def _callbacks_around(self, folder: RunFolder | None) -> list[Callback]:
+        """Metrics come last, so that they hold what the other callbacks added to the scalars of a step."""
+        if folder is None or any(isinstance(callback, JsonlMetrics) for callback in self.callbacks):
+            return self.callbacks
+        return [*self.callbacks, JsonlMetrics()]
 
 
 def _how_to_go_on(run: Run) -> str:
@@ -237,29 +201,3 @@ def _how_to_go_on(run: Run) -> str:
     if run.folder is None:
         return f"{done}: nothing was kept, as the run has no output folder"
     return f"{done}, state saved: go on with `ddkit distill --out {run.folder.path} --resume`"
-
-
-class _Interrupt:
-    """Turns the first Ctrl-C (or SIGTERM) into a request that the loop honours after its step; a second one kills."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._old: dict[int, Any] = {}
-
-    def __enter__(self) -> _Interrupt:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signals.SIGINT, signals.SIGTERM):
-                self._old[number] = signals.signal(number, self._request)
-        return self
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._old.items():
-            signals.signal(number, handler)
-        self._old = {}
-
-    def __exit__(self, *exception: object) -> None:
-        self._restore()

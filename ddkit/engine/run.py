@@ -6,6 +6,7 @@ import json
 import platform
 import resource
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any
 
 import torch
 
+from ddkit.artifact import DistilledDataset
 from ddkit.config import DistillConfig
 from ddkit.data import RealData
 from ddkit.engine.checkpoint import load_checkpoint, save_checkpoint
 from ddkit.errors import CheckpointError, ConfigError
-from ddkit.files import write_text
+from ddkit.files import temporary_pattern, write_text
 from ddkit.streams import Streams
 from ddkit.synthesis import Synthesizer
 
@@ -32,6 +34,7 @@ class Run:
         synthesizer: what is being learned.
         streams: random streams.
         folder: where the run is kept; None for a run in memory.
+        materialise: takes metadata and returns what the result would be if the run ended now.
         step: outer steps done.
         seconds: time spent so far, earlier parts of a resumed run included.
         scalars: of the last step.
@@ -43,6 +46,7 @@ class Run:
     synthesizer: Synthesizer
     streams: Streams
     folder: RunFolder | None
+    materialise: Callable[[dict[str, Any]], DistilledDataset]
     step: int = 0
     seconds: float = 0.0
     scalars: dict[str, float] = field(default_factory=dict)
@@ -67,25 +71,50 @@ class RunFolder:
         self.artifact = self.path / "distilled.safetensors"
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "run.json"
+        self.images = self.path / "images"
 
     @property
     def finished(self) -> bool:
-        """Whether the result is there."""
-        return self.artifact.is_file()
+        """Whether the result and, written after it, the summary are there."""
+        return self.artifact.is_file() and self.summary.is_file()
 
-    def claim(self, config: DistillConfig, real: RealData, *, resume: bool, data_spec: str | None) -> None:
+    def claim(
+        self,
+        config: DistillConfig,
+        real: RealData,
+        *,
+        resume: bool,
+        data_spec: str | None,
+        data_options: Mapping[str, Any] | None = None,
+        callback_options: Mapping[str, Any] | None = None,
+    ) -> None:
         """Take the folder for a run, or make sure that it holds this very run when resuming.
+
+        Args:
+            config: full configuration.
+            real: the training data, as the run sees them.
+            resume: whether the folder should hold this run already.
+            data_spec: how the data were named; None for their own name.
+            data_options: JSON-able options with which they were loaded (``root``, ``zca``, ``holdout``).
+            callback_options: JSON-able options of the callbacks (``eval_every``, ``patience``, ...).
 
         Raises:
             ConfigError: the folder is a file, holds something else, or holds another configuration.
         """
         content = {
             "config": config.as_dict(),
-            "data": {"spec": data_spec or real.name, "name": real.name, "fingerprint": real.fingerprint},
+            "data": {
+                "spec": data_spec or real.name,
+                "name": real.name,
+                "fingerprint": real.fingerprint,
+                "options": dict(data_options or {}),
+            },
+            "callbacks": dict(callback_options or {}),
         }
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"'{self.path}' is a file: choose another output folder")
-        if self.path.is_dir() and any(self.path.iterdir()):
+        leftovers = set(self._leftovers())
+        if self.path.is_dir() and set(self.path.iterdir()) - leftovers:
             if not self.config.is_file():
                 raise ConfigError(f"'{self.path}' is not empty and holds no run: choose another output folder")
             if not resume:
@@ -93,10 +122,18 @@ class RunFolder:
                     f"'{self.path}' holds another run: add --resume to continue it, or choose another --out"
                 )
             self._check_same(content)
+            for leftover in leftovers:
+                leftover.unlink(missing_ok=True)
         elif resume:
             raise ConfigError(f"'{self.path}' holds no run to resume: check --out, or leave --resume out")
         else:
             write_text(self.config, json.dumps(content, indent=2) + "\n")
+
+    def _leftovers(self) -> list[Path]:
+        """Return the temporary files that a killed process left behind."""
+        files = (self.config, self.checkpoint, self.artifact, self.metrics, self.summary)
+        found = [leftover for file in files for leftover in self.path.glob(temporary_pattern(file))]
+        return found + list(self.images.glob(temporary_pattern(self.images / "*.png")))
 
     def read(self) -> dict[str, Any]:
         """Return the content of ``config.json``.
@@ -108,6 +145,7 @@ class RunFolder:
             content = json.loads(self.config.read_text(encoding="utf-8"))
             DistillConfig.create(content["config"])
             str(content["data"]["spec"])
+            dict(content["data"].get("options", {})), dict(content.get("callbacks", {}))
             return content
         except FileNotFoundError:
             raise ConfigError(f"'{self.path}' holds no run (no config.json): check the path") from None

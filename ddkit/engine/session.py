@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,13 +18,16 @@ from ddkit.artifact import DistilledDataset
 from ddkit.config import DistillConfig, OptimiserConfig
 from ddkit.data import RealData
 from ddkit.engine.devices import resolve_device
-from ddkit.errors import ConfigError, DivergedError, unknown_name
+from ddkit.errors import ConfigError, DataError, DivergedError, unknown_name
 from ddkit.models import ModelSpec
 from ddkit.networks import Network, NetworkSource
 from ddkit.objectives import Context, Objective, RealSignal, Signal
 from ddkit.precision import Precision, pass_cost, resolve_precision
 from ddkit.streams import Streams
 from ddkit.synthesis import Synthesizer
+
+#: Real images on which the augmentation is checked before a run.
+_CHECKED_IMAGES = 256
 
 
 class Session:
@@ -42,6 +47,7 @@ class Session:
     def __init__(
         self, config: DistillConfig, real: RealData, signal: Signal | None, objects: Mapping[str, Any]
     ) -> None:
+        _check_no_class_is_empty(real)
         self.config = config
         self.streams = Streams(config.seed)
         self.device = resolve_device(config.device)
@@ -49,6 +55,7 @@ class Session:
         objective, networks = self._pieces(objects)
         augmentation = augment.create(config.augmentation)
         self.synthesizer = self._synthesizer(objects).to(self.device)
+        augmentation.check(self.real.batch(torch.arange(min(len(real), _CHECKED_IMAGES))), class_names=real.class_names)
         precision = self._precision(objective, networks)
         spec = ModelSpec.parse(config.model)
         network = Network(spec, real.shape, real.num_classes, device=self.device, precision=precision)
@@ -89,6 +96,10 @@ class Session:
                 f"the synthesizer makes {synthesizer.num_classes} classes of {synthesizer.shape} images, the data have "
                 f"{real.num_classes} classes of {real.shape} images"
             )
+        elif synthesizer.ipc != config.ipc:
+            raise ConfigError(
+                f"the synthesizer holds {synthesizer.ipc} images per class, but ipc={config.ipc}: make both the same"
+            )
         if config.init not in synthesizer.inits:
             raise unknown_name(f"initialisation of {synthesizer.name}", config.init, synthesizer.inits)
         synthesizer.initialise(real, config.init, self.streams("initialisation"))
@@ -106,33 +117,47 @@ class Session:
             device=self.device,
         )
 
-    def step(self, *, last: bool) -> dict[str, float]:
-        """Run one outer step: gradients, update, upkeep of the networks.
+    def step(self, number: int) -> dict[str, float]:
+        """Run outer step ``number`` (from 1): gradients, update, upkeep of the networks.
+
+        Returns:
+            the scalars of the objective.
 
         Raises:
-            DivergedError: a gradient is not finite.
+            DivergedError: a scalar, a gradient or a learned value is not finite.
         """
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
         scalars = self.objective.backward(self.synthesizer)
+        for name, value in scalars.items():
+            if not math.isfinite(value):
+                raise self._diverged(number, f"{name} is {value}")
         for name, parameter in self.synthesizer.named_parameters():
             if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
-                raise DivergedError(
-                    f"the gradient of '{name}' is not finite (loss {scalars.get('loss')}): the last checkpoint is kept; "
-                    f"lower optimiser.lr (now {self.config.optimiser.lr}) and start again"
-                )
+                raise self._diverged(number, f"the gradient of '{name}' is not finite")
         for optimiser in self.optimisers.values():
             optimiser.step()
+        for name, parameter in self.synthesizer.named_parameters():
+            if not bool(torch.isfinite(parameter.detach()).all()):
+                raise self._diverged(number, f"'{name}' is not finite after the update")
         if self.average is not None:
             self.average.update(self.synthesizer)
-        self.networks.after_step(self.synthesizer, last=last)
+        self.networks.after_step(self.synthesizer, last=number == self.config.steps)
         return scalars
 
+    def _diverged(self, number: int, what: str) -> DivergedError:
+        return DivergedError(
+            f"step {number} of {self.config.steps} diverged, {what}: lower optimiser.lr "
+            f"(now {self.config.optimiser.lr}) and start again; checkpoints from before this step are kept"
+        )
+
     def materialise(self, metadata: dict[str, Any]) -> DistilledDataset:
-        """Return the present synthetic data (their moving average, if one is kept) as an artifact."""
-        if self.average is not None:
-            self.average.copy_to(self.synthesizer)
-        return self.synthesizer.materialise(self.real.preprocessing, self.real.class_names, metadata)
+        """Return the present synthetic data (their moving average, if one is kept) as an artifact.
+
+        The run can go on afterwards as if nothing had been asked.
+        """
+        with self.average.in_place_of(self.synthesizer) if self.average is not None else nullcontext():
+            return self.synthesizer.materialise(self.real.preprocessing, self.real.class_names, metadata)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next step depends on."""
@@ -157,6 +182,12 @@ class Session:
         self.streams.load_state_dict(state["streams"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+
+
+def _check_no_class_is_empty(real: RealData) -> None:
+    empty = [name for name, count in zip(real.class_names, real.class_counts.tolist(), strict=True) if not count]
+    if empty:
+        raise DataError(f"class '{empty[0]}' of '{real.name}' has no images: leave it out or add images of it")
 
 
 def build_optimisers(synthesizer: Synthesizer, config: OptimiserConfig) -> dict[str, torch.optim.Optimizer]:
@@ -191,10 +222,17 @@ class _Average:
         for name, parameter in synthesizer.named_parameters():
             self.values[name].lerp_(parameter, 1 - self.decay)
 
-    @torch.no_grad()
-    def copy_to(self, synthesizer: Synthesizer) -> None:
-        for name, parameter in synthesizer.named_parameters():
-            parameter.copy_(self.values[name])
+    @contextmanager
+    def in_place_of(self, synthesizer: Synthesizer) -> Iterator[None]:
+        """Let ``synthesizer`` hold the averages for a while."""
+        present = {name: parameter.data for name, parameter in synthesizer.named_parameters()}
+        try:
+            for name, parameter in synthesizer.named_parameters():
+                parameter.data = self.values[name]
+            yield
+        finally:
+            for name, parameter in synthesizer.named_parameters():
+                parameter.data = present[name]
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.values

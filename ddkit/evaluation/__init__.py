@@ -1,7 +1,7 @@
 """How good is a distilled set: train on it, then compare with controls and published figures."""
 
 from ddkit.evaluation.accuracy import accuracies, accuracy
-from ddkit.evaluation.assess import assess, merge_draws, write_evaluation
+from ddkit.evaluation.assess import assess, merge_draws, read_evaluation, write_evaluation
 from ddkit.evaluation.baselines import baseline_sets, images_per_class_for_bytes, whole_accuracy
 from ddkit.evaluation.compatibility import check_compatible
 from ddkit.evaluation.evaluate import WHOLE_RECIPE, evaluate, evaluate_real, network_seeds, recipe_of
@@ -50,6 +50,7 @@ __all__ = [
     "paired_difference",
     "published",
     "published_table",
+    "read_evaluation",
     "recipe",
     "recipe_of",
     "robust_scores",

@@ -9,12 +9,14 @@ from typing import Any
 
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
-from ddkit.errors import DataError
+from ddkit.errors import ConfigError, DataError
 from ddkit.evaluation.baselines import baseline_sets
+from ddkit.evaluation.compatibility import check_compatible
 from ddkit.evaluation.evaluate import WHOLE_RECIPE, evaluate, evaluate_real
 from ddkit.evaluation.recipe import TrainingRecipe
 from ddkit.evaluation.results import ArchitectureResult, EvaluationResult
 from ddkit.files import write_text
+from ddkit.models import ModelSpec
 
 FILE_NAME = "evaluation.json"
 
@@ -55,7 +57,10 @@ def assess(
     report_progress: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> list[tuple[str, EvaluationResult]]:
-    """Evaluate a distilled set and its baselines under one recipe, with the same initialisations.
+    """Evaluate a distilled set and its baselines under one recipe.
+
+    Draw d of a random baseline is evaluated with ``seed + d``, so its networks start differently from those of the
+    other draws; the first draw and every baseline that is not drawn share the initialisations of the distilled set.
 
     Args:
         distilled: the set.
@@ -63,7 +68,7 @@ def assess(
         train: the data that were distilled; needed for baselines.
         baselines: kinds of :func:`~ddkit.evaluation.baseline_sets`.
         architectures: what is trained.
-        repeats: networks per set and architecture; for random baselines they are shared among the draws.
+        repeats: networks per set and architecture; for random baselines they are shared out among the draws.
         recipe: None for the one that the set carries.
         whole_epochs: epochs on the whole training set.
         seed: of networks and draws.
@@ -80,56 +85,83 @@ def assess(
     """
     if baselines and train is None:
         raise DataError("baselines are drawn from the training data: name the data that were distilled")
+    if repeats < 1:
+        raise ConfigError(f"repeats={repeats}: at least 1 network must be trained")
+    if baselines:
+        check_compatible(distilled, test)  # before any baseline is built
+    specs = [ModelSpec.parse(text) for text in architectures]
     label = str(distilled.metadata.get("method") or "distilled")
     draws = max(1, min(draws, repeats))
     sets = baseline_sets(train, distilled, baselines, seed, draws) if train is not None and baselines else {}
-    report_progress(f"training {repeats} networks on the distilled set")
-    results = [(label, evaluate(distilled, test, architectures, repeats, recipe, seed, **options))]
+    report_progress(f"training {repeats} network{'s' * (repeats != 1)} on the distilled set")
+    results = [(label, evaluate(distilled, test, specs, repeats, recipe, seed, **options))]
     for kind, members in sets.items():
         report_progress(f"training networks on the baseline '{kind}'")
         if isinstance(members, RealData):
             whole = WHOLE_RECIPE.replace(epochs=whole_epochs)
             count = min(repeats, 3)
-            results.append((kind, evaluate_real(members, test, architectures, count, whole, seed, **options)))
+            results.append((kind, evaluate_real(members, test, specs, count, whole, seed, **options)))
             continue
-        each = max(1, repeats // len(members))
         parts = [
-            evaluate(member, test, architectures, each, recipe, seed + draw, **options)
-            for draw, member in enumerate(members)
+            evaluate(member, test, specs, share, recipe, seed + draw, **options)
+            for draw, (member, share) in enumerate(zip(members, _shares(repeats, len(members)), strict=True))
         ]
         results.append((kind, merge_draws(parts)))
     return results
 
 
+def _shares(total: int, parts: int) -> list[int]:
+    """Share ``total`` networks out among ``parts`` sets, the first ones getting what is left over."""
+    return [total // parts + (part < total % parts) for part in range(parts)]
+
+
+def read_evaluation(folder: Path) -> dict[str, Any]:
+    """Return the content of ``evaluation.json`` of a run folder; empty when there is none.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for entry in content.get("results", []):
+            _key(entry)
+        return dict(content)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise DataError(f"'{path}' is damaged: delete it and evaluate again") from None
+
+
 def write_evaluation(
     folder: Path, results: Sequence[tuple[str, EvaluationResult]], command: str | None = None, **extra: Any
 ) -> Path:
-    """Write ``evaluation.json`` into a run folder, atomically; rows of an earlier call with other labels are kept.
+    """Write ``evaluation.json`` into a run folder, atomically.
+
+    Results of an earlier call are kept unless they are of the same set, data, recipe and architectures.
 
     Args:
         folder: the run folder.
         results: (label, result) pairs.
         command: what the user typed.
         extra: further JSON-able entries, for instance ``scores``.
+
+    Raises:
+        DataError: the file that is there is damaged; it is left as it is.
     """
-    path = folder / FILE_NAME
+    content = read_evaluation(folder)
     entries = [{"label": label, "result": result.as_dict()} for label, result in results]
-    content: dict[str, Any] = {}
-    if path.is_file():
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise DataError(f"'{path}' is damaged: delete it and evaluate again") from None
     fresh = {_key(entry) for entry in entries}
     kept = [entry for entry in content.get("results", []) if _key(entry) not in fresh]
     content = {**content, **extra, "results": [*entries, *kept], "command": command}
-    return write_text(path, json.dumps(content, indent=2) + "\n")
+    return write_text(folder / FILE_NAME, json.dumps(content, indent=2) + "\n")
 
 
 def _key(entry: dict[str, Any]) -> tuple[Any, ...]:
     result = entry["result"]
     return (
         entry["label"],
+        result["data"],
         json.dumps(result["recipe"], sort_keys=True),
         tuple(row["architecture"] for row in result["rows"]),
     )

@@ -96,6 +96,11 @@ class SyntheticTrainedNetworks(NetworkSource):
         )
         self.position = 0
 
+    def setup(self, network: Network, streams: Streams, augmentation: Augmentation) -> None:
+        """Start at the beginning of an outer loop."""
+        super().setup(network, streams, augmentation)
+        self.position = 0
+
     def current(self) -> Network:
         """Return the network, newly drawn at the start of each outer loop."""
         if self.position == 0:

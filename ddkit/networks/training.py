@@ -41,25 +41,21 @@ def train_epochs(
     parameters: list[Tensor] = list(network.module.parameters())
     images = network.prepare(images)
     targets = targets.to(network.device)
-    full = torch.full((size,), 1.0 / size, device=network.device, dtype=network.dtype)
     network.module.train()
     for _ in range(epochs):
         order = torch.randperm(count, generator=generator).to(network.device)
-        for start in range(0, count, size):
-            index = order[start : start + size]
-            weights = full
-            if len(index) < size:
-                if network.has_batch_norm:
-                    weights = torch.full_like(full[: len(index)], 1.0 / len(index))
-                else:
-                    weights = torch.cat(
-                        [
-                            torch.full_like(full, 1.0 / len(index))[: len(index)],
-                            full.new_zeros(size - len(index)),
-                        ]
-                    )
-                    index = torch.cat([index, index.new_zeros(size - len(index))])
+        for index in order.split(size):
+            weights = torch.full((len(index),), 1.0 / len(index), device=network.device, dtype=network.dtype)
+            if not network.has_batch_norm:
+                index, weights = padded(index, size), padded(weights, size)
             batch = augmentation.train(images[index], generator)
             gradients = torch.autograd.grad(network.loss(batch, targets[index], weights), parameters)
             with torch.no_grad():
                 torch._foreach_add_(parameters, gradients, alpha=-lr)
+
+
+def padded(x: Tensor, size: int) -> Tensor:
+    """Append zeros to ``x`` (n, ...) until it has ``size`` rows."""
+    if len(x) == size:
+        return x
+    return torch.cat([x, x.new_zeros(size - len(x), *x.shape[1:])])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from ddkit.augment import Augmentation
 from ddkit.networks import Network, NetworkSource
@@ -46,8 +46,6 @@ class Objective(ABC):
 
     #: Real images per class and query, unless an option says otherwise.
     real_batch: int = 256
-    #: Networks that suit this objective.
-    default_networks: ClassVar[str] = "fresh"
 
     def setup(self, context: Context, synthesizer: Synthesizer) -> None:
         """Receive the context; refuse a synthesizer or network that makes no sense with the reason.

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from ddkit.networks import Network
+from ddkit.networks.training import padded
 
 #: Activations of one layer for one chunk of classes should stay below this many bytes on a CPU (its cache) ...
 _CPU_BYTES = 12 * 2**20
@@ -73,9 +74,9 @@ def _stacked(
 ) -> list[Tensor]:
     size = max(len(x) for x in images)
     rows = [torch.full((len(x),), 1 / len(x), dtype=network.dtype, device=network.device) for x in images]
-    weight = torch.stack([_padded(row, size) for row in rows])
-    batch = torch.stack([_padded(network.prepare(x), size) for x in images])
-    target = torch.stack([_padded(t, size) for t in targets])
+    weight = torch.stack([padded(row, size) for row in rows])
+    batch = torch.stack([padded(network.prepare(x), size) for x in images])
+    target = torch.stack([padded(t, size) for t in targets])
     fixed = {k: v.detach() for k, v in network.module.named_parameters() if k not in set(names)}
     fixed |= dict(network.module.named_buffers())
     moving = {k: v.detach() for k, v in network.module.named_parameters() if k in set(names)}
@@ -87,12 +88,6 @@ def _stacked(
     with torch.set_grad_enabled(differentiable):
         result = vmap(grad(loss), in_dims=(None, 0, 0, 0))(moving, batch, target, weight)
     return [result[name] for name in names]
-
-
-def _padded(x: Tensor, size: int) -> Tensor:
-    if len(x) == size:
-        return x
-    return torch.cat([x, x.new_zeros(size - len(x), *x.shape[1:])])
 
 
 def freeze_batch_norm(network: Network) -> None:

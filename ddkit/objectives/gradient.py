@@ -33,8 +33,6 @@ class GradientMatching(Objective):
         class_chunk: classes differentiated together; None chooses by activation size.
     """
 
-    default_networks = "synthetic-trained"
-
     def __init__(
         self,
         metric: Metric = "ours",

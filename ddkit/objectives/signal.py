@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ddkit.augment import Augmentation, Draws
 from ddkit.data import RealData
 from ddkit.networks import Network
+from ddkit.networks.training import padded
 from ddkit.objectives.class_gradients import class_gradients, freeze_batch_norm
 from ddkit.streams import Streams
 
-#: Real images per forward pass: small enough for the cache of a CPU, one static shape for the compiler.
+#: Most real images per forward pass: few enough for the cache of a CPU.
 REAL_CHUNK = 256
 
 
@@ -90,26 +93,20 @@ class RealSignal(Signal):
     def feature_means(self, network: Network, classes: Tensor, draws: Draws) -> Tensor:
         """Return the class means over a batch, accumulated in the network's number format.
 
-        The batch streams through the network in chunks of one static shape, the last one padded, so that memory stays
-        bounded and nothing is compiled twice. With batch norm all images pass at once, as their statistics are shared.
+        The batch streams through the network in equal chunks, the last one padded, so that memory stays bounded and one
+        shape is compiled. With batch norm all images pass at once, as their statistics are shared.
         """
         images, _, group = self._sample(classes, draws, self.batch)
-        group = group.to(network.device)
-        counts = torch.bincount(group, minlength=len(classes)).to(network.dtype)
-        total: Tensor | None = None
-        chunk = len(images) if network.has_batch_norm else REAL_CHUNK
+        one_hot = F.one_hot(group.to(network.device), len(classes)).to(network.dtype)
+        shares = one_hot / one_hot.sum(0)
+        chunks = 1 if network.has_batch_norm else math.ceil(len(images) / REAL_CHUNK)
+        size = math.ceil(len(images) / chunks)
+        means = torch.zeros((), device=network.device, dtype=network.dtype)
         with torch.no_grad():
-            for start in range(0, len(images), chunk):
-                part = images[start : start + chunk]
-                used = len(part)
-                if used < chunk:
-                    part = torch.cat([part, part.new_zeros(chunk - used, *part.shape[1:])])
-                features = network.features(part)[:used]
-                if total is None:
-                    total = features.new_zeros(len(classes), features.shape[1])
-                total.index_add_(0, group[start : start + used], features)
-        assert total is not None
-        return total / counts[:, None]
+            for part, share in zip(images.split(size), shares.split(size), strict=True):
+                # A matrix product, as index_add_ on a GPU sums in another order every time.
+                means = means + share.T @ network.features(padded(part, size))[: len(part)]
+        return means
 
     def gradients(
         self, network: Network, classes: Tensor, draws: Draws, names: Sequence[str], class_chunk: int

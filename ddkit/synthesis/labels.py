@@ -75,9 +75,12 @@ class SoftLabels(Labels):
     Args:
         probabilities: (M, K) rows that sum to 1.
         learned: whether the logits are a parameter.
+
+    Raises:
+        ConfigError: rows that are no probabilities.
     """
 
-    logits: Tensor
+    probabilities: Tensor
 
     def __init__(self, probabilities: Tensor, learned: bool) -> None:
         super().__init__()
@@ -86,15 +89,16 @@ class SoftLabels(Labels):
             raise ConfigError(
                 "soft labels must be probabilities: every row non-negative with sum 1; normalise them first"
             )
-        logits = probabilities.clamp_min(1e-8).log()
+        self.shape = probabilities.shape
+        self.learned = learned
         if learned:
-            self.logits = nn.Parameter(logits)
+            self.logits = nn.Parameter(probabilities.clamp_min(1e-8).log())
         else:
-            self.register_buffer("logits", logits)
+            self.register_buffer("probabilities", probabilities)
 
     def forward(self, index: Tensor) -> Tensor:
         """Return (M, K) probabilities."""
-        return F.softmax(self.logits[index], dim=1)
+        return F.softmax(self.logits[index], dim=1) if self.learned else self.probabilities[index]
 
     @property
     def artifact_kind(self) -> ArtifactKind:
@@ -103,11 +107,11 @@ class SoftLabels(Labels):
 
     def floats(self) -> int:
         """K numbers an image."""
-        return self.logits.numel()
+        return self.shape.numel()
 
     def bytes(self) -> int:
         """4 K bytes an image (float32, as stored)."""
-        return 4 * self.logits.numel()
+        return 4 * self.shape.numel()
 
 
 def make_labels(kind: LabelKind | Tensor, classes: Tensor, num_classes: int, confidence: float) -> Labels:

@@ -15,7 +15,7 @@ from ddkit.testing import toy_data
 from .conftest import central_difference, gradient_of
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from reference_dm import looped_distribution_loss
+from reference import looped_distribution_loss
 
 
 class Flatten(nn.Module):

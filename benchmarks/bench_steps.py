@@ -1,6 +1,7 @@
-"""Seconds per outer step and peak memory of distribution matching against a plainly written version of the same step.
+"""Seconds per outer step and peak memory of an objective against a plainly written version of the same step.
 
-    python benchmarks/bench_dm_step.py --out benchmarks/results/dm-step.json
+    python benchmarks/bench_steps.py --objective distribution --out benchmarks/results/step-distribution.json
+    python benchmarks/bench_steps.py --objective gradient --out benchmarks/results/step-gradient.json
 
 10 classes x 256 real images, IPC 10, ConvNet-D3 of width 128, Siamese augmentation, random pixels (the cost of a step
 does not depend on them). Every variant runs in a process of its own, so that its peak memory is its own; the variants
@@ -30,6 +31,7 @@ CLASSES, REAL, IPC, PER_CLASS = 10, 256, 10, 1000
 def main() -> None:
     """Run the comparison, or one variant of it in a child process."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--objective", choices=("distribution", "gradient"), default="distribution")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--steps", type=int, default=5)
@@ -37,12 +39,12 @@ def main() -> None:
     parser.add_argument("--shape", choices=sorted(SHAPES))
     arguments = parser.parse_args()
     if arguments.variant:
-        print(json.dumps(measure(arguments.variant, arguments.shape, arguments.steps)))
+        print(json.dumps(measure(arguments.objective, arguments.variant, arguments.shape, arguments.steps)))
         return
-    results: dict[str, Any] = {"command": "python " + " ".join(sys.argv), "seed": 0}
+    results: dict[str, Any] = {"command": "python " + " ".join(sys.argv), "objective": arguments.objective, "seed": 0}
     for shape in SHAPES:
         turns = [
-            {variant: child(variant, shape, arguments.steps) for variant in VARIANTS} for _ in range(arguments.turns)
+            {v: child(arguments.objective, v, shape, arguments.steps) for v in VARIANTS} for _ in range(arguments.turns)
         ]
         results[shape] = summarise(turns)
         print(shape, json.dumps(results[shape], indent=1))
@@ -54,9 +56,10 @@ def main() -> None:
         arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
-def child(variant: str, shape: str, steps: int) -> dict[str, float]:
+def child(objective: str, variant: str, shape: str, steps: int) -> dict[str, float]:
     """Measure one variant in a process of its own."""
-    command = [sys.executable, __file__, "--variant", variant, "--shape", shape, "--steps", str(steps)]
+    command = [sys.executable, __file__, "--objective", objective, "--variant", variant]
+    command += ["--shape", shape, "--steps", str(steps)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -79,7 +82,7 @@ def summarise(turns: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
     return table
 
 
-def measure(variant: str, shape_name: str, steps: int) -> dict[str, float]:
+def measure(objective_name: str, variant: str, shape_name: str, steps: int) -> dict[str, float]:
     """Time ``steps`` outer steps of one variant after warming up."""
     import torch
 
@@ -87,7 +90,7 @@ def measure(variant: str, shape_name: str, steps: int) -> dict[str, float]:
     from ddkit.data import RealData
     from ddkit.models import ModelSpec
     from ddkit.networks import FreshNetworks, Network
-    from ddkit.objectives import Context, DistributionMatching, RealSignal
+    from ddkit.objectives import Context, DistributionMatching, GradientMatching, RealSignal
     from ddkit.precision import Precision
     from ddkit.streams import Streams
     from ddkit.synthesis import Pixels
@@ -102,31 +105,34 @@ def measure(variant: str, shape_name: str, steps: int) -> dict[str, float]:
     optimiser = torch.optim.SGD([synthesizer.images], lr=1.0, momentum=0.5)
 
     if variant == "plain":
-        from reference_dm import looped_distribution_loss
+        from reference import looped_distribution_loss, looped_gradient_loss
 
+        looped = looped_distribution_loss if objective_name == "distribution" else looped_gradient_loss
         spec = ModelSpec("convnet")
         model = spec.build(shape, CLASSES, 0)
-        model.requires_grad_(False)
+        model.requires_grad_(objective_name == "gradient")
 
         def backward() -> float:
             spec.reset_(model, streams.integer("networks"))
             draws = augmentation.draw(CLASSES, streams("augmentation"))
             real, labels = data.sample(range(CLASSES), REAL, streams("real"))
-            loss = looped_distribution_loss(
+            loss = looped(
                 model,
                 [real[labels == c] for c in range(CLASSES)],
                 [synthesizer.images[synthesizer.classes == c] for c in range(CLASSES)],
                 augmentation,
                 draws,
             )
-            loss.backward()
+            loss.backward(inputs=[synthesizer.images])
             return float(loss.detach())
 
     else:
         _, dtype, mode = variant.split("-")
         precision = Precision(getattr(torch, dtype), mode == "compiled")
         network = Network(ModelSpec("convnet"), shape, CLASSES, precision=precision)
-        networks, signal, objective = FreshNetworks(), RealSignal(), DistributionMatching(real_batch=REAL)
+        networks, signal = FreshNetworks(), RealSignal()
+        matching = DistributionMatching if objective_name == "distribution" else GradientMatching
+        objective = matching(real_batch=REAL)
         networks.setup(network, streams, augmentation)
         signal.setup(data, streams, augmentation, REAL)
         objective.setup(Context(CLASSES, signal, networks, network, augmentation, streams), synthesizer)

@@ -1,0 +1,419 @@
+"""What do ``ddkit distill`` and ``ddkit evaluate`` do with their options?
+
+Whatever is wrong with the options, the run folder or the result is refused here before work starts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ddkit import evaluation as ev
+from ddkit import methods
+from ddkit.artifact import DistilledDataset
+from ddkit.config import DistillConfig, merge, parse_assignments
+from ddkit.data import RealData, load, load_pair
+from ddkit.engine import (
+    Callback,
+    Distiller,
+    EarlyStop,
+    ImageGrids,
+    PeriodicEvaluation,
+    ProgressBar,
+    RunFolder,
+    TensorBoard,
+    resolve_device,
+)
+from ddkit.errors import ConfigError, unknown_name
+from ddkit.executor import executor as make_executor
+from ddkit.models import ModelSpec
+from ddkit.registry import describe_validation_error
+from ddkit.streams import Streams
+
+DEFAULT_DATA = "digits"
+DEFAULT_IPC = 10
+Say = Callable[[str], None]
+Kept = TypeVar("Kept", bound="_Kept")
+
+
+class _Kept(BaseModel):
+    """Options that ``config.json`` keeps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataOptions(_Kept):
+    """How the training data are loaded: what ``config.json`` keeps, so that a resumed run sees the same data.
+
+    Args:
+        root: where named data lie; None for ``$DDKIT_DATA``.
+        zca: whether images are whitened.
+        holdout: part of the training data kept aside, chosen by the run's seed.
+    """
+
+    root: str | None = None
+    zca: bool = False
+    holdout: float = 0.0
+
+
+class CallbackOptions(_Kept):
+    """What happens around the loop: what ``config.json`` keeps, because an early stop decides the result.
+
+    Args:
+        eval_every: steps between evaluations on the held-out part.
+        patience: evaluations without gain after which the run stops.
+        images_every: steps between pictures; None for ten a run.
+        tensorboard: whether scalars are written for TensorBoard as well.
+    """
+
+    eval_every: int | None = None
+    patience: int | None = None
+    images_every: int | None = None
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class DistillRequest:
+    """The options of ``ddkit distill``; None is what the user left out.
+
+    Args:
+        out: run folder.
+        resume: continue the run in it.
+        method: name of a method.
+        data: what is distilled.
+        ipc: images per class.
+        seed: of the run.
+        settings: ``KEY=VALUE`` texts of ``--set``.
+        shortcuts: settings with an option of their own, such as ``steps``.
+        data_options: by field of :class:`DataOptions`.
+        callback_options: by field of :class:`CallbackOptions`.
+        checkpoint_every: steps between checkpoints.
+        show_progress: draw a bar.
+        command: what the user typed.
+    """
+
+    out: Path
+    resume: bool
+    method: str | None
+    data: str | None
+    ipc: int | None
+    seed: int | None
+    settings: Sequence[str]
+    shortcuts: Mapping[str, Any]
+    data_options: Mapping[str, Any]
+    callback_options: Mapping[str, Any]
+    checkpoint_every: int | None
+    show_progress: bool
+    command: str
+
+    def overrides(self) -> dict[str, Any]:
+        """Return the settings laid over those of the method.
+
+        Raises:
+            ConfigError: a setting that has no ``=``, or that must be given as an option of its own.
+        """
+        overrides = parse_assignments(list(self.settings))
+        for key in ("method", "ipc", "seed"):
+            if key in overrides:
+                raise ConfigError(f"--set {key}={overrides[key]}: write --{key} {overrides[key]}")
+        return merge(overrides, {key: value for key, value in self.shortcuts.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A distillation about to start: its data, its callbacks, and its configuration once the data are there."""
+
+    data: str
+    seed: int
+    data_options: DataOptions
+    callback_options: CallbackOptions
+    configure: Callable[[RealData], DistillConfig]
+
+    def load(self) -> tuple[RealData, RealData | None]:
+        """Return the training data and the held-out part, if any."""
+        options = self.data_options
+        real = load(self.data, "train", root=options.root, zca=options.zca)
+        return real.split_off(options.holdout, Streams(self.seed)("holdout")) if options.holdout else (real, None)
+
+
+def distil(request: DistillRequest) -> DistilledDataset:
+    """Start a run, or continue the one in the folder.
+
+    Raises:
+        ConfigError: a wrong option, or a folder that does not fit; nothing was written.
+        DDKitError: as :meth:`~ddkit.engine.Distiller.fit`.
+    """
+    folder = RunFolder(request.out)
+    _check_folder(folder, request.resume)
+    plan = _continued(request, folder) if request.resume else _new(request)
+    _check_plan(plan)
+    real, held_out = plan.load()
+    callbacks = _callbacks(plan.callback_options, held_out, request.show_progress)
+    distiller = Distiller(plan.configure(real), callbacks=callbacks, checkpoint_every=request.checkpoint_every)
+    return distiller.fit(
+        real,
+        out=request.out,
+        resume=request.resume,
+        data_spec=plan.data,
+        data_options=plan.data_options.model_dump(),
+        callback_options=plan.callback_options.model_dump(),
+        command=request.command,
+    )
+
+
+def _check_folder(folder: RunFolder, resume: bool) -> None:
+    """Refuse early what :meth:`RunFolder.claim` would refuse once the data are loaded."""
+    if folder.path.exists() and not folder.path.is_dir():
+        raise ConfigError(f"'{folder.path}' is a file: choose another --out")
+    if folder.config.is_file() and not resume:
+        raise ConfigError(f"'{folder.path}' holds another run: add --resume to continue it, or choose another --out")
+    check_writable(folder.path)
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written, or cannot be created.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise ConfigError(f"cannot write to '{folder}': '{existing}' is a file; choose another folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"cannot write to '{folder}': no permission in '{existing}'; choose another folder")
+
+
+def _new(request: DistillRequest) -> _Plan:
+    if request.method is None:
+        raise ConfigError("--method is missing: choose one from `ddkit methods`")
+    method = methods.get(request.method)
+    ipc = DEFAULT_IPC if request.ipc is None else request.ipc
+    if ipc < 1:
+        raise ConfigError(f"--ipc {ipc}: at least 1 image per class is needed")
+    seed, overrides = request.seed or 0, request.overrides()
+    for key in overrides:
+        if key not in DistillConfig.model_fields:
+            raise unknown_name("option", key, DistillConfig.model_fields)
+    given = _given(request.data_options)
+    if given.get("root"):
+        given["root"] = str(Path(given["root"]).expanduser().resolve())
+    return _Plan(
+        data=request.data or DEFAULT_DATA,
+        seed=seed,
+        data_options=DataOptions(**given),
+        callback_options=CallbackOptions(**_given(request.callback_options)),
+        configure=lambda real: method.configure(real, ipc, seed, overrides),
+    )
+
+
+def _continued(request: DistillRequest, folder: RunFolder) -> _Plan:
+    """Take everything from ``config.json``; an option given anew must say the same."""
+    stored = folder.read()
+    data = str(stored["data"]["spec"])
+    if request.data not in (None, data):
+        raise _other(folder, f"--data {data}", request.data)
+    named = {"method": request.method, "ipc": request.ipc, "seed": request.seed}
+    for key, value in named.items():
+        if value is not None and value != stored["config"][key]:
+            raise _other(folder, f"--{key} {stored['config'][key]}", value)
+    data_options = _same(folder, DataOptions, stored["data"].get("options", {}), request.data_options, {"root"})
+    callback_options = _same(
+        folder, CallbackOptions, stored.get("callbacks", {}), request.callback_options, {"images_every", "tensorboard"}
+    )
+    config = DistillConfig.create(merge(stored["config"], request.overrides()))
+    return _Plan(data, config.seed, data_options, callback_options, lambda _: config)
+
+
+def _same(folder: RunFolder, kind: type[Kept], stored: Any, given: Mapping[str, Any], free: set[str]) -> Kept:
+    """Return the stored options of a run under those given anew, which may differ only where they are ``free``."""
+    try:
+        old = kind(**stored)
+    except ValidationError as error:
+        reason = describe_validation_error(error)
+        raise ConfigError(f"'{folder.config}' is damaged: {reason}; restore it or start again elsewhere") from None
+    for key, value in _given(given).items():
+        if key not in free and value != getattr(old, key):
+            raise _other(folder, f"--{key.replace('_', '-')} {getattr(old, key)}", value)
+    return kind(**{**old.model_dump(), **_given(given)})
+
+
+def _other(folder: RunFolder, option: str, value: object) -> ConfigError:
+    return ConfigError(
+        f"'{folder.path}' was started with {option}, not {value}: leave the option out or choose another --out"
+    )
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _check_plan(plan: _Plan) -> None:
+    options, watched = plan.data_options, plan.callback_options
+    if not 0 <= options.holdout < 1:
+        raise ConfigError(f"--holdout {options.holdout} must lie in [0, 1)")
+    for name, value in _given(watched.model_dump()).items():
+        if value is not True and value is not False and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    if (watched.eval_every or watched.patience) and not options.holdout:
+        raise ConfigError("--eval-every and --patience look at held-out training data: add --holdout 0.1")
+    if watched.patience and not watched.eval_every:
+        raise ConfigError(f"--patience {watched.patience} counts evaluations: add --eval-every STEPS")
+
+
+def _callbacks(options: CallbackOptions, held_out: RealData | None, show_progress: bool) -> list[Callback]:
+    chosen: list[Callback] = []
+    if held_out is not None and options.eval_every:
+        chosen.append(PeriodicEvaluation(held_out, options.eval_every))
+    if options.patience:
+        chosen.append(EarlyStop(options.patience))
+    chosen.append(ImageGrids(options.images_every))
+    if options.tensorboard:
+        chosen.append(TensorBoard())
+    if show_progress:
+        chosen.append(ProgressBar())
+    return chosen
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """The options of ``ddkit evaluate``; None is what the user left out.
+
+    Args:
+        run: run folder or artifact file.
+        architectures: what is trained; None for the architecture of the run.
+        repeats: networks per architecture.
+        baselines: kinds of baselines.
+        recipe: name of a training recipe; None for the artifact's own.
+        settings: ``KEY=VALUE`` texts that change the recipe.
+        data: test data; None for what was distilled.
+        data_root: where named data lie; None for where the run found them.
+        seed: of the evaluation.
+        scores: also compute the robust scores.
+        executor: where networks are trained.
+        device: on what.
+        precision: number format of training.
+        compile: whether training is compiled.
+        say: called with a line of text before every part.
+        command: what the user typed.
+    """
+
+    run: Path
+    architectures: Sequence[str] | None
+    repeats: int
+    baselines: Sequence[str]
+    recipe: str | None
+    settings: Sequence[str]
+    data: str | None
+    data_root: str | None
+    seed: int
+    scores: bool
+    executor: str
+    device: str
+    precision: str
+    compile: bool
+    say: Say
+    command: str
+
+
+Outcome = tuple[DistilledDataset, list[tuple[str, ev.EvaluationResult]], dict[str, Any]]
+
+
+def evaluate(request: EvaluateRequest) -> Outcome:
+    """Evaluate a distilled set and its baselines; keep the result in the run folder, if it is one.
+
+    Returns:
+        The set, (label, result) pairs, and ``{"scores": ...}`` when asked for.
+
+    Raises:
+        DDKitError: a wrong option, a damaged file or data that do not fit; nothing was trained.
+    """
+    if request.precision not in ("float32", "bfloat16"):
+        raise ConfigError(f"--precision {request.precision}: choose float32 or bfloat16")
+    if request.repeats < 1:
+        raise ConfigError(f"--repeats {request.repeats}: at least 1 network must be trained")
+    device = resolve_device(request.device)
+    distilled = DistilledDataset.load(request.run)
+    folder = request.run if request.run.is_dir() else None
+    if folder is not None:
+        check_writable(folder)
+        ev.read_evaluation(folder)
+    spec, root = _where_the_data_are(request, distilled)
+    recipe = _recipe(request, distilled, spec)
+    architectures = list(request.architectures or [_own_architecture(distilled)])
+    for text in architectures:
+        ModelSpec.parse(text)
+    workers = make_executor(request.executor)
+    options: dict[str, Any] = {
+        "device": device,
+        "precision": request.precision,
+        "compile": request.compile,
+        "executor": None if request.executor == "local" else workers,
+    }
+    with workers:
+        train, test = load_pair(spec, root=root)
+        results = ev.assess(
+            distilled,
+            test,
+            train=train,
+            baselines=request.baselines,
+            architectures=architectures,
+            repeats=request.repeats,
+            recipe=recipe,
+            seed=request.seed,
+            report_progress=request.say,
+            **options,
+        )
+        common = {"recipe": recipe, "repeats": request.repeats, "seed": request.seed, **options}
+        extra = _scores(request.say, distilled, train, test, architectures[0], common) if request.scores else {}
+    if folder is not None:
+        ev.write_evaluation(folder, results, request.command, **extra)
+    return distilled, results, extra
+
+
+def _scores(
+    say: Say,
+    distilled: DistilledDataset,
+    train: RealData,
+    test: RealData,
+    architecture: str,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    say("computing label- and augmentation-robust scores")
+    scores = ev.robust_scores(distilled, train, test, architecture=architecture, **options)
+    return {"scores": scores.as_dict()}
+
+
+def _own_architecture(distilled: DistilledDataset) -> str:
+    return str((distilled.metadata.get("config") or {}).get("model", "convnet"))
+
+
+def _where_the_data_are(request: EvaluateRequest, distilled: DistilledDataset) -> tuple[str, str | None]:
+    """Return name and root of the test data: as given, else as the run kept them, else as the artifact says."""
+    folder = RunFolder(request.run)
+    if request.data is not None:
+        return request.data, request.data_root
+    if request.run.is_dir() and folder.config.is_file():
+        stored = folder.read()["data"]
+        return str(stored["spec"]), request.data_root or stored.get("options", {}).get("root")
+    name = (distilled.metadata.get("source") or {}).get("name")
+    if not name:
+        raise ConfigError("the artifact does not say what it was distilled from: name it with --data")
+    return str(name), request.data_root
+
+
+def _recipe(request: EvaluateRequest, distilled: DistilledDataset, spec: str) -> ev.TrainingRecipe:
+    changes = parse_assignments(list(request.settings))
+    for key in changes:
+        if key not in ev.TrainingRecipe.model_fields:
+            raise unknown_name("recipe field", key, ev.TrainingRecipe.model_fields)
+    if request.recipe is None:
+        return ev.recipe_of(distilled).replace(**changes)
+    source = distilled.metadata.get("source") or {}
+    return ev.recipe(request.recipe, str(source.get("name", spec)), **changes)

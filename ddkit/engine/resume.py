@@ -1,0 +1,85 @@
+"""How does a run go on where it stopped?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ddkit.engine.callbacks import Callback
+from ddkit.engine.run import Run
+from ddkit.engine.session import Session
+
+#: Seconds between two checkpoints, unless a number of steps is given.
+INTERVAL_SECONDS = 60.0
+
+
+class Checkpoints:
+    """Saves and restores a run: its counters, its pieces and the memories of its callbacks.
+
+    Without a run folder nothing is saved or restored.
+
+    Args:
+        run: the run.
+        session: its pieces.
+        callbacks: around it.
+        every: steps between two checkpoints; None for one a minute.
+    """
+
+    def __init__(self, run: Run, session: Session, callbacks: Sequence[Callback], every: int | None) -> None:
+        self.run, self.session, self.callbacks, self.every = run, session, callbacks, every
+        self._saved_at = time.monotonic()
+
+    def restore(self) -> None:
+        """Go on from the last checkpoint, if there is one.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged.
+        """
+        state = self.run.folder.load_checkpoint() if self.run.folder else None
+        if state is None:
+            return
+        self.run.step, self.run.seconds, self.run.stop = int(state["step"]), float(state["seconds"]), state["stop"]
+        self.session.load_state_dict(state["session"])
+        _remember(self.callbacks, state["callbacks"])
+
+    def save(self) -> None:
+        """Replace the checkpoint by the present state.
+
+        Raises:
+            CheckpointError: it cannot be written; the previous one is untouched.
+        """
+        if self.run.folder is None:
+            return
+        for callback in self.callbacks:
+            callback.on_checkpoint(self.run)
+        self.run.folder.save_checkpoint(
+            {
+                "step": self.run.step,
+                "seconds": self.run.seconds,
+                "stop": self.run.stop,
+                "session": self.session.state_dict(),
+                "callbacks": [[type(callback).__name__, callback.state_dict()] for callback in self.callbacks],
+            }
+        )
+        self._saved_at = time.monotonic()
+
+    def save_when_due(self) -> None:
+        """Replace the checkpoint when enough steps, or enough time, have gone by."""
+        if self.every is None:
+            due = time.monotonic() - self._saved_at > INTERVAL_SECONDS
+        else:
+            due = self.run.step % self.every == 0
+        if due:
+            self.save()
+
+
+def _remember(callbacks: Sequence[Callback], memories: list[list[Any]]) -> None:
+    """Give every callback its memory back by class; a callback that is new or gone does not matter."""
+    left = list(memories)
+    for callback in callbacks:
+        for position, (name, memory) in enumerate(left):
+            if name == type(callback).__name__:
+                callback.load_state_dict(memory)
+                del left[position]
+                break
