@@ -44,8 +44,8 @@ def main() -> None:
         "accuracies": accuracies,
         "mean": {name: summary(values).mean for name, values in accuracies.items()},
         "paired_difference_bfloat16_minus_float32": {
-            "mean": difference.mean,
-            "interval95": difference.interval95,
+            "mean": difference.differences.mean,
+            "interval95": difference.differences.interval95,
         },
         "recipe": how.model_dump(mode="json"),
         **environment("cpu"),

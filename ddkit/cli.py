@@ -8,14 +8,19 @@ import shlex
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import click
 import typer
 
 from ddkit.cli_tables import accuracy_rows, comparison_row, headline, print_json, print_table, say
 from ddkit.errors import ConfigError, DDKitError, InterruptedRunError
+
+if TYPE_CHECKING:
+    from ddkit.artifact import DistilledDataset
+    from ddkit.engine import RunFolder
 
 DATA_HELP = "digits, a torchvision name, a folder, a Parquet file or folder, or .npz."
 
@@ -122,6 +127,10 @@ def distill(
             command=_command(),
         )
     )
+    _print_run(folder, result, finished, as_json)
+
+
+def _print_run(folder: RunFolder, result: DistilledDataset, finished: bool, as_json: bool) -> None:
     if as_json:
         summary = {"artifact": str(folder.artifact), "budget": result.budget.as_dict(), **headline(result)}
         return print_json(summary)
@@ -129,7 +138,8 @@ def distill(
         typer.echo("the run was finished already")
     size = f"{folder.artifact.stat().st_size:,} bytes"
     typer.echo(f"{len(result)} images of {result.num_classes} classes in {folder.artifact} ({size})")
-    typer.echo(f"next: ddkit evaluate {out} --baseline random    then: ddkit show {out}")
+    where = shlex.quote(str(folder.path))
+    typer.echo(f"next: ddkit evaluate {where} --baseline random    then: ddkit show {where}")
 
 
 @app.command()
@@ -338,7 +348,7 @@ def main(arguments: list[str] | None = None) -> None:
     verbose = bool({"-v", "--verbose"} & set(arguments))
     with warnings.catch_warnings():
         if not verbose:
-            warnings.showwarning = lambda message, *_, **__: say(f"warning: {' '.join(str(message).split())}")
+            warnings.showwarning = _once_on_one_line()
         try:
             _invoke(arguments)
         except click.exceptions.Exit as stop:
@@ -357,6 +367,19 @@ def main(arguments: list[str] | None = None) -> None:
         except Exception as error:
             hint = "" if verbose else " (run again with -v for the traceback)"
             _fail(f"error: {type(error).__name__}: {error}{hint}", error, 1, verbose)
+
+
+def _once_on_one_line() -> Callable[..., None]:
+    """Return a hook that prints every warning on one line, and the same text only once."""
+    seen: set[str] = set()
+
+    def show(message: Warning | str, *place: object, **options: object) -> None:
+        text = " ".join(str(message).split())
+        if text not in seen:
+            seen.add(text)
+            say(f"warning: {text}")
+
+    return show
 
 
 def _invoke(arguments: list[str]) -> None:

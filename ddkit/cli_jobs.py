@@ -115,13 +115,18 @@ class DistillRequest:
         """Return the settings laid over those of the method.
 
         Raises:
-            ConfigError: a setting that has no ``=``, or that must be given as an option of its own.
+            ConfigError: a setting that has no ``=``, that must be given as an option of its own, or that says
+                something else than that option.
         """
         overrides = parse_assignments(list(self.settings))
         for key in ("method", "ipc", "seed"):
             if key in overrides:
                 raise ConfigError(f"--set {key}={overrides[key]}: write --{key} {overrides[key]}")
-        return merge(overrides, {key: value for key, value in self.shortcuts.items() if value is not None})
+        shortcuts = _given(self.shortcuts)
+        for key, value in shortcuts.items():
+            if overrides.get(key, value) != value:
+                raise ConfigError(f"--set {key}={overrides[key]} contradicts --{key} {value}: leave one of them out")
+        return merge(overrides, shortcuts)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class OptimiserSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["sgd", "adam"] = "sgd"
-    lr: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    lr: float = Field(default=1.0, gt=0, le=1e30)
     momentum: float = Field(default=0.5, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from ddkit.config import merge
-from ddkit.errors import ConfigError, unknown_name
+from ddkit.errors import ConfigError, InterruptedRunError, unknown_name
 
 FOLDER = Path(__file__).parent
 
@@ -73,7 +73,10 @@ class Recipe:
         if command is None:
             changes = [f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in overrides.items()]
             command = " ".join(["ddkit recipe run", shlex.quote(self.source), *changes])
-        return module.run(merge(self.settings, _text_keys(overrides)), out, report_progress, command)
+        try:
+            return module.run(merge(self.settings, _text_keys(overrides)), out, report_progress, command)
+        except InterruptedRunError as stop:
+            raise InterruptedRunError(f"{stop}; the recipe as a whole starts anew with another --out") from None
 
     @property
     def source(self) -> str:

@@ -125,7 +125,10 @@ def _cells(settings: Settings, train: RealData, out: Path) -> list[_Cell]:
     for ipc in dict.fromkeys(settings.ipcs):
         for method in dict.fromkeys(settings.methods):
             config = methods.get(method).configure(train, ipc, settings.seed, _overrides(settings, method, ipc))
-            CoresetSession(config, train) if config.selection else Session(config, train, None, {})
+            if config.selection:
+                CoresetSession(config, train)
+            else:
+                Session(config, train, None, {})
             cells.append(_Cell(method, ipc, config, out / f"{method}-{ipc}"))
     return cells
 

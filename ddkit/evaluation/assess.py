@@ -87,9 +87,10 @@ def assess(
         raise DataError("baselines are drawn from the training data: name the data that were distilled")
     if repeats < 1:
         raise ConfigError(f"repeats={repeats}: at least 1 network must be trained")
-    if baselines:
-        check_compatible(distilled, test)  # before any baseline is built
     specs = [ModelSpec.parse(text) for text in architectures]
+    check_compatible(distilled, test)  # like the next lines, before a baseline is built
+    for spec in specs:
+        spec.build(test.shape, test.num_classes, 0)
     label = str(distilled.metadata.get("method") or "distilled")
     draws = max(1, min(draws, repeats))
     sets = baseline_sets(train, distilled, baselines, seed, draws) if train is not None and baselines else {}
@@ -99,14 +100,13 @@ def assess(
         report_progress(f"training networks on the baseline '{kind}'")
         if isinstance(members, RealData):
             whole = WHOLE_RECIPE.replace(epochs=whole_epochs)
-            count = min(repeats, 3)
-            results.append((kind, evaluate_real(members, test, specs, count, whole, seed, **options)))
-            continue
-        parts = [
-            evaluate(member, test, specs, share, recipe, seed + draw, **options)
-            for draw, (member, share) in enumerate(zip(members, _shares(repeats, len(members)), strict=True))
-        ]
-        results.append((kind, merge_draws(parts)))
+            result = evaluate_real(members, test, specs, min(repeats, 3), whole, seed, **options)
+        else:
+            pairs = zip(members, _shares(repeats, len(members)), strict=True)
+            result = merge_draws(
+                [evaluate(one, test, specs, share, recipe, seed + d, **options) for d, (one, share) in enumerate(pairs)]
+            )
+        results.append((kind, result))
     return results
 
 

@@ -36,6 +36,12 @@ class _Request:
         labels = self.distilled.hard_labels()
         return torch.bincount(labels, minlength=self.distilled.num_classes).tolist()
 
+    @property
+    def counts_for_bytes(self) -> list[int]:
+        """Real images per class that fit the distilled set's bytes."""
+        ipc = images_per_class_for_bytes(self.train, self.distilled.budget.bytes)
+        return [ipc] * self.train.num_classes
+
     def generator(self, kind: str, draw: int) -> torch.Generator:
         """Return the generator of one draw of one kind."""
         return Streams(self.seed)(f"baseline/{kind}/{draw}")
@@ -86,19 +92,22 @@ def _random(request: _Request) -> list[DistilledDataset]:
     return [request.real_set("random", request.random("random", draw, request.counts)) for draw in range(request.draws)]
 
 
-def _herding(request: _Request) -> list[DistilledDataset]:
-    counts = request.counts
+def _herding(request: _Request, kind: str = "herding", counts: Sequence[int] | None = None) -> list[DistilledDataset]:
+    counts = request.counts if counts is None else counts
     features = pixel_features(request.train.with_preprocessing(request.distilled.preprocessing))
     chosen = herding_indices(features, request.train.class_index, max(counts))
-    return [request.real_set("herding", request.prefix_of_classes(chosen, max(counts), counts))]
+    return [request.real_set(kind, request.prefix_of_classes(chosen, max(counts), counts))]
 
 
 def _random_bytes(request: _Request) -> list[DistilledDataset]:
-    ipc = images_per_class_for_bytes(request.train, request.distilled.budget.bytes)
-    counts = [ipc] * request.train.num_classes
     return [
-        request.real_set("random-bytes", request.random("random-bytes", draw, counts)) for draw in range(request.draws)
+        request.real_set("random-bytes", request.random("random-bytes", draw, request.counts_for_bytes))
+        for draw in range(request.draws)
     ]
+
+
+def _herding_bytes(request: _Request) -> list[DistilledDataset]:
+    return _herding(request, "herding-bytes", request.counts_for_bytes)
 
 
 def _random_soft(request: _Request) -> list[DistilledDataset]:
@@ -140,6 +149,7 @@ _KINDS: dict[str, Callable[[_Request], list[DistilledDataset]]] = {
     "random-soft": _random_soft,
     "class-mean": _class_mean,
     "random-bytes": _random_bytes,
+    "herding-bytes": _herding_bytes,
 }
 
 
@@ -158,7 +168,7 @@ def images_per_class_for_bytes(train: RealData, available: int) -> int:
     if fits < 1:
         raise ConfigError(
             f"{available} bytes do not hold one real image of {each} bytes for each of {train.num_classes} "
-            "classes; leave the baseline 'random-bytes' out"
+            "classes; leave the baselines at equal bytes out"
         )
     return min(fits, int(train.class_counts.min()))
 
@@ -177,7 +187,8 @@ def baseline_sets(
       deterministic);
     - ``random-soft``: random real images that carry the distilled set's soft labels, class by class, which
       separates what the labels give from what the images give;
-    - ``random-bytes``: as many random real images, stored as 8-bit pixels, as fit the distilled set's bytes;
+    - ``random-bytes`` and ``herding-bytes``: as many random or herded real images, stored as 8-bit pixels, as fit
+      the distilled set's bytes;
     - ``class-mean``: the mean image of every class, one per class;
     - ``whole``: the whole real training set.
 

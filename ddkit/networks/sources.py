@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ddkit.augment import Augmentation
-from ddkit.errors import ConfigError
+from ddkit.errors import ConfigError, DivergedError
 from ddkit.networks.network import Network
 from ddkit.networks.training import train_epochs
 from ddkit.registry import Registry
@@ -108,7 +108,11 @@ class SyntheticTrainedNetworks(NetworkSource):
         return self.network
 
     def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
-        """Train the network on the updated synthetic set unless its life ends here."""
+        """Train the network on the updated synthetic set unless its life ends here.
+
+        Raises:
+            DivergedError: a weight is not finite any more.
+        """
         self.position = (self.position + 1) % self.outer_loop
         if self.position == 0 or last:
             return
@@ -124,6 +128,11 @@ class SyntheticTrainedNetworks(NetworkSource):
             augmentation=self.augmentation,
             generator=self.streams("inner-training"),
         )
+        if not all(bool(weights.isfinite().all()) for weights in self.network.module.parameters()):
+            raise DivergedError(
+                f"the matching network diverged while it was trained on the synthetic set: lower networks.lr (now "
+                f"{self.lr}) or optimiser.lr and start again; checkpoints from before this step are kept"
+            )
 
     def passes_per_step(self, synthetic_images: int) -> float:
         """Images trained on per outer step, averaged over the life of a network."""

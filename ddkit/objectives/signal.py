@@ -81,50 +81,51 @@ class Signal(ABC):
 class RealSignal(Signal):
     """The real data as they are: a class-balanced mini-batch per query, without replacement inside a class."""
 
-    def _sample(self, classes: Tensor, draws: Draws, n: int) -> tuple[Tensor, Tensor, Tensor]:
-        images, labels = self.real.sample(classes, n, self.streams("real"))
-        position = torch.empty(self.real.num_classes, dtype=torch.int64)
-        position[classes] = torch.arange(len(classes))
-        group = position.to(labels.device)[labels]
+    def _draw(self, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw a batch of every class: indices into the data and their rows in ``classes``, class-major."""
+        index = self.real.sample_indices(classes, self.batch, self.streams("real"))
+        row = torch.empty(self.real.num_classes, dtype=torch.int64)
+        row[classes] = torch.arange(len(classes))
+        return index, row[self.real.labels[index.to(self.real.labels.device)].cpu()]
+
+    def _images(self, index: Tensor, group: Tensor, draws: Draws) -> Tensor:
+        """Read, preprocess and augment the images at ``index``."""
         with torch.no_grad():
-            images = self.augmentation.apply(images, draws, group)
-        return images, labels, group
+            return self.augmentation.apply(self.real.batch(index), draws, group)
 
     def feature_means(self, network: Network, classes: Tensor, draws: Draws) -> Tensor:
         """Return the class means over a batch, accumulated in the network's number format.
 
-        The batch streams through the network in equal chunks, the last one padded, so that memory stays bounded and one
-        shape is compiled. With batch norm all images pass at once, as their statistics are shared.
+        The batch streams from the data through the network in equal chunks, the last one padded, so that memory does
+        not grow with the number of classes and one shape is compiled. With batch norm all images pass at once, as
+        their statistics are shared.
         """
-        images, _, group = self._sample(classes, draws, self.batch)
-        one_hot = F.one_hot(group.to(network.device), len(classes)).to(network.dtype)
-        shares = one_hot / one_hot.sum(0)
-        chunks = 1 if network.has_batch_norm else math.ceil(len(images) / REAL_CHUNK)
-        size = math.ceil(len(images) / chunks)
-        means = torch.zeros((), device=network.device, dtype=network.dtype)
+        index, group = self._draw(classes)
+        counts = torch.bincount(group, minlength=len(classes)).to(network.device, network.dtype)
+        chunks = 1 if network.has_batch_norm else math.ceil(len(index) / REAL_CHUNK)
+        size = math.ceil(len(index) / chunks)
+        sums = torch.zeros((), device=network.device, dtype=network.dtype)
         with torch.no_grad():
-            for part, share in zip(images.split(size), shares.split(size), strict=True):
+            for part, rows in zip(index.split(size), group.split(size), strict=True):
+                features = network.features(padded(self._images(part, rows, draws), size))[: len(part)]
                 # A matrix product, as index_add_ on a GPU sums in another order every time.
-                means = means + share.T @ network.features(padded(part, size))[: len(part)]
-        return means
+                share = F.one_hot(rows, len(classes)).to(network.device, network.dtype)
+                sums = sums + share.T @ features
+        return sums / counts[:, None]
 
     def gradients(
         self, network: Network, classes: Tensor, draws: Draws, names: Sequence[str], class_chunk: int
     ) -> list[Tensor]:
-        """Return the class gradients over a batch, ``class_chunk`` classes at a time."""
-        images, labels, group = self._sample(classes, draws, self.batch)
-        sizes = torch.bincount(group.cpu(), minlength=len(classes)).tolist()
-        image_list, label_list = images.split(sizes), labels.to(network.device).split(sizes)
-        parts = [
-            class_gradients(
-                network,
-                image_list[start : start + class_chunk],
-                label_list[start : start + class_chunk],
-                names,
-                differentiable=False,
-            )
-            for start in range(0, len(classes), class_chunk)
-        ]
+        """Return the class gradients over a batch, reading and differentiating ``class_chunk`` classes at a time."""
+        index, group = self._draw(classes)
+        sizes = torch.bincount(group, minlength=len(classes)).tolist()
+        by_class = list(zip(index.split(sizes), group.split(sizes), strict=True))
+        parts = []
+        for start in range(0, len(classes), class_chunk):
+            chunk = by_class[start : start + class_chunk]
+            images = [self._images(part, rows, draws) for part, rows in chunk]
+            targets = [classes[rows].to(network.device) for _, rows in chunk]
+            parts.append(class_gradients(network, images, targets, names, differentiable=False))
         return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
 
     def refresh_statistics(self, network: Network) -> None:

@@ -57,6 +57,11 @@ def callbacks_of(case: str) -> list[Callback]:
     return [PeriodicEvaluation(toy_data(seed=3), every=2), EarlyStop(8, "loss", min_delta=1e9, smoothing=0.5)]
 
 
+def loops_of(method: str) -> dict[str, Any]:
+    """The small loops where the method has an inner loop at all."""
+    return {} if method == "dm" else LOOPS
+
+
 def small(method: str = "dm", ipc: int = 2, **options: Any) -> Distiller:
     return Distiller(method, ipc, **merge(SMALL, options))
 

@@ -40,7 +40,7 @@ def test_run_killed_at_arbitrary_moments_ends_with_the_same_bytes(case, whole, s
     out = tmp_path / "run"
     moments = random.Random(case)
     killed = 0
-    for _ in range(4):
+    for _ in range(3):
         process = server.Process(target=run_in_folder, args=(case, str(out)))
         process.start()
         deadline = time.monotonic() + 60

@@ -65,7 +65,9 @@ def test_unequal_classes_stay_unequal(digits: Pair) -> None:
 def test_random_bytes_fill_the_distilled_budget_and_not_more(digits: Pair) -> None:
     train, _ = digits
     distilled = random_set(train, 2)
-    one = only(baseline_sets(train, distilled, ("random-bytes",))["random-bytes"])
+    sets = baseline_sets(train, distilled, ("random-bytes", "herding-bytes"))
+    one, herded = only(sets["random-bytes"]), only(sets["herding-bytes"])
+    assert herded.budget == one.budget
     assert distilled.budget.bytes == 20 * (64 * 4 + 8)
     assert one.ipc == distilled.budget.bytes // (10 * (64 + 8)) == 7
     assert one.budget.bytes <= distilled.budget.bytes < one.budget.bytes + 10 * (64 + 8)
@@ -109,7 +111,7 @@ def test_every_control_can_be_evaluated(digits: Pair) -> None:
     train, test = digits
     recipe = TrainingRecipe(epochs=1, batch_size=16)
     sets = baseline_sets(train, random_set(train, 1))
-    assert list(sets) == ["random", "herding", "class-mean", "random-bytes", "whole"]
+    assert list(sets) == ["random", "herding", "class-mean", "random-bytes", "herding-bytes", "whole"]
     assert isinstance(sets.pop("whole"), RealData)
     for built in sets.values():
         assert evaluate(only(built), test, [TINY], 1, recipe).rows[0].steps >= 2
