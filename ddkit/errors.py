@@ -32,7 +32,9 @@ class ArtifactError(DDKitError, ValueError):
 
 
 class CheckpointError(DDKitError, RuntimeError):
-    """A checkpoint that cannot be written, read or continued."""
+    """A checkpoint or result that cannot be written, read or continued."""
+
+    exit_status = 1
 
 
 class MissingExtraError(DDKitError, ImportError):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ddkit import methods
@@ -22,6 +23,7 @@ from ddkit.evaluation import (
     WHOLE_RECIPE,
     EvaluationResult,
     TrainingRecipe,
+    baseline_sets,
     evaluate,
     evaluate_real,
     merge_draws,
@@ -30,6 +32,8 @@ from ddkit.evaluation import (
     write_evaluation,
 )
 from ddkit.files import write_text
+from ddkit.models import ModelSpec
+from ddkit.precision import pass_cost, resolve_precision
 from ddkit.registry import describe_validation_error
 from ddkit.report import write_report
 
@@ -92,9 +96,9 @@ def run(values: Mapping[str, Any], out: Path, say: Say, command: str) -> dict[st
     protocol = _protocol(settings, train)
     cells = _cells(settings, train, out)
     say(f"{train.name}: {len(train)} training and {len(test)} test images; whole data first")
-    plain = WHOLE_RECIPE.replace(epochs=settings.whole_epochs)
-    whole = evaluate_real(train, test, (settings.model,), 1, plain, settings.seed)
+    whole = _evaluate_whole(settings, train, test)
     results: list[tuple[_Cell, EvaluationResult, float]] = []
+    equal_bytes: dict[int, EvaluationResult] = {}
     for number, cell in enumerate(cells, 1):
         say(f"[{number}/{len(cells)}] {cell.method}, {cell.ipc} images per class")
         begun = time.monotonic()
@@ -102,10 +106,15 @@ def run(values: Mapping[str, Any], out: Path, say: Say, command: str) -> dict[st
         distilled = distiller.fit(train, out=cell.out, data_spec=settings.data, command=command)
         seconds = time.monotonic() - begun
         results.append((cell, _evaluate(settings, cell, distilled, train, test, protocol), seconds))
+        if not methods.get(cell.method).is_coreset and cell.ipc not in equal_bytes:
+            equal_bytes[cell.ipc] = _evaluate_equal_bytes(settings, distilled, train, test, protocol)
     for cell, own, _ in results:
         beside = [(other.method, result) for other, result, _ in results if other.ipc == cell.ipc and other != cell]
+        if cell.ipc in equal_bytes:
+            beside.append(("random-bytes", equal_bytes[cell.ipc]))
         write_evaluation(cell.out, [(cell.method, own), *beside, ("whole", whole)], command)
     table = [_row(cell.method, cell.ipc, result, seconds, train) for cell, result, seconds in results]
+    table += [_row("random-bytes", ipc, result, 0.0, train) for ipc, result in equal_bytes.items()]
     table.append(_row("whole", None, whole, 0.0, train))
     order = sorted(cells, key=lambda cell: methods.get(cell.method).is_coreset)
     report = write_report([cell.out for cell in order], out / "report.html")
@@ -159,6 +168,34 @@ def _evaluate(
     ]
     parts = [evaluate(s, test, (settings.model,), 1, protocol, settings.seed + i) for i, s in enumerate(sets)]
     return merge_draws(parts)
+
+
+def _evaluate_equal_bytes(
+    settings: Settings, distilled: DistilledDataset, train: RealData, test: RealData, protocol: TrainingRecipe
+) -> EvaluationResult:
+    """Evaluate as many random real images, at 8 bits a pixel, as fit the bytes of a distilled set."""
+    sets = baseline_sets(train, distilled, ("random-bytes",), settings.seed, settings.draws)["random-bytes"]
+    assert isinstance(sets, list)
+    parts = [evaluate(s, test, (settings.model,), 1, protocol, settings.seed + i) for i, s in enumerate(sets)]
+    return merge_draws(parts)
+
+
+def _evaluate_whole(settings: Settings, train: RealData, test: RealData) -> EvaluationResult:
+    """Train one network on all real images, compiled where the set is large enough to repay it."""
+    plain = WHOLE_RECIPE.replace(epochs=settings.whole_epochs)
+    model = ModelSpec.parse(settings.model).build(train.shape, train.num_classes, seed=0)
+    work = 3.0 * len(train) * plain.total_epochs * pass_cost(model, train.shape).multiply_adds
+    how = resolve_precision("auto", "auto", multiply_adds=work, device=torch.device("cpu"))
+    return evaluate_real(
+        train,
+        test,
+        (settings.model,),
+        1,
+        plain,
+        settings.seed,
+        precision="bfloat16" if how.name == "bfloat16" else "float32",
+        compile=how.compile,
+    )
 
 
 def _row(method: str, ipc: int | None, result: EvaluationResult, seconds: float, train: RealData) -> dict[str, Any]:

@@ -28,8 +28,13 @@ TINY: dict[str, Any] = {
 def test_quickstart_distils_evaluates_and_reports(tmp_path: Path) -> None:
     said: list[str] = []
     outcome = recipes.load("quickstart").run(TINY, tmp_path / "out", said.append, command="what was typed")
-    assert [(row["set"], row["ipc"]) for row in outcome["table"]] == [("random", 1), ("dm", 1), ("whole", None)]
-    assert [row["networks"] for row in outcome["table"]] == [2, 1, 1]  # two draws of one network each
+    assert [(row["set"], row["ipc"]) for row in outcome["table"]] == [
+        ("random", 1),
+        ("dm", 1),
+        ("random-bytes", 1),
+        ("whole", None),
+    ]
+    assert [row["networks"] for row in outcome["table"]] == [2, 1, 2, 1]  # two draws of one network each
     assert outcome["table"][2]["images"] == 1347
     assert Path(outcome["report"]).read_text().count("dm") > 0
     assert json.loads((tmp_path / "out" / "table.json").read_text()) == outcome

@@ -1,0 +1,111 @@
+"""Network sources: when a network is new, when it is trained, what a checkpoint has to know."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ddkit import augment
+from ddkit.errors import ConfigError, DivergedError, UnknownNameError
+from ddkit.models import ModelSpec
+from ddkit.networks import FreshNetworks, Network, NetworkSource, SyntheticTrainedNetworks, registry
+from ddkit.streams import Streams
+from ddkit.synthesis import Pixels
+from ddkit.testing import toy_data
+
+
+def ready(source: NetworkSource, seed: int = 0) -> tuple[NetworkSource, Pixels]:
+    data, streams = toy_data(), Streams(seed)
+    source.setup(Network(ModelSpec.parse("convnet:width=4,depth=1"), data.shape, 3), streams, augment.create("none"))
+    pixels = Pixels(3, 2, data.shape)
+    pixels.initialise(data, "real", torch.Generator().manual_seed(0))
+    return source, pixels
+
+
+def weights(source: NetworkSource) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in source.current().module.parameters()])
+
+
+def test_fresh_networks_are_new_in_every_step_and_follow_the_seed() -> None:
+    (first, _), (again, _), (other, _) = (ready(FreshNetworks(), seed) for seed in (0, 0, 1))
+    a, b = weights(first), weights(first)
+    assert not torch.equal(a, b)
+    assert torch.equal(weights(again), a) and torch.equal(weights(again), b)
+    assert not torch.equal(weights(other), a)
+
+
+def test_network_lives_for_one_outer_loop_and_is_trained_inside_it() -> None:
+    source, pixels = ready(SyntheticTrainedNetworks(outer_loop=3, inner_epochs=1, lr=0.1))
+    lives, changes = [], []
+    for _ in range(6):
+        before = weights(source)
+        source.after_step(pixels, last=False)
+        after = torch.cat([p.detach().flatten() for p in source.network.module.parameters()])
+        lives.append(before)
+        changes.append(not torch.equal(before, after))
+    assert changes == [True, True, False] * 2
+    assert not torch.equal(lives[0], lives[3])
+
+
+def test_network_is_not_trained_after_the_last_step() -> None:
+    source, pixels = ready(SyntheticTrainedNetworks(outer_loop=3))
+    before = weights(source)
+    source.after_step(pixels, last=True)
+    after = torch.cat([p.detach().flatten() for p in source.network.module.parameters()])
+    assert torch.equal(before, after)
+
+
+def test_training_lowers_the_loss_on_the_synthetic_set() -> None:
+    source, pixels = ready(SyntheticTrainedNetworks(outer_loop=2, inner_epochs=30, lr=0.1))
+    images, targets = (tensor.detach() for tensor in pixels())
+    before = source.current().loss(images, targets).item()
+    source.after_step(pixels, last=False)
+    assert source.current().loss(images, targets).item() < 0.5 * before
+
+
+def test_setup_starts_a_new_outer_loop() -> None:
+    source, pixels = ready(SyntheticTrainedNetworks(outer_loop=3))
+    source.current()
+    source.after_step(pixels, last=False)
+    ready(source)
+    assert source.state_dict() == {"position": 0}
+
+
+def test_state_inside_an_outer_loop_holds_the_weights() -> None:
+    source, pixels = ready(SyntheticTrainedNetworks(outer_loop=3, lr=0.1))
+    source.current()
+    source.after_step(pixels, last=False)
+    state = source.state_dict()
+    assert state["position"] == 1
+    other, _ = ready(SyntheticTrainedNetworks(outer_loop=3, lr=0.1))
+    other.load_state_dict(state)
+    assert torch.equal(weights(other), weights(source))
+    source.network.module.requires_grad_(False)
+    next(iter(source.network.module.parameters())).zero_()
+    assert not torch.equal(weights(other), weights(source)), "the state must be a copy"
+
+
+def test_weights_that_are_no_longer_finite_stop_the_run() -> None:
+    source, pixels = ready(SyntheticTrainedNetworks(outer_loop=2, lr=1e30))
+    source.current()
+    with pytest.raises(DivergedError, match=r"lower networks\.lr \(now 1e\+30\)"):
+        for _ in range(2):
+            source.position = 0
+            source.after_step(pixels, last=False)
+
+
+def test_passes_count_the_training_between_steps() -> None:
+    assert FreshNetworks().passes_per_step(100) == 0
+    assert SyntheticTrainedNetworks(outer_loop=1).passes_per_step(100) == 0
+    assert SyntheticTrainedNetworks(outer_loop=10, inner_epochs=50).passes_per_step(100) == 100 * 450 / 10
+
+
+@pytest.mark.parametrize("name", ["outer_loop", "inner_epochs", "batch_size", "lr"])
+def test_settings_below_their_range_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"networks.{name}=0"):
+        SyntheticTrainedNetworks(**{name: 0})
+
+
+def test_unknown_source_suggests_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'synthetic-trained'"):
+        registry.create("synthetic_trained")

@@ -1,0 +1,81 @@
+"""Targets of synthetic images: hard, fixed probabilities, learned probabilities."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ddkit.errors import ConfigError
+from ddkit.synthesis import HardLabels, SoftLabels
+from ddkit.synthesis.labels import make_labels
+
+CLASSES = torch.tensor([0, 0, 1, 2])
+ALL = torch.arange(4)
+
+
+def test_hard_labels_are_the_classes() -> None:
+    labels = make_labels("hard", CLASSES, 3, 0.9)
+    assert isinstance(labels, HardLabels)
+    assert labels(torch.tensor([3, 0])).tolist() == [2, 0]
+    assert (labels.artifact_kind, labels.floats(), labels.bytes()) == ("hard", 4, 32)
+    assert list(labels.parameters()) == []
+
+
+@pytest.mark.parametrize("kind", ["soft", "learned"])
+def test_soft_labels_start_with_the_confidence_on_the_own_class(kind: str) -> None:
+    labels = make_labels(kind, CLASSES, 3, 0.8)
+    rows = labels(ALL).detach()
+    torch.testing.assert_close(rows.sum(1), torch.ones(4))
+    torch.testing.assert_close(rows[ALL, CLASSES], torch.full((4,), 0.8))
+    torch.testing.assert_close(rows[0, 1:], torch.full((2,), 0.1))
+    assert (labels.artifact_kind, labels.floats(), labels.bytes()) == ("soft", 12, 48)
+
+
+def test_given_probabilities_are_kept_exactly() -> None:
+    given = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.0, 0.25, 0.75], [0.2, 0.3, 0.5]])
+    labels = make_labels(given, CLASSES, 3, 0.9)
+    assert torch.equal(labels(ALL), given)
+    assert not any(p.requires_grad for p in labels.parameters())
+
+
+def test_learned_labels_follow_a_gradient_and_stay_probabilities() -> None:
+    labels = make_labels("learned", CLASSES, 3, 0.9)
+    assert isinstance(labels, SoftLabels)
+    optimiser = torch.optim.SGD(labels.parameters(), lr=50.0)
+    for _ in range(20):
+        optimiser.zero_grad()
+        (labels(ALL) * torch.tensor([0.0, 0.0, 1.0])).sum().neg().backward()
+        optimiser.step()
+    rows = labels(ALL).detach()
+    torch.testing.assert_close(rows.sum(1), torch.ones(4))
+    assert rows.argmax(1).tolist() == [2, 2, 2, 2]
+
+
+def test_confidence_of_one_is_finite_when_learned() -> None:
+    labels = make_labels("learned", CLASSES, 3, 1.0)
+    labels(ALL).square().sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in labels.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft", "learned"])
+def test_state_survives(kind: str) -> None:
+    first, second = make_labels(kind, CLASSES, 3, 0.9), make_labels(kind, CLASSES, 3, 0.5)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first(ALL), second(ALL))
+
+
+@pytest.mark.parametrize(
+    ("kind", "confidence", "message"),
+    [
+        ("harsh", 0.9, "unknown labels 'harsh'"),
+        ("soft", 0.3, r"label_confidence=0.3 must lie in \(1/3, 1\]"),
+        ("soft", 1.1, "label_confidence=1.1"),
+        (torch.ones(4, 3), 0.9, "must be probabilities"),
+        (torch.tensor([[2.0, -1.0, 0.0]] * 4), 0.9, "must be probabilities"),
+        (torch.full((4, 3), float("nan")), 0.9, "must be probabilities"),
+        (torch.ones(4, 2) / 2, 0.9, r"shape \(4, 2\), expected \(4, 3\)"),
+    ],
+)
+def test_what_is_no_distribution_is_refused(kind, confidence: float, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_labels(kind, CLASSES, 3, confidence)

@@ -1,0 +1,124 @@
+"""Configurations: validated, merged, read from assignments, written as JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from ddkit.config import DistillConfig, OptimiserConfig, merge, parse_assignments
+from ddkit.errors import ConfigError, UnknownNameError
+
+
+def test_configuration_survives_json() -> None:
+    config = DistillConfig.create(
+        {"ipc": 2, "objective": {"name": "gradient", "metric": "cos"}, "optimiser": {"groups": {"labels": {"lr": 0.1}}}}
+    )
+    assert DistillConfig.create(json.loads(json.dumps(config.as_dict()))) == config
+
+
+def test_configuration_is_frozen() -> None:
+    config = DistillConfig.create({"ipc": 1})
+    with pytest.raises(Exception, match="frozen"):
+        config.ipc = 2  # type: ignore[misc]
+
+
+def test_piece_is_given_by_name_or_with_options() -> None:
+    config = DistillConfig.create({"ipc": 1, "objective": "gradient", "networks": {"name": "fresh"}})
+    assert config.objective is not None and (config.objective.name, config.objective.options) == ("gradient", {})
+
+
+@pytest.mark.parametrize("piece", ["synthesis", "networks", "recipe"])
+def test_options_without_a_name_belong_to_the_default_piece(piece: str) -> None:
+    default = getattr(DistillConfig.create({"ipc": 1}), piece)
+    changed = getattr(DistillConfig.create({"ipc": 1, piece: {"labels": "soft"}}), piece)
+    assert (changed.name, changed.options) == (default.name, {"labels": "soft"})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"ipc": 0}, "ipc=0"),
+        ({"ipc": 1, "seed": -1}, "seed=-1"),
+        ({"ipc": 1, "steps": -1}, "steps=-1"),
+        ({"ipc": 1, "ema": 1.0}, "ema=1.0"),
+        ({"ipc": 1, "precision": "float16"}, "precision='float16'"),
+        ({"ipc": 1, "optimiser": {"lr": 0}}, "optimiser.lr=0"),
+        ({"ipc": 1, "optimiser": {"lr": float("inf")}}, "optimiser.lr=inf"),
+        ({"ipc": 1, "optimiser": {"lr": float("nan")}}, "optimiser.lr=nan"),
+        ({"ipc": 1, "optimiser": {"momentum": 1.0}}, "optimiser.momentum=1.0"),
+        ({"ipc": 1, "optimiser": {"speed": 1.0}}, "optimiser.speed=1.0"),
+        ({"ipc": 1, "optimiser": {"groups": {"labels": {"lr": -1}}}}, "lr"),
+        ({"ipc": 1, "objective": {"metric": "cos"}}, "objective.name"),
+        ({"ipc": 1, "synthesis": {"labels": torch.ones(2)}}, "synthesis"),
+    ],
+)
+def test_bad_value_is_named_on_one_line(values: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        DistillConfig.create(values)
+    assert "\n" not in str(error.value)
+
+
+def test_every_wrong_value_is_named_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"ipc=0.*steps=-1"):
+        DistillConfig.create({"ipc": 0, "steps": -1})
+
+
+def test_unknown_option_suggests_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'augmentation'"):
+        DistillConfig.create({"ipc": 1, "augmentaton": "none"})
+
+
+def test_group_settings_lie_over_the_common_ones() -> None:
+    config = OptimiserConfig(name="adam", lr=0.1, groups={"labels": {"lr": 0.5, "name": "sgd"}})
+    assert (config.of("images").name, config.of("images").lr) == ("adam", 0.1)
+    assert (config.of("labels").name, config.of("labels").lr, config.of("labels").momentum) == ("sgd", 0.5, 0.5)
+
+
+def test_merge_descends_and_leaves_its_arguments_alone() -> None:
+    base = {"a": {"x": 1, "y": 2}, "b": 3}
+    assert merge(base, {"a": {"y": 5}, "c": 6}) == {"a": {"x": 1, "y": 5}, "b": 3, "c": 6}
+    assert base == {"a": {"x": 1, "y": 2}, "b": 3}
+
+
+def test_piece_of_another_name_does_not_inherit_options() -> None:
+    base = {"objective": {"name": "gradient", "metric": "cos"}}
+    assert merge(base, {"objective": "distribution"}) == {"objective": {"name": "distribution"}}
+    assert merge(base, {"objective": {"name": "distribution", "real_batch": 2}})["objective"] == {
+        "name": "distribution",
+        "real_batch": 2,
+    }
+    assert merge(base, {"objective": {"name": "gradient", "real_batch": 2}})["objective"]["metric"] == "cos"
+    assert merge({"objective": "gradient"}, {"objective": {"metric": "mse"}})["objective"] == {
+        "name": "gradient",
+        "metric": "mse",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("steps=100", {"steps": 100}),
+        ("optimiser.lr=1e-3", {"optimiser": {"lr": 0.001}}),
+        ("compile=true", {"compile": True}),
+        ("ema=null", {"ema": None}),
+        ("model=convnet:width=4,depth=2", {"model": "convnet:width=4,depth=2"}),
+        ("augmentation=none", {"augmentation": "none"}),
+        ("x=[1, 2]", {"x": [1, 2]}),
+        ("x={", {"x": "{"}),
+        ("x=", {"x": ""}),
+    ],
+)
+def test_assignments_are_read_as_yaml_scalars(text: str, expected: dict) -> None:
+    assert parse_assignments([text]) == expected
+
+
+def test_assignments_are_merged_in_order() -> None:
+    assert parse_assignments(["a.x=1", "a.y=2", "a.x=3"]) == {"a": {"x": 3, "y": 2}}
+
+
+@pytest.mark.parametrize("text", ["steps", "=3", ".=3", ""])
+def test_text_that_is_no_assignment_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is not an assignment"):
+        parse_assignments([text])
