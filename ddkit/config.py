@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal
@@ -24,6 +25,14 @@ class Piece(BaseModel):
     @classmethod
     def _from_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_json(self) -> Piece:
+        try:
+            json.dumps(self.options, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"options must be what JSON can hold ({error}): pass the piece as an object") from None
+        return self
 
     @property
     def options(self) -> dict[str, Any]:

@@ -19,7 +19,8 @@ def describe_validation_error(error: ValidationError) -> str:
     parts = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"]) or "value"
-        parts.append(f"{key}={item.get('input')!r}: {item['msg']}")
+        value = " ".join(repr(item.get("input")).split())
+        parts.append(f"{key}={value}: {item['msg']}")
     return "; ".join(parts)
 
 

@@ -35,12 +35,12 @@ def test_quickstart_distils_evaluates_and_reports(tmp_path: Path) -> None:
         ("whole", None),
     ]
     assert [row["networks"] for row in outcome["table"]] == [2, 1, 2, 1]  # two draws of one network each
-    assert outcome["table"][2]["images"] == 1347
+    assert outcome["table"][3]["images"] == 1347
     assert Path(outcome["report"]).read_text().count("dm") > 0
     assert json.loads((tmp_path / "out" / "table.json").read_text()) == outcome
     assert DistilledDataset.load(tmp_path / "out" / "dm-1").metadata["steps"] == 2
     kept = json.loads((tmp_path / "out" / "dm-1" / "evaluation.json").read_text())
-    assert [entry["label"] for entry in kept["results"]] == ["dm", "random", "whole"]
+    assert [entry["label"] for entry in kept["results"]] == ["dm", "random", "random-bytes", "whole"]
     assert kept["command"] == "what was typed"
     assert len(said) == 3
 
