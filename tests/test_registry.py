@@ -86,7 +86,7 @@ def test_bad_option_is_named_with_its_value(registry: Registry, options: dict[st
 
 
 def test_missing_option_is_named(registry: Registry) -> None:
-    with pytest.raises(ConfigError, match="size.*Field required"):
+    with pytest.raises(ConfigError, match=r"size.*Field required"):
         registry.create("gradient", {})
 
 

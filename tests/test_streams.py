@@ -55,7 +55,13 @@ def test_seeds_are_stable_across_versions() -> None:
 
 
 def test_seeds_are_63_bit_numbers_of_the_whole_path() -> None:
-    seeds = {derive_seed(0), derive_seed(0, 0), derive_seed(0, "a", "b"), derive_seed(0, "ab"), derive_seed(0, "b", "a")}
+    seeds = {
+        derive_seed(0),
+        derive_seed(0, 0),
+        derive_seed(0, "a", "b"),
+        derive_seed(0, "ab"),
+        derive_seed(0, "b", "a"),
+    }
     assert len(seeds) == 5
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert all(0 <= Streams(seed).integer("x") < 2**62 for seed in range(20))

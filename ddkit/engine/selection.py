@@ -30,6 +30,9 @@ registry: Registry[type[Selector]] = Registry("selection", "ddkit.selections")
 class Selector(ABC):
     """Picks ``ipc`` indices per class; class-major, in selection order."""
 
+    #: Epochs for which a network is trained on all data first, for the estimate of cost.
+    epochs: int = 0
+
     @abstractmethod
     def select(self, real: RealData, config: DistillConfig, streams: Streams, precision: Precision) -> Tensor:
         """Return (K * ipc,) int64 indices into ``real``."""
@@ -139,7 +142,7 @@ class CoresetSession:
         self.selector: Selector = registry.create(config.selection.name, config.selection.options)
         self.device = resolve_device(config.device)
         cost = pass_cost(ModelSpec.parse(config.model).build(real.shape, real.num_classes, seed=0), real.shape)
-        work = 3.0 * len(real) * config.selection.options.get("epochs", 0) * cost.multiply_adds
+        work = 3.0 * len(real) * self.selector.epochs * cost.multiply_adds
         self.precision = resolve_precision(config.precision, config.compile, multiply_adds=work, device=self.device)
 
     def run(self, metadata: dict[str, Any]) -> DistilledDataset:

@@ -10,7 +10,6 @@ import torch
 
 from ddkit.artifact import DistilledDataset
 from ddkit.config import merge
-from ddkit.data import RealData
 from ddkit.engine import Callback, Distiller, EarlyStop, PeriodicEvaluation, Run
 from ddkit.testing import toy_data
 
@@ -86,7 +85,3 @@ def steps_of(out: Path) -> list[int]:
 
 def leftovers(out: Path) -> list[str]:
     return sorted(path.name for path in out.rglob("*.tmp"))
-
-
-def data_of(counts: tuple[int, ...] = (6, 9, 7)) -> RealData:
-    return toy_data(counts=counts)

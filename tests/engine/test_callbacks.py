@@ -53,7 +53,9 @@ def metrics(out: Path) -> list[dict]:
 
 def test_hooks_run_in_order(tmp_path: Path) -> None:
     events: list[str] = []
-    small(steps=2, callbacks=[Record("a", events), Record("b", events)], checkpoint_every=2).fit(toy_data(), out=tmp_path)
+    small(steps=2, callbacks=[Record("a", events), Record("b", events)], checkpoint_every=2).fit(
+        toy_data(), out=tmp_path
+    )
     assert events == [
         *("a start", "b start", "a step 1", "b step 1", "a step 2", "b step 2"),
         *("a checkpoint", "b checkpoint", "b end", "a end"),
@@ -128,7 +130,9 @@ def test_evaluation_leaves_the_run_as_it_was() -> None:
         def on_step(self, run: Run) -> None:
             scores.extend(value for name, value in run.scalars.items() if name == "accuracy")
 
-    evaluated = small(steps=4, ema=0.9, callbacks=[PeriodicEvaluation(toy_data(seed=3), every=2), Look()]).fit(toy_data())
+    evaluated = small(steps=4, ema=0.9, callbacks=[PeriodicEvaluation(toy_data(seed=3), every=2), Look()]).fit(
+        toy_data()
+    )
     assert len(scores) == 2 and all(0 <= score <= 1 for score in scores)
     assert evaluated.to_bytes() == small(steps=4, ema=0.9).fit(toy_data()).to_bytes()
 

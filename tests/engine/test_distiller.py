@@ -128,7 +128,7 @@ def test_one_network_sees_the_published_number_of_steps_and_epochs(ipc, image_st
     config = Distiller("dc", ipc=ipc).configure(toy_data())
     iterations = 2 if ipc < 50 else 1
     assert config.steps == 1000 * image_steps
-    options = {key: value for key, value in config.networks.options.items()}
+    options = config.networks.options
     distiller = small("dc", ipc, steps=iterations * image_steps, networks=options, model="convnet:width=1,depth=1")
     distilled = distiller.fit(toy_data())
     assert distilled.metadata["steps"] == iterations * image_steps
@@ -182,7 +182,9 @@ def test_one_distiller_fits_twice_alike() -> None:
 def test_huge_learning_rate_diverges_and_keeps_the_last_good_checkpoint(method: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     distiller = small(method, checkpoint_every=1, steps=50, optimiser={"lr": 1e30}, **loops_of(method))
-    with pytest.raises(DivergedError, match=r"diverged.*optimiser\.lr.*checkpoints from before this step are kept") as error:
+    with pytest.raises(
+        DivergedError, match=r"diverged.*optimiser\.lr.*checkpoints from before this step are kept"
+    ) as error:
         distiller.fit(toy_data(), out=out)
     assert "\n" not in str(error.value) and error.value.exit_status == 1
     from ddkit.engine.checkpoint import load_checkpoint
@@ -282,7 +284,9 @@ def test_signal_counts_on_after_a_resume(tmp_path: Path) -> None:
 def test_real_data_reach_the_objective_through_the_signal_only(method: str) -> None:
     """With a signal that never looks and noise to start from, the real pixels cannot matter."""
     first, other = toy_data(seed=0), toy_data(seed=1).with_preprocessing(toy_data(seed=0).preprocessing)
-    results = [small(method, signal=Silent(), init="noise", steps=3, **loops_of(method)).fit(data) for data in (first, other)]
+    results = [
+        small(method, signal=Silent(), init="noise", steps=3, **loops_of(method)).fit(data) for data in (first, other)
+    ]
     assert not torch.equal(first.images, other.images)
     assert torch.equal(results[0].images, results[1].images)
 
@@ -355,7 +359,9 @@ def test_average_of_the_path_becomes_the_result() -> None:
 
 
 def test_learned_labels_move_and_stay_probabilities() -> None:
-    distilled = small("dc", synthesis={"labels": "learned"}, optimiser={"groups": {"labels": {"lr": 100.0}}}).fit(toy_data())
+    distilled = small("dc", synthesis={"labels": "learned"}, optimiser={"groups": {"labels": {"lr": 100.0}}}).fit(
+        toy_data()
+    )
     assert distilled.label_kind == "soft"
     torch.testing.assert_close(distilled.labels.sum(1), torch.ones(6))
     own = distilled.labels[torch.arange(6), torch.arange(3).repeat_interleave(2)]

@@ -52,7 +52,9 @@ def test_rows_of_weight_zero_do_not_count() -> None:
     net.module.double()
     images, targets = batch()
     weights = torch.tensor([0.25] * 4 + [0.0] * 2, dtype=torch.float64)
-    torch.testing.assert_close(net.loss(images, targets, weights), net.loss(images[:4], targets[:4]), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        net.loss(images, targets, weights), net.loss(images[:4], targets[:4]), rtol=1e-12, atol=0
+    )
 
 
 def test_images_are_brought_to_the_weights_number_format() -> None:
@@ -73,7 +75,8 @@ def test_compiled_passes_equal_the_eager_ones(dtype: torch.dtype, tolerance: flo
     model = "convnet:width=4,depth=1"
     eager, compiled = network(model=model), network(Precision(dtype, compile=True), model)
     images, targets = batch()
-    for seed in (1, 2):  # new weights do not need a new compilation
+    frames = []
+    for seed in (1, 2):
         for net in (eager, compiled):
             net.reset(seed)
         features, expected = compiled.features(images), eager.features(images)
@@ -86,4 +89,5 @@ def test_compiled_passes_equal_the_eager_ones(dtype: torch.dtype, tolerance: flo
             for value, net in ((loss, compiled), (reference, eager))
         )
         assert (gradients - exact).norm() <= 2 * tolerance * exact.norm()
-    assert torch._dynamo.utils.counters["frames"]["ok"] <= 4
+        frames.append(torch._dynamo.utils.counters["frames"]["ok"])
+    assert frames[0] == frames[1], "new weights must not need a new compilation"
