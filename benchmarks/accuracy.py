@@ -31,7 +31,7 @@ CELLS: dict[str, dict[str, Any]] = {
     "dsa-mnist-1": {"steps": 200, **REDUCED_GM},
     "dc-mnist-1": {"steps": 200, **REDUCED_GM},
     "dsa-mnist-10": {"steps": 150, **REDUCED_GM, "networks": {"inner_epochs": 10}},
-    "dc-mnist-10": {"steps": 150, **REDUCED_GM, "networks": {"inner_epochs": 10}, "init": "real"},
+    "dc-mnist-10": {"steps": 100, **REDUCED_GM, "networks": {"inner_epochs": 10}, "init": "real"},
     "dm-cifar10-10": {"steps": 250},
 }
 #: Epochs of the evaluation by IPC: the published 1000, and half of them where a set is ten times larger.

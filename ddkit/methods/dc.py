@@ -18,14 +18,14 @@ def loops(ipc: int) -> tuple[int, int]:
     return LOOPS.get(ipc, (min(ipc, 50), max(1, round(500 / ipc))))
 
 
-def gradient_matching(ipc: int, model_lr: float = 0.1) -> dict[str, Any]:
+def gradient_matching(ipc: int) -> dict[str, Any]:
     """Settings that DC and DSA share: 1000 networks, each with ``loops(ipc)`` outer steps and inner epochs."""
     outer, inner = loops(ipc)
     return {
         "steps": ITERATIONS * outer,
         "objective": {"name": "gradient", "metric": "ours", "real_batch": 256},
         "networks": {"name": "synthetic-trained", "outer_loop": outer, "inner_epochs": inner, "lr": 0.01},
-        "optimiser": {"name": "sgd", "lr": model_lr, "momentum": 0.5},
+        "optimiser": {"name": "sgd", "lr": 0.1, "momentum": 0.5},
     }
 
 

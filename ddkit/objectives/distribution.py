@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ddkit.augment import Draws
 from ddkit.errors import ConfigError
+from ddkit.networks import Network
 from ddkit.objectives.base import Context, Objective, registry
 from ddkit.synthesis import Synthesizer
 
@@ -80,16 +81,17 @@ class DistributionMatching(Objective):
         real_means = context.signal.feature_means(network, classes, draws)
         total = 0.0
         for chosen in classes.split(self.chunk):
-            loss = self._chunk_loss(synthesizer, chosen, draws, real_means[chosen.to(real_means.device)])
-            torch.autograd.backward(loss, inputs=list(synthesizer.parameters()))
+            loss = self._chunk_loss(network, synthesizer, chosen, draws, real_means[chosen.to(real_means.device)])
+            torch.autograd.backward(loss, inputs=synthesizer.learnable())
             total += float(loss.detach())
         return {"loss": total}
 
-    def _chunk_loss(self, synthesizer: Synthesizer, classes: Tensor, draws: Draws, real_means: Tensor) -> Tensor:
-        network = self.context.network
+    def _chunk_loss(
+        self, network: Network, synthesizer: Synthesizer, classes: Tensor, draws: Draws, real_means: Tensor
+    ) -> Tensor:
         device = synthesizer.classes.device
         images, _ = synthesizer(synthesizer.index_of(classes.to(device)))
-        group = classes.repeat_interleave(synthesizer.decoded_per_class).to(device)
+        group = classes.repeat_interleave(synthesizer.decoded_per_class)
         features = network.features(self.context.augmentation.apply(images, draws, group))
         means = features.view(len(classes), synthesizer.decoded_per_class, -1).mean(1)
         return (real_means - means).square().sum()

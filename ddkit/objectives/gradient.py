@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ddkit.augment import Draws
 from ddkit.errors import ConfigError
+from ddkit.networks import Network
 from ddkit.objectives.base import Context, Objective, registry
 from ddkit.objectives.class_gradients import class_gradients, default_class_chunk
 from ddkit.objectives.distances import Metric, check_metric, gradient_distance, uses_vectors_only
@@ -24,7 +25,7 @@ class GradientMatching(Objective):
     with :math:`B_c` a fresh batch of real images of class c and :math:`D` of
     :func:`ddkit.objectives.distances.gradient_distance`. With a Siamese augmentation :math:`A` this is DSA
     (Zhao and Bilen 2021, ICML; survey Eq. 28). Distances and everything that is differentiated twice run eagerly in
-    float32; the real gradients follow the run's precision.
+    float32; the real gradients follow the run's precision where classes are differentiated one at a time.
 
     Args:
         metric: ``ours``, ``angle+magnitude``, ``mse`` or ``cos``. Learning rates of the presets belong to ``ours``.
@@ -74,18 +75,20 @@ class GradientMatching(Objective):
         real = context.signal.gradients(network, classes, draws, self.names, self.real_chunk)
         total = 0.0
         for chosen in classes.split(self.chunk):
-            loss = self._chunk_loss(synthesizer, chosen, draws, [g[chosen.to(g.device)] for g in real])
-            torch.autograd.backward(loss, inputs=list(synthesizer.parameters()))
+            loss = self._chunk_loss(network, synthesizer, chosen, draws, [g[chosen.to(g.device)] for g in real])
+            torch.autograd.backward(loss, inputs=synthesizer.learnable())
             total += float(loss.detach())
         return {"loss": total}
 
-    def _chunk_loss(self, synthesizer: Synthesizer, classes: Tensor, draws: Draws, real: list[Tensor]) -> Tensor:
+    def _chunk_loss(
+        self, network: Network, synthesizer: Synthesizer, classes: Tensor, draws: Draws, real: list[Tensor]
+    ) -> Tensor:
         device = synthesizer.classes.device
         images, targets = synthesizer(synthesizer.index_of(classes.to(device)))
-        group = classes.repeat_interleave(synthesizer.decoded_per_class).to(device)
+        group = classes.repeat_interleave(synthesizer.decoded_per_class)
         images = self.context.augmentation.apply(images, draws, group)
         size = synthesizer.decoded_per_class
         synthetic = class_gradients(
-            self.context.network, images.split(size), targets.split(size), self.names, differentiable=True
+            network, images.split(size), targets.split(size), self.names, differentiable=True
         )
         return gradient_distance(synthetic, real, self.metric, self.magnitude_weight).sum()

@@ -107,11 +107,16 @@ class Synthesizer(nn.Module, ABC):
         """Decode all images and targets of an artifact from its stored tensors."""
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Return the learnable tensors by group name, for an optimiser setting per group."""
-        groups = {"images": [p for n, p in self.named_parameters() if not n.startswith("labels.")]}
-        if learned := list(self.labels.parameters()):
-            groups["labels"] = learned
+        """Return the learnable tensors by group name, for an optimiser setting per group; no group is empty."""
+        groups: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups.setdefault("labels" if name.startswith("labels.") else "images", []).append(parameter)
         return groups
+
+    def learnable(self) -> list[nn.Parameter]:
+        """Return the parameters that receive gradients: all but frozen ones, such as a pretrained decoder's."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def budget(self) -> Budget:
         """Count stored images, numbers and bytes, targets and decoders included."""

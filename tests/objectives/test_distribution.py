@@ -33,10 +33,6 @@ class Flatten(nn.Module):
         return self.classifier(self.features(images))
 
 
-if "test-flatten" not in models.available():
-    models.register("test-flatten", Flatten)
-
-
 def looped(objective, synthesizer, data, strategy: str = "none"):
     """The same step, class by class, from the same random streams."""
     context = objective.context
@@ -98,7 +94,8 @@ def test_identical_batches_have_no_loss(bench) -> None:
     assert gradient_of(objective, synthesizer)[0] < 1e-24
 
 
-def test_one_step_of_half_ipc_on_raw_pixels_reaches_the_class_means(bench) -> None:
+def test_one_step_of_half_ipc_on_raw_pixels_reaches_the_class_means(bench, monkeypatch) -> None:
+    monkeypatch.setitem(models.registry._items, "test-flatten", Flatten)
     data = toy_data(counts=(5, 5, 5))
     objective, synthesizer, _ = bench(DistributionMatching(real_batch=5), data=data, ipc=2, model="test-flatten")
     _, gradient = gradient_of(objective, synthesizer)
