@@ -88,7 +88,5 @@ class GradientMatching(Objective):
         group = classes.repeat_interleave(synthesizer.decoded_per_class)
         images = self.context.augmentation.apply(images, draws, group)
         size = synthesizer.decoded_per_class
-        synthetic = class_gradients(
-            network, images.split(size), targets.split(size), self.names, differentiable=True
-        )
+        synthetic = class_gradients(network, images.split(size), targets.split(size), self.names, differentiable=True)
         return gradient_distance(synthetic, real, self.metric, self.magnitude_weight).sum()
