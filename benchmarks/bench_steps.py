@@ -133,9 +133,10 @@ def measure(objective_name: str, variant: str, shape_name: str, steps: int) -> d
         networks, signal = FreshNetworks(), RealSignal()
         matching = DistributionMatching if objective_name == "distribution" else GradientMatching
         objective = matching(real_batch=REAL)
-        networks.setup(network, streams, augmentation)
         signal.setup(data, streams, augmentation, REAL)
-        objective.setup(Context(CLASSES, signal, networks, network, augmentation, streams), synthesizer)
+        context = Context(CLASSES, signal, networks, network, augmentation, streams)
+        networks.setup(context)
+        objective.setup(context, synthesizer)
 
         def backward() -> float:
             return objective.backward(synthesizer)["loss"]

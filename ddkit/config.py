@@ -93,8 +93,10 @@ class DistillConfig(BaseModel):
         init: where it starts.
         objective: what is matched; None for a coreset.
         networks: where the matching networks come from.
+        signal: access to the real data.
         model: architecture of the matching networks, ``name`` or ``name:option=value,...``.
         augmentation: Siamese strategy of the matching, ``none`` or families joined by ``_``.
+        augmentation_options: constants of its families, for instance ``{"rotate_degrees": 45}``.
         optimiser: of the synthetic data.
         ema: decay of an exponential moving average of the synthetic data that becomes the result; None for none.
         recipe: how networks are trained on the result, with its options.
@@ -114,8 +116,10 @@ class DistillConfig(BaseModel):
     init: str = "real"
     objective: Piece | None = None
     networks: Piece = Field(default_factory=lambda: Piece(name="fresh"))
+    signal: Piece = Field(default_factory=lambda: Piece(name="real"))
     model: str = "convnet"
     augmentation: str = "none"
+    augmentation_options: dict[str, float] = Field(default_factory=dict)
     optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
     ema: float | None = Field(default=None, gt=0, lt=1)
     recipe: Piece = Field(default_factory=lambda: Piece(name="dsa"))

@@ -137,7 +137,7 @@ def _cells(settings: Settings, train: RealData, out: Path) -> list[_Cell]:
             if config.selection:
                 CoresetSession(config, train)
             else:
-                Session(config, train, None, {})
+                Session(config, train)
             cells.append(_Cell(method, ipc, config, out / f"{method}-{ipc}"))
     return cells
 

@@ -60,7 +60,7 @@ class Distiller:
         synthesizer: Synthesizer | None = None,
         objective: Objective | str | Mapping[str, Any] | None = None,
         networks: NetworkSource | str | Mapping[str, Any] | None = None,
-        signal: Signal | None = None,
+        signal: Signal | str | Mapping[str, Any] | None = None,
         checkpoint_every: int | None = None,
         **overrides: Any,
     ) -> None:
@@ -75,9 +75,9 @@ class Distiller:
         self.ipc, self.seed = ipc, seed
         self.callbacks = list(callbacks)
         self.checkpoint_every = checkpoint_every
-        self.signal = signal
         self.objects: dict[str, Any] = {}
-        for name, value in (("synthesis", synthesizer), ("objective", objective), ("networks", networks)):
+        given = {"synthesis": synthesizer, "objective": objective, "networks": networks, "signal": signal}
+        for name, value in given.items():
             if isinstance(value, str | Mapping):
                 overrides[name] = value
             elif value is not None:
@@ -125,7 +125,7 @@ class Distiller:
             InterruptedRunError: the user pressed Ctrl-C; the state was saved first.
         """
         config = self.configure(real)
-        session = CoresetSession(config, real) if config.selection else Session(config, real, self.signal, self.objects)
+        session = self._session(config, real)
         metadata = result_metadata(config, real)
         folder = RunFolder(out) if out is not None else None
         if folder is not None:
@@ -162,6 +162,16 @@ class Distiller:
                 }
             )
         return result
+
+    def _session(self, config: DistillConfig, real: RealData) -> Session | CoresetSession:
+        if not config.selection:
+            return Session(config, real, self.objects)
+        if self.objects:
+            raise ConfigError(
+                f"'{config.method}' picks real images and would ignore {', '.join(sorted(self.objects))}: "
+                f"leave that out or choose a method that distils"
+            )
+        return CoresetSession(config, real)
 
     def _loop(self, session: Session, folder: RunFolder | None) -> Run:
         """Step until the last step or a reason to stop; save the state on the way."""

@@ -21,7 +21,7 @@ from ddkit.engine.devices import resolve_device
 from ddkit.errors import ConfigError, DataError, DivergedError, unknown_name
 from ddkit.models import ModelSpec
 from ddkit.networks import Network, NetworkSource
-from ddkit.objectives import Context, Objective, RealSignal, Signal
+from ddkit.objectives import Context, Objective, Signal
 from ddkit.precision import Precision, pass_cost, resolve_precision
 from ddkit.streams import Streams
 from ddkit.synthesis import Synthesizer
@@ -36,39 +36,38 @@ class Session:
     Args:
         config: full configuration.
         real: training data.
-        signal: access to the real data; None for direct access.
-        objects: pieces given as objects instead of names (``synthesis``, ``objective``, ``networks``).
+        objects: pieces given as objects instead of names (``synthesis``, ``objective``, ``networks``, ``signal``).
 
     Raises:
         ConfigError: an unknown piece or option, or a combination that makes no sense.
         DataError: data that do not fit.
     """
 
-    def __init__(
-        self, config: DistillConfig, real: RealData, signal: Signal | None, objects: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, config: DistillConfig, real: RealData, objects: Mapping[str, Any] | None = None) -> None:
+        objects = objects or {}
         _check_no_class_is_empty(real)
         self.config = config
         self.streams = Streams(config.seed)
         self.device = resolve_device(config.device)
         self.real = real.to(self.device) if self.device.type != "cpu" else real
-        objective, networks = self._pieces(objects)
-        augmentation = augment.create(config.augmentation)
+        objective, networks, self.signal = self._pieces(objects)
+        augmentation = augment.create(config.augmentation, **config.augmentation_options)
+        self.signal.check(config, self.real)
         self.synthesizer = self._synthesizer(objects).to(self.device)
         augmentation.check(self.real.batch(torch.arange(min(len(real), _CHECKED_IMAGES))), class_names=real.class_names)
         precision = self._precision(objective, networks)
         spec = ModelSpec.parse(config.model)
         network = Network(spec, real.shape, real.num_classes, device=self.device, precision=precision)
         self.objective, self.networks = objective, networks
-        self.signal = signal or RealSignal()
         self.signal.setup(self.real, self.streams, augmentation, objective.real_batch)
-        networks.setup(network, self.streams, augmentation)
         context = Context(real.num_classes, self.signal, networks, network, augmentation, self.streams)
+        networks.setup(context)
         objective.setup(context, self.synthesizer)
-        self.optimisers = build_optimisers(self.synthesizer, config.optimiser)
+        self.groups = {**self.synthesizer.parameter_groups(), **objective.parameter_groups()}
+        self.optimisers = build_optimisers(self.groups, config.optimiser)
         self.average = _Average(self.synthesizer, config.ema) if config.ema else None
 
-    def _pieces(self, objects: Mapping[str, Any]) -> tuple[Objective, NetworkSource]:
+    def _pieces(self, objects: Mapping[str, Any]) -> tuple[Objective, NetworkSource, Signal]:
         config = self.config
         objective = objects.get("objective")
         if objective is None:
@@ -78,7 +77,10 @@ class Session:
         networks = objects.get("networks")
         if networks is None:
             networks = network_sources.registry.create(config.networks.name, config.networks.options)
-        return objective, networks
+        signal = objects.get("signal")
+        if signal is None:
+            signal = objective_pieces.signals.create(config.signal.name, config.signal.options)
+        return objective, networks, signal
 
     def _synthesizer(self, objects: Mapping[str, Any]) -> Synthesizer:
         config, real = self.config, self.real
@@ -132,12 +134,15 @@ class Session:
         for name, value in scalars.items():
             if not math.isfinite(value):
                 raise self._diverged(number, f"{name} is {value}")
-        for name, parameter in self.synthesizer.named_parameters():
+        learnt = [(name, parameter) for name, group in self.groups.items() for parameter in group]
+        for name, parameter in learnt:
             if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
                 raise self._diverged(number, f"the gradient of '{name}' is not finite")
         for optimiser in self.optimisers.values():
             optimiser.step()
-        for name, parameter in self.synthesizer.named_parameters():
+        self.synthesizer.after_step()
+        self.objective.after_step(self.synthesizer)
+        for name, parameter in learnt:
             if not bool(torch.isfinite(parameter.detach()).all()):
                 raise self._diverged(number, f"'{name}' is not finite after the update")
         if self.average is not None:
@@ -156,6 +161,11 @@ class Session:
 
         The run can go on afterwards as if nothing had been asked.
         """
+        metadata = {**metadata, **self.objective.metadata()}
+        if card := self.signal.metadata():
+            metadata["signal"] = card
+        if changes := self.objective.recipe_changes():
+            metadata["recipe"] = {**metadata.get("recipe", {}), **changes}
         with self.average.in_place_of(self.synthesizer) if self.average is not None else nullcontext():
             return self.synthesizer.materialise(self.real.preprocessing, self.real.class_names, metadata)
 
@@ -190,16 +200,17 @@ def _check_no_class_is_empty(real: RealData) -> None:
         raise DataError(f"class '{empty[0]}' of '{real.name}' has no images: leave it out or add images of it")
 
 
-def build_optimisers(synthesizer: Synthesizer, config: OptimiserConfig) -> dict[str, torch.optim.Optimizer]:
-    """Return one optimiser per parameter group of ``synthesizer``.
+def build_optimisers(
+    groups: Mapping[str, list[nn.Parameter]], config: OptimiserConfig
+) -> dict[str, torch.optim.Optimizer]:
+    """Return one optimiser per group of learnable tensors.
 
     Raises:
-        ConfigError: settings for a group that the synthesizer does not have.
+        ConfigError: settings for a group that does not exist.
     """
-    groups = synthesizer.parameter_groups()
     for name in config.groups:
         if name not in groups:
-            raise unknown_name(f"parameter group of {synthesizer.name}", name, groups)
+            raise unknown_name("parameter group", name, groups)
     return {name: _optimiser(parameters, config, name) for name, parameters in groups.items()}
 
 

@@ -31,10 +31,16 @@ class _Request:
     draws: int
 
     @property
-    def counts(self) -> list[int]:
-        """Images per class of the distilled set."""
+    def decoded_counts(self) -> list[int]:
+        """Training images per class of the distilled set, after decoding."""
         labels = self.distilled.hard_labels()
         return torch.bincount(labels, minlength=self.distilled.num_classes).tolist()
+
+    @property
+    def counts(self) -> list[int]:
+        """Stored images per class; a code that decodes into several images counts once."""
+        budget = self.distilled.budget
+        return [round(count * budget.images / budget.decoded_images) for count in self.decoded_counts]
 
     @property
     def counts_for_bytes(self) -> list[int]:
@@ -116,7 +122,7 @@ def _random_soft(request: _Request) -> list[DistilledDataset]:
     order = torch.argsort(request.distilled.hard_labels(), stable=True)
     labels = request.distilled.labels[order]
     return [
-        request.real_set("random-soft", request.random("random-soft", draw, request.counts), labels)
+        request.real_set("random-soft", request.random("random-soft", draw, request.decoded_counts), labels)
         for draw in range(request.draws)
     ]
 

@@ -29,6 +29,7 @@ class TrainingRecipe(BaseModel):
         weight_decay: L2 penalty on all parameters, norms and biases included.
         batch_size: images per step; a smaller set is one full batch.
         augmentation: strategy string of :func:`ddkit.augment.create`, ``"none"`` for no augmentation.
+        augmentation_options: constants of its families, for instance ``{"rotate_degrees": 45}``.
         schedule: ``"halve"`` (above), ``"constant"`` (E epochs) or ``"cosine"`` (E epochs, annealed to zero
             by epoch).
         loss: ``"ce"`` cross-entropy, ``"mse"`` mean squared error against the label rows (one-hot minus 1/K
@@ -47,6 +48,7 @@ class TrainingRecipe(BaseModel):
     weight_decay: float = Field(default=5e-4, ge=0, allow_inf_nan=False)
     batch_size: int = Field(default=256, ge=1)
     augmentation: str = "none"
+    augmentation_options: dict[str, float] = Field(default_factory=dict)
     schedule: Literal["halve", "constant", "cosine"] = "halve"
     loss: Literal["auto", "ce", "mse"] = "auto"
 

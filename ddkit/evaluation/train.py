@@ -134,7 +134,7 @@ def _run_epochs(
     pad: bool,
     report: Callable[[int], None],
 ) -> None:
-    augmentation = create(recipe.augmentation)
+    augmentation = create(recipe.augmentation, **recipe.augmentation_options)
     plain = isinstance(augmentation, NoAugmentation)
     device = data.targets.device
     batch = min(recipe.batch_size, len(data))

@@ -13,8 +13,9 @@ from ddkit.methods.dc import gradient_matching
 def defaults(data: RealData, ipc: int) -> dict[str, Any]:
     """DC's official settings, initialised with real images, one augmentation shared by both sides of a class."""
     strategy = default_strategy(data.name)
+    loops = (100, 2) if ipc == 100 else None  # the authors' advice for 100 images per class
     return {
-        **gradient_matching(ipc),
+        **gradient_matching(ipc, loops),
         "init": "real",
         "augmentation": strategy,
         "recipe": {"name": "dsa", "augmentation": strategy},

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ddkit.augment import Augmentation
 from ddkit.errors import ConfigError, DivergedError
 from ddkit.networks.network import Network
 from ddkit.networks.training import train_epochs
 from ddkit.registry import Registry
-from ddkit.streams import Streams
 from ddkit.synthesis import Synthesizer
+
+if TYPE_CHECKING:
+    from ddkit.objectives import Context
 
 registry: Registry[type[NetworkSource]] = Registry("network source", "ddkit.networks")
 
@@ -25,11 +26,12 @@ class NetworkSource(ABC):
     :meth:`after_step` once the synthetic data have been updated.
     """
 
-    def setup(self, network: Network, streams: Streams, augmentation: Augmentation) -> None:
-        """Receive the module whose weights this source replaces."""
-        self.network = network
-        self.streams = streams
-        self.augmentation = augmentation
+    def setup(self, context: Context) -> None:
+        """Receive the module whose weights this source replaces, the random streams and the signal."""
+        self.context = context
+        self.network = context.network
+        self.streams = context.streams
+        self.augmentation = context.augmentation
 
     @abstractmethod
     def current(self) -> Network:
@@ -96,9 +98,9 @@ class SyntheticTrainedNetworks(NetworkSource):
         )
         self.position = 0
 
-    def setup(self, network: Network, streams: Streams, augmentation: Augmentation) -> None:
+    def setup(self, context: Context) -> None:
         """Start at the beginning of an outer loop."""
-        super().setup(network, streams, augmentation)
+        super().setup(context)
         self.position = 0
 
     def current(self) -> Network:

@@ -5,6 +5,7 @@ from ddkit.objectives.distances import gradient_distance
 from ddkit.objectives.distribution import DistributionMatching
 from ddkit.objectives.gradient import GradientMatching
 from ddkit.objectives.signal import RealSignal, Signal
+from ddkit.objectives.signal import registry as signals
 
 __all__ = [
     "Context",
@@ -15,4 +16,5 @@ __all__ = [
     "Signal",
     "gradient_distance",
     "registry",
+    "signals",
 ]

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from ddkit.augment import Augmentation
 from ddkit.networks import Network, NetworkSource
 from ddkit.objectives.signal import Signal
@@ -62,6 +64,24 @@ class Objective(ABC):
         Returns:
             scalars to log, ``loss`` among them.
         """
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Return tensors that this objective learns beside the synthetic data (an inner learning rate), by group.
+
+        The engine updates them like the synthesizer's; ``state_dict`` has to hold their values.
+        """
+        return {}
+
+    def after_step(self, synthesizer: Synthesizer) -> None:
+        """React to an update: keep a learned value in its range, train an auxiliary network."""
+
+    def recipe_changes(self) -> dict[str, Any]:
+        """Return fields of the training recipe that were learned and travel with the artifact."""
+        return {}
+
+    def metadata(self) -> dict[str, Any]:
+        """Return further entries of the artifact's card (``learned`` values, for instance), JSON-able."""
+        return {}
 
     def passes_per_step(self, synthesizer: Synthesizer) -> float:
         """Forward passes of single images per outer step (a backward pass counts as two), for cost estimates."""

@@ -36,6 +36,7 @@ def class_gradients(
     names: Sequence[str],
     *,
     differentiable: bool,
+    size: int | None = None,
 ) -> list[Tensor]:
     r"""Return the gradients of the mean cross-entropy of every class.
 
@@ -48,6 +49,8 @@ def class_gradients(
         targets: G tensors (n_g,) or (n_g, K).
         names: weights to differentiate.
         differentiable: whether the result can be differentiated with respect to the images.
+        size: pad a single class that needs no second derivative to that many rows of weight zero, so that one shape is
+            compiled for classes of unequal size.
 
     Returns:
         one tensor (G, \*weight shape) per name.
@@ -61,7 +64,10 @@ def class_gradients(
         loss = F.cross_entropy(logits, targets[0])
         result = torch.autograd.grad(loss, chosen, create_graph=True)
     else:
-        result = torch.autograd.grad(network.loss(images[0].detach(), targets[0]), chosen)
+        count = len(images[0])
+        rows = torch.full((count,), 1 / count, dtype=network.dtype, device=network.device)
+        batch = [padded(x, max(size or 0, count)) for x in (images[0].detach(), targets[0], rows)]
+        result = torch.autograd.grad(network.loss(*batch), chosen)
     return [g[None] for g in result]
 
 

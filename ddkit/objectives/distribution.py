@@ -89,9 +89,10 @@ class DistributionMatching(Objective):
     def _chunk_loss(
         self, network: Network, synthesizer: Synthesizer, classes: Tensor, draws: Draws, real_means: Tensor
     ) -> Tensor:
-        device = synthesizer.classes.device
-        images, _ = synthesizer(synthesizer.index_of(classes.to(device)))
-        group = classes.repeat_interleave(synthesizer.decoded_per_class)
+        index = synthesizer.batch_index(classes, self.context.streams("synthetic")).to(synthesizer.classes.device)
+        images, _ = synthesizer(index)
+        group = synthesizer.classes[index].cpu()
         features = network.features(self.context.augmentation.apply(images, draws, group))
-        means = features.view(len(classes), synthesizer.decoded_per_class, -1).mean(1)
+        own = (group[None] == classes[:, None]).to(features)  # a matrix product of class shares is the segment mean
+        means = (own / own.sum(1, keepdim=True)) @ features
         return (real_means - means).square().sum()

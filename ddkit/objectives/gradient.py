@@ -83,10 +83,10 @@ class GradientMatching(Objective):
     def _chunk_loss(
         self, network: Network, synthesizer: Synthesizer, classes: Tensor, draws: Draws, real: list[Tensor]
     ) -> Tensor:
-        device = synthesizer.classes.device
-        images, targets = synthesizer(synthesizer.index_of(classes.to(device)))
-        group = classes.repeat_interleave(synthesizer.decoded_per_class)
+        index = synthesizer.batch_index(classes, self.context.streams("synthetic")).to(synthesizer.classes.device)
+        images, targets = synthesizer(index)
+        group = synthesizer.classes[index].cpu()
         images = self.context.augmentation.apply(images, draws, group)
-        size = synthesizer.decoded_per_class
-        synthetic = class_gradients(network, images.split(size), targets.split(size), self.names, differentiable=True)
+        sizes = [int((group == c).sum()) for c in classes]
+        synthetic = class_gradients(network, images.split(sizes), targets.split(sizes), self.names, differentiable=True)
         return gradient_distance(synthetic, real, self.metric, self.magnitude_weight).sum()

@@ -12,22 +12,36 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddkit.augment import Augmentation, Draws
+from ddkit.config import DistillConfig
 from ddkit.data import RealData
 from ddkit.networks import Network
 from ddkit.networks.training import padded
 from ddkit.objectives.class_gradients import class_gradients, freeze_batch_norm
+from ddkit.registry import Registry
 from ddkit.streams import Streams
 
 #: Most real images per forward pass: few enough for the cache of a CPU.
 REAL_CHUNK = 256
 
 
+registry: Registry[type[Signal]] = Registry("signal", "ddkit.signals")
+
+
 class Signal(ABC):
     """What an objective may ask of the real data.
 
     A privacy-preserving signal answers with clipped and noised values and counts every query; a robust one answers for
-    perturbed images. Objectives never see a real image, so none is written twice.
+    perturbed images. No objective is written twice, as none knows which kind of signal it asks.
     """
+
+    def check(self, config: DistillConfig, real: RealData) -> None:
+        """Refuse settings that would go around this signal, before anything reads the data.
+
+        A private signal refuses an initialisation from real images, a preprocessing fitted on them or batch norm.
+
+        Raises:
+            ConfigError: naming the setting and the remedy.
+        """
 
     def setup(self, real: RealData, streams: Streams, augmentation: Augmentation, batch: int) -> None:
         """Receive the data, the random streams, the augmentation and the real images per class and query."""
@@ -70,6 +84,10 @@ class Signal(ABC):
     def refresh_statistics(self, network: Network) -> None:
         """Let batch norm layers see one batch of real images of all classes, then freeze them."""
 
+    def metadata(self) -> dict[str, Any]:
+        """Return what the artifact's card says about this signal (a privacy report, for instance), JSON-able."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """Return what is needed to go on (an accountant's ledger, for instance)."""
         return {}
@@ -78,6 +96,7 @@ class Signal(ABC):
         """Go on from a saved state."""
 
 
+@registry.register("real")
 class RealSignal(Signal):
     """The real data as they are: a class-balanced mini-batch per query, without replacement inside a class."""
 
@@ -119,13 +138,14 @@ class RealSignal(Signal):
         """Return the class gradients over a batch, reading and differentiating ``class_chunk`` classes at a time."""
         index, group = self._draw(classes)
         sizes = torch.bincount(group, minlength=len(classes)).tolist()
+        static = max(sizes) if network.precision.compile else None
         by_class = list(zip(index.split(sizes), group.split(sizes), strict=True))
         parts = []
         for start in range(0, len(classes), class_chunk):
             chunk = by_class[start : start + class_chunk]
             images = [self._images(part, rows, draws) for part, rows in chunk]
             targets = [classes[rows].to(network.device) for _, rows in chunk]
-            parts.append(class_gradients(network, images, targets, names, differentiable=False))
+            parts.append(class_gradients(network, images, targets, names, differentiable=False, size=static))
         return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
 
     def refresh_statistics(self, network: Network) -> None:

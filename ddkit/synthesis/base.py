@@ -72,6 +72,16 @@ class Synthesizer(nn.Module, ABC):
         offsets = torch.arange(self.decoded_per_class, device=classes.device)
         return (classes[:, None] * self.decoded_per_class + offsets).flatten()
 
+    def batch_index(self, classes: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the decoded images of ``classes`` (G,) that an outer step looks at, class-major: all of them.
+
+        A synthesizer with many decoded images per class overrides this to draw some of them.
+        """
+        return self.index_of(classes)
+
+    def after_step(self) -> None:
+        """React to an update, for instance by clamping what is stored."""
+
     def forward(self, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Decode images.
 

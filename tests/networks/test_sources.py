@@ -9,6 +9,7 @@ from ddkit import augment
 from ddkit.errors import ConfigError, DivergedError, UnknownNameError
 from ddkit.models import ModelSpec
 from ddkit.networks import FreshNetworks, Network, NetworkSource, SyntheticTrainedNetworks, registry
+from ddkit.objectives import Context, RealSignal
 from ddkit.streams import Streams
 from ddkit.synthesis import Pixels
 from ddkit.testing import toy_data
@@ -16,7 +17,8 @@ from ddkit.testing import toy_data
 
 def ready(source: NetworkSource, seed: int = 0) -> tuple[NetworkSource, Pixels]:
     data, streams = toy_data(), Streams(seed)
-    source.setup(Network(ModelSpec.parse("convnet:width=4,depth=1"), data.shape, 3), streams, augment.create("none"))
+    network = Network(ModelSpec.parse("convnet:width=4,depth=1"), data.shape, 3)
+    source.setup(Context(3, RealSignal(), source, network, augment.create("none"), streams))
     pixels = Pixels(3, 2, data.shape)
     pixels.initialise(data, "real", torch.Generator().manual_seed(0))
     return source, pixels

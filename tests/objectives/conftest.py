@@ -41,10 +41,11 @@ def bench() -> Callable[..., tuple[Objective, Pixels, RealData]]:
         signal = RealSignal()
         signal.setup(data, streams, augmentation, objective.real_batch)
         networks = FreshNetworks()
-        networks.setup(network, streams, augmentation)
         synthesizer = Pixels(data.num_classes, ipc, data.shape, **pixels).to(dtype)
         synthesizer.initialise(data, "noise", torch.Generator().manual_seed(7))
-        objective.setup(Context(data.num_classes, signal, networks, network, augmentation, streams), synthesizer)
+        context = Context(data.num_classes, signal, networks, network, augmentation, streams)
+        networks.setup(context)
+        objective.setup(context, synthesizer)
         return objective, synthesizer, data
 
     return build

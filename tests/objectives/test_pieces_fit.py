@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ddkit import Distiller
-from ddkit.augment import Augmentation
 from ddkit.data import RealData
 from ddkit.networks import FreshNetworks, Network
-from ddkit.streams import Streams
+from ddkit.objectives import Context
 from ddkit.synthesis import Pixels
 
 
@@ -43,8 +42,9 @@ class Identical(Pixels):
 class OwnNetworks(FreshNetworks):
     """Hands out a network that is not the module it was given."""
 
-    def setup(self, network: Network, streams: Streams, augmentation: Augmentation) -> None:
-        super().setup(network, streams, augmentation)
+    def setup(self, context: Context) -> None:
+        super().setup(context)
+        network = context.network
         self.own = Network(network.spec, network.shape, network.num_classes)
         self.own.reset(7)
 

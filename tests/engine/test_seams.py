@@ -1,0 +1,120 @@
+"""The seams that later methods and adapters build on: signals, learned extras of an objective, decoded subsets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ddkit import Distiller
+from ddkit.config import DistillConfig
+from ddkit.data import RealData
+from ddkit.errors import ConfigError, UnknownNameError
+from ddkit.objectives import DistributionMatching, RealSignal
+from ddkit.synthesis import Pixels
+from ddkit.testing import toy_data
+
+SMALL: dict[str, Any] = {"steps": 3, "model": "convnet:width=4,depth=1", "augmentation": "none"}
+
+
+class Guarded(RealSignal):
+    """Refuses to start from real images and signs the artifact."""
+
+    def check(self, config: DistillConfig, real: RealData) -> None:
+        if config.init == "real":
+            raise ConfigError("init=real would leak real images: use init=noise")
+
+    def metadata(self) -> dict[str, Any]:
+        return {"mechanism": "guarded"}
+
+
+class Scaled(DistributionMatching):
+    """Learns one more number beside the pixels and hands it to the training recipe."""
+
+    def __init__(self) -> None:
+        super().__init__(real_batch=5)
+        self.rate = nn.Parameter(torch.tensor(0.5))
+        self.steps_seen = 0
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        return {"rate": [self.rate]}
+
+    def backward(self, synthesizer: Any) -> dict[str, float]:
+        self.rate.grad = torch.ones(())
+        return super().backward(synthesizer)
+
+    def after_step(self, synthesizer: Any) -> None:
+        self.steps_seen += 1
+        with torch.no_grad():
+            self.rate.clamp_(min=0.2)
+
+    def recipe_changes(self) -> dict[str, Any]:
+        return {"lr": round(float(self.rate), 4)}
+
+    def metadata(self) -> dict[str, Any]:
+        return {"learned": {"lr": float(self.rate)}}
+
+
+class OneOfMany(Pixels):
+    """Shows the objective one image per class and step."""
+
+    def batch_index(self, classes: Tensor, generator: torch.Generator) -> Tensor:
+        return classes * self.ipc + torch.randint(self.ipc, (len(classes),), generator=generator)
+
+
+def test_signal_refuses_settings_before_it_reads_data() -> None:
+    with pytest.raises(ConfigError, match="init=noise"):
+        Distiller("dm", 2, signal=Guarded(), **SMALL).fit(toy_data())
+
+
+def test_signal_is_named_in_the_configuration_and_signs_the_artifact() -> None:
+    distilled = Distiller("dm", 2, signal=Guarded(), init="noise", **SMALL).fit(toy_data())
+    assert distilled.metadata["signal"] == {"mechanism": "guarded"}
+    assert distilled.metadata["config"]["signal"] == {"name": "Guarded"}
+
+
+def test_run_with_a_signal_of_ones_own_is_not_resumed_with_the_real_one(tmp_path: Any) -> None:
+    data, out = toy_data(), tmp_path / "run"
+    Distiller("dm", 2, signal=Guarded(), init="noise", **SMALL).fit(data, out=out)
+    with pytest.raises(ConfigError, match="signal"):
+        Distiller("dm", 2, init="noise", **SMALL).fit(data, out=out, resume=True)
+
+
+def test_coreset_refuses_pieces_that_it_would_ignore() -> None:
+    with pytest.raises(ConfigError, match="would ignore signal"):
+        Distiller("random", 2, signal=Guarded()).fit(toy_data())
+
+
+def test_unknown_signal_suggests_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'real'"):
+        Distiller("dm", 2, signal="rea", **SMALL).fit(toy_data())
+
+
+def test_what_an_objective_learns_is_updated_and_travels_with_the_artifact() -> None:
+    objective = Scaled()
+    groups = {"rate": {"lr": 0.25, "momentum": 0.0}}
+    distilled = Distiller("dm", 2, objective=objective, optimiser={"groups": groups}, **SMALL).fit(toy_data())
+    assert objective.steps_seen == 3
+    assert distilled.metadata["learned"]["lr"] == pytest.approx(0.2)
+    assert distilled.metadata["recipe"]["lr"] == 0.2
+
+
+@pytest.mark.parametrize("method", ["dm", "dc"])
+def test_objectives_look_only_at_the_images_that_the_synthesizer_shows(method: str) -> None:
+    synthesizer = OneOfMany(3, 4, (1, 8, 8))
+    data = toy_data(counts=(8, 8, 8))
+    options = {**SMALL, "steps": 1, "init": "noise", "objective": {"real_batch": 4}}
+    Distiller(method, 4, synthesizer=synthesizer, **options).fit(data)
+    touched = synthesizer.images.grad.flatten(1).abs().sum(1).view(3, 4) > 0
+    assert touched.sum(1).tolist() == [1, 1, 1]
+
+
+def test_augmentation_constants_reach_matching_and_evaluation() -> None:
+    recipe = {"name": "dc", "augmentation": "rotate", "augmentation_options": {"rotate_degrees": 30.0}}
+    options = {**SMALL, "augmentation": "crop", "augmentation_options": {"crop_ratio": 0.25}}
+    distilled = Distiller("dm", 2, recipe=recipe, **options).fit(toy_data())
+    assert distilled.metadata["recipe"]["augmentation_options"] == {"rotate_degrees": 30.0}
+    with pytest.raises(ConfigError, match="crop_ratio"):
+        Distiller("dm", 2, **{**options, "augmentation_options": {"crop_rati": 0.25}}).fit(toy_data())
