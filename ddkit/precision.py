@@ -14,8 +14,10 @@ PrecisionName = Literal["auto", "float32", "bfloat16"]
 
 #: A run is compiled under ``compile="auto"`` when its eager passes would take longer than this many seconds.
 COMPILE_PAYS_SECONDS = 120.0
-#: Eager float32 throughput assumed by that rule, in multiply-adds per second (measured on two CPU cores).
-_EAGER_MULTIPLY_ADDS = {"cpu": 6e10, "cuda": 5e12}
+#: Seconds per multiply-add and per number written by a layer that this rule assumes for eager float32. The CPU's fit
+#: measurements on two cores (289 ms for 256 images of 3x32x32 through a ConvNet-D3 of width 128; narrow networks are
+#: bound by memory); the accelerator's are estimates.
+_EAGER_SECONDS = {"cpu": (6.7e-12, 1.2e-9), "cuda": (2e-13, 1e-11)}
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,17 @@ def bfloat16_is_fast(device: torch.device) -> bool:
 
 
 def resolve_precision(
-    precision: PrecisionName, compile: bool | Literal["auto"], *, multiply_adds: float, device: torch.device
+    precision: PrecisionName,
+    compile: bool | Literal["auto"],
+    *,
+    passes: float,
+    cost: PassCost,
+    device: torch.device,
 ) -> Precision:
     """Decide what ``auto`` means for a run.
 
     The rule looks only at the configuration, the shapes and the hardware, never at a clock, so that a resumed run
-    decides as the first one did: compile when ``multiply_adds`` in eager float32 would take longer than
+    decides as the first one did: compile when the passes in eager float32 would take longer than
     ``COMPILE_PAYS_SECONDS`` (a first compilation costs about 20 s); bfloat16 when compiled and fast in hardware.
     Measured on two CPU cores, ConvNet-D3 of width 128, forward of 256 images of 3x32x32: 289 ms eager, 359 ms eager
     in bfloat16, 169 ms compiled, 77 ms compiled in bfloat16.
@@ -67,12 +74,11 @@ def resolve_precision(
     Args:
         precision: ``auto``, ``float32`` or ``bfloat16``.
         compile: ``auto``, True or False.
-        multiply_adds: work of the whole run, counted for one forward pass per image times three where a backward
-            pass follows.
+        passes: forward passes of single images in the whole run; one with a backward pass counts three.
+        cost: of one forward pass of one image.
         device: where the run takes place.
     """
-    seconds = multiply_adds / _EAGER_MULTIPLY_ADDS.get(device.type, 1e12)
-    use_compile = seconds > COMPILE_PAYS_SECONDS if compile == "auto" else bool(compile)
+    use_compile = passes * cost.eager_seconds(device) > COMPILE_PAYS_SECONDS if compile == "auto" else bool(compile)
     if precision == "auto":
         dtype = torch.bfloat16 if use_compile and bfloat16_is_fast(device) else torch.float32
     else:
@@ -86,20 +92,28 @@ class PassCost:
 
     Args:
         multiply_adds: of convolutions and linear layers, forward.
+        activations: numbers in the outputs of all layers.
         largest_activation: numbers in the largest output of a single layer.
     """
 
     multiply_adds: int
+    activations: int
     largest_activation: int
+
+    def eager_seconds(self, device: torch.device) -> float:
+        """Estimate one forward pass of one image, eager and in float32, in seconds."""
+        per_multiply_add, per_number = _EAGER_SECONDS.get(device.type, _EAGER_SECONDS["cuda"])
+        return self.multiply_adds * per_multiply_add + self.activations * per_number
 
 
 def pass_cost(module: nn.Module, shape: tuple[int, int, int]) -> PassCost:
     """Count the work of one image of ``shape`` through ``module`` by a pass with hooks."""
-    multiply_adds, largest = 0, 0
+    multiply_adds, activations, largest = 0, 0, 0
 
     def count(layer: nn.Module, _: Any, output: Any) -> None:
-        nonlocal multiply_adds, largest
+        nonlocal multiply_adds, activations, largest
         if isinstance(output, Tensor):
+            activations += output[0].numel()
             largest = max(largest, output[0].numel())
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 multiply_adds += output[0].numel() * layer.weight[0].numel()
@@ -116,4 +130,4 @@ def pass_cost(module: nn.Module, shape: tuple[int, int, int]) -> PassCost:
         module.train(was_training)
         for handle in handles:
             handle.remove()
-    return PassCost(multiply_adds, largest)
+    return PassCost(multiply_adds, activations, largest)

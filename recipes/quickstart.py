@@ -184,8 +184,8 @@ def _evaluate_whole(settings: Settings, train: RealData, test: RealData) -> Eval
     """Train one network on all real images, compiled where the set is large enough to repay it."""
     plain = WHOLE_RECIPE.replace(epochs=settings.whole_epochs)
     model = ModelSpec.parse(settings.model).build(train.shape, train.num_classes, seed=0)
-    work = 3.0 * len(train) * plain.total_epochs * pass_cost(model, train.shape).multiply_adds
-    how = resolve_precision("auto", "auto", multiply_adds=work, device=torch.device("cpu"))
+    passes, cost = 3.0 * len(train) * plain.total_epochs, pass_cost(model, train.shape)
+    how = resolve_precision("auto", "auto", passes=passes, cost=cost, device=torch.device("cpu"))
     return evaluate_real(
         train,
         test,

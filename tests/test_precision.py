@@ -7,24 +7,25 @@ import torch
 from torch import nn
 
 from ddkit.models import ModelSpec
-from ddkit.precision import COMPILE_PAYS_SECONDS, Precision, pass_cost, resolve_precision
+from ddkit.precision import COMPILE_PAYS_SECONDS, PassCost, Precision, pass_cost, resolve_precision
 
 CPU = torch.device("cpu")
-LONG = 2 * COMPILE_PAYS_SECONDS * 6e10
+COST = PassCost(multiply_adds=10**9, activations=10**6, largest_activation=10**6)
+LONG = 2 * COMPILE_PAYS_SECONDS / COST.eager_seconds(CPU)
 
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_long_runs_are_compiled_and_use_bfloat16_where_it_is_fast(fast: bool, monkeypatch) -> None:
     monkeypatch.setattr("ddkit.precision.bfloat16_is_fast", lambda device: fast)
-    long = resolve_precision("auto", "auto", multiply_adds=LONG, device=CPU)
+    long = resolve_precision("auto", "auto", passes=LONG, cost=COST, device=CPU)
     assert long == Precision(torch.bfloat16 if fast else torch.float32, compile=True)
-    assert resolve_precision("auto", "auto", multiply_adds=1e6, device=CPU) == Precision()
+    assert resolve_precision("auto", "auto", passes=1.0, cost=COST, device=CPU) == Precision()
 
 
 @pytest.mark.parametrize("work", [0.0, LONG])
 def test_explicit_settings_are_obeyed(work: float) -> None:
-    assert resolve_precision("float32", False, multiply_adds=work, device=CPU) == Precision(torch.float32, False)
-    assert resolve_precision("bfloat16", True, multiply_adds=work, device=CPU) == Precision(torch.bfloat16, True)
+    assert resolve_precision("float32", False, passes=work, cost=COST, device=CPU) == Precision(torch.float32, False)
+    assert resolve_precision("bfloat16", True, passes=work, cost=COST, device=CPU) == Precision(torch.bfloat16, True)
 
 
 def test_names_are_those_of_a_configuration() -> None:
@@ -52,6 +53,7 @@ def test_cost_of_a_small_network_equals_the_count_by_hand() -> None:
     cost = pass_cost(module, (3, 8, 6))
     assert cost.multiply_adds == 5 * 8 * 6 * 3 * 9 + 7 * 5 * 8 * 6
     assert cost.largest_activation == 5 * 8 * 6
+    assert cost.activations == 3 * 5 * 8 * 6 + 7
 
 
 def test_counting_changes_nothing() -> None:

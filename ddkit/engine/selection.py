@@ -142,8 +142,10 @@ class CoresetSession:
         self.selector: Selector = registry.create(config.selection.name, config.selection.options)
         self.device = resolve_device(config.device)
         cost = pass_cost(ModelSpec.parse(config.model).build(real.shape, real.num_classes, seed=0), real.shape)
-        work = 3.0 * len(real) * self.selector.epochs * cost.multiply_adds
-        self.precision = resolve_precision(config.precision, config.compile, multiply_adds=work, device=self.device)
+        passes = 3.0 * len(real) * self.selector.epochs
+        self.precision = resolve_precision(
+            config.precision, config.compile, passes=passes, cost=cost, device=self.device
+        )
 
     def run(self, metadata: dict[str, Any]) -> DistilledDataset:
         """Pick real images and return them as an artifact, at rest (uint8) with their indices."""

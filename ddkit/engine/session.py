@@ -115,7 +115,8 @@ class Session:
         return resolve_precision(
             config.precision,
             config.compile,
-            multiply_adds=config.steps * passes * cost.multiply_adds,
+            passes=config.steps * passes,
+            cost=cost,
             device=self.device,
         )
 
