@@ -47,8 +47,12 @@ class RandomSelector(Selector):
         return random_indices(real.class_index, config.ipc, streams("selection"))
 
 
+#: The features computed last in this process: several methods and IPCs select on the same ones.
+_last_features: dict[tuple[object, ...], Tensor] = {}
+
+
 class _FeatureSelector(Selector):
-    """Shares the features that herding and k-center compare.
+    """Shares the features that herding and k-center compare, and keeps those of the last network that was trained.
 
     Args:
         features: ``network`` (penultimate features of a network trained on all data) or ``pixels``.
@@ -64,19 +68,24 @@ class _FeatureSelector(Selector):
     def _features(self, real: RealData, config: DistillConfig, streams: Streams, precision: Precision) -> Tensor:
         if self.features == "pixels":
             return pixel_features(real)
-        recipe = TrainingRecipe(name="features", epochs=self.epochs)
-        (model,) = train_networks(
-            real,
-            None,
-            ModelSpec.parse(config.model),
-            recipe,
-            [streams.integer("features")],
-            num_classes=real.num_classes,
-            device=real.images.device,
-            precision="bfloat16" if precision.dtype == torch.bfloat16 else "float32",
-            compile=precision.compile,
-        )
-        return network_features(real, model)
+        spec, seed = ModelSpec.parse(config.model), streams.integer("features")
+        key = (real.fingerprint, real.preprocessing, spec, self.epochs, seed, precision, str(real.images.device))
+        if key not in _last_features:
+            recipe = TrainingRecipe(name="features", epochs=self.epochs)
+            (model,) = train_networks(
+                real,
+                None,
+                spec,
+                recipe,
+                [seed],
+                num_classes=real.num_classes,
+                device=real.images.device,
+                precision="bfloat16" if precision.dtype == torch.bfloat16 else "float32",
+                compile=precision.compile,
+            )
+            _last_features.clear()
+            _last_features[key] = network_features(real, model)
+        return _last_features[key]
 
 
 @registry.register("herding")

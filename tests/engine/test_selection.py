@@ -66,3 +66,21 @@ def test_bad_selection_options_are_refused() -> None:
         fit("herding", selection={"epochs": 0})
     with pytest.raises(ConfigError, match="features"):
         fit("herding", selection={"features": "dreams"})
+
+
+def test_features_are_trained_once_for_several_selections(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ddkit.engine import selection
+
+    trained = []
+    train = selection.train_networks
+    monkeypatch.setattr(selection, "train_networks", lambda *a, **k: trained.append(1) or train(*a, **k))
+    monkeypatch.setattr(selection, "_last_features", {})
+    options = {"model": "convnet:width=4,depth=1", "selection": {"epochs": 1}}
+    data = toy_data()
+    kept = [Distiller(method, ipc, **options).fit(data) for method in ("herding", "kcenter") for ipc in (1, 2)]
+    assert len(trained) == 1
+    Distiller("herding", 1, seed=1, **options).fit(data)
+    assert len(trained) == 2
+    again = Distiller("herding", 2, **options).fit(data)
+    assert len(trained) == 3
+    assert again.metadata["indices"] == kept[1].metadata["indices"]
