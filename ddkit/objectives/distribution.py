@@ -30,7 +30,7 @@ class DistributionMatching(Objective):
     All classes of the real side share one stream of forward passes; the synthetic side is differentiated
     ``class_chunk`` classes at a time, which is exact for every network without batch norm.
 
-    Under a compiled run in bfloat16 both sides use that format (weights, means and the loss stay float32). Compiled, the
+    A compiled bfloat16 run uses that format on both sides (weights, means and the loss stay float32). Compiled, the
     differentiated side takes 58 instead of 142 ms for 100 images of 3x32x32 on two CPU cores, and on MNIST at IPC 1 the
     accuracy changed by -0.1 points with a 95 % interval of -1.5 to +1.3 (three seeds, ``benchmarks/results``).
 
