@@ -187,7 +187,8 @@ def protocol(run: RunContent) -> str | None:
     recipe = used[0] if used else run.find("recipe")
     if not isinstance(recipe, Mapping):
         return None
-    options = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in recipe.items() if key != "name")
+    given = {key: value for key, value in recipe.items() if key != "name" and value != {}}
+    options = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in given.items())
     return f"{recipe.get('name', 'custom')} ({options})" if options else str(recipe.get("name", "custom"))
 
 
