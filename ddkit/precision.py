@@ -33,9 +33,9 @@ class Precision:
     compile: bool = False
 
     @property
-    def name(self) -> str:
+    def name(self) -> Literal["float32", "bfloat16"]:
         """The format as it is written in a configuration."""
-        return str(self.dtype).removeprefix("torch.")
+        return "bfloat16" if self.dtype == torch.bfloat16 else "float32"
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         """Return the autocast context of this format (a no-op for float32)."""

@@ -16,7 +16,7 @@ from ddkit import methods
 from ddkit.artifact import DistilledDataset
 from ddkit.config import DistillConfig, merge
 from ddkit.data import RealData, load_pair
-from ddkit.engine import Distiller, ImageGrids, Session
+from ddkit.engine import Distiller, ImageGrids, Session, precision_for
 from ddkit.engine.selection import CoresetSession
 from ddkit.errors import ConfigError
 from ddkit.evaluation import (
@@ -32,8 +32,6 @@ from ddkit.evaluation import (
     write_evaluation,
 )
 from ddkit.files import write_text
-from ddkit.models import ModelSpec
-from ddkit.precision import pass_cost, resolve_precision
 from ddkit.registry import describe_validation_error
 from ddkit.report import write_report
 
@@ -166,6 +164,13 @@ def _evaluate(
         distilled if draw == 0 else Distiller("random", cell.ipc, seed=settings.seed + draw).fit(train)
         for draw in range(settings.draws)
     ]
+    return _evaluate_draws(settings, sets, test, protocol)
+
+
+def _evaluate_draws(
+    settings: Settings, sets: list[DistilledDataset], test: RealData, protocol: TrainingRecipe
+) -> EvaluationResult:
+    """Train one network on every draw of a baseline and pool them."""
     parts = [evaluate(s, test, (settings.model,), 1, protocol, settings.seed + i) for i, s in enumerate(sets)]
     return merge_draws(parts)
 
@@ -176,16 +181,13 @@ def _evaluate_equal_bytes(
     """Evaluate as many random real images, at 8 bits a pixel, as fit the bytes of a distilled set."""
     sets = baseline_sets(train, distilled, ("random-bytes",), settings.seed, settings.draws)["random-bytes"]
     assert isinstance(sets, list)
-    parts = [evaluate(s, test, (settings.model,), 1, protocol, settings.seed + i) for i, s in enumerate(sets)]
-    return merge_draws(parts)
+    return _evaluate_draws(settings, sets, test, protocol)
 
 
 def _evaluate_whole(settings: Settings, train: RealData, test: RealData) -> EvaluationResult:
     """Train one network on all real images, compiled where the set is large enough to repay it."""
     plain = WHOLE_RECIPE.replace(epochs=settings.whole_epochs)
-    model = ModelSpec.parse(settings.model).build(train.shape, train.num_classes, seed=0)
-    passes, cost = 3.0 * len(train) * plain.total_epochs, pass_cost(model, train.shape)
-    how = resolve_precision("auto", "auto", passes=passes, cost=cost, device=torch.device("cpu"))
+    how = precision_for(settings.model, train, 3.0 * len(train) * plain.total_epochs, torch.device("cpu"))
     return evaluate_real(
         train,
         test,
@@ -193,7 +195,7 @@ def _evaluate_whole(settings: Settings, train: RealData, test: RealData) -> Eval
         1,
         plain,
         settings.seed,
-        precision="bfloat16" if how.name == "bfloat16" else "float32",
+        precision=how.name,
         compile=how.compile,
     )
 

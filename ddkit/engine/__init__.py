@@ -10,7 +10,7 @@ from ddkit.engine.callbacks import (
     TensorBoard,
     read_lines,
 )
-from ddkit.engine.devices import resolve_device
+from ddkit.engine.devices import precision_for, resolve_device
 from ddkit.engine.distiller import Distiller
 from ddkit.engine.run import Run, RunFolder, environment, peak_memory_bytes
 from ddkit.engine.session import Session
@@ -29,6 +29,7 @@ __all__ = [
     "TensorBoard",
     "environment",
     "peak_memory_bytes",
+    "precision_for",
     "read_lines",
     "resolve_device",
 ]

@@ -5,19 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from ddkit.artifact import DistilledDataset
-from ddkit.budget import Budget
 from ddkit.config import DistillConfig
 from ddkit.coresets import herding_indices, kcenter_indices, network_features, pixel_features, random_indices
 from ddkit.data import RealData
-from ddkit.engine.devices import resolve_device
+from ddkit.engine.devices import precision_for, resolve_device
 from ddkit.errors import ConfigError
 from ddkit.evaluation import TrainingRecipe, train_networks
 from ddkit.models import ModelSpec
-from ddkit.precision import Precision, pass_cost, resolve_precision
+from ddkit.precision import Precision
 from ddkit.registry import Registry
 from ddkit.streams import Streams
 from ddkit.synthesis import check_ipc_fits
@@ -80,7 +78,7 @@ class _FeatureSelector(Selector):
                 [seed],
                 num_classes=real.num_classes,
                 device=real.images.device,
-                precision="bfloat16" if precision.dtype == torch.bfloat16 else "float32",
+                precision=precision.name,
                 compile=precision.compile,
             )
             _last_features.clear()
@@ -150,11 +148,8 @@ class CoresetSession:
         self.config, self.real = config, real
         self.selector: Selector = registry.create(config.selection.name, config.selection.options)
         self.device = resolve_device(config.device)
-        cost = pass_cost(ModelSpec.parse(config.model).build(real.shape, real.num_classes, seed=0), real.shape)
         passes = 3.0 * len(real) * self.selector.epochs
-        self.precision = resolve_precision(
-            config.precision, config.compile, passes=passes, cost=cost, device=self.device
-        )
+        self.precision = precision_for(config.model, real, passes, self.device, config.precision, config.compile)
 
     def run(self, metadata: dict[str, Any]) -> DistilledDataset:
         """Pick real images and return them as an artifact, at rest (uint8) with their indices."""
@@ -168,12 +163,6 @@ class CoresetSession:
             label_kind="hard",
             class_names=real.class_names,
             preprocessing=real.preprocessing,
-            budget=Budget(
-                images=len(images),
-                decoded_images=len(images),
-                floats=images.numel() + len(labels),
-                bytes=images.numel() + 8 * len(labels),
-            ),
             metadata={
                 **metadata,
                 "indices": index.tolist(),

@@ -17,12 +17,12 @@ from ddkit import synthesis as synthesis_pieces
 from ddkit.artifact import DistilledDataset
 from ddkit.config import DistillConfig, OptimiserConfig
 from ddkit.data import RealData
-from ddkit.engine.devices import resolve_device
+from ddkit.engine.devices import precision_for, resolve_device
 from ddkit.errors import ConfigError, DataError, DivergedError, unknown_name
 from ddkit.models import ModelSpec
 from ddkit.networks import Network, NetworkSource
 from ddkit.objectives import Context, Objective, Signal
-from ddkit.precision import Precision, pass_cost, resolve_precision
+from ddkit.precision import Precision
 from ddkit.streams import Streams
 from ddkit.synthesis import Synthesizer
 
@@ -108,17 +108,11 @@ class Session:
         return synthesizer
 
     def _precision(self, objective: Objective, networks: NetworkSource) -> Precision:
-        config, real = self.config, self.real
-        cost = pass_cost(ModelSpec.parse(config.model).build(real.shape, real.num_classes, seed=0), real.shape)
+        config = self.config
         passes = objective.passes_per_step(self.synthesizer)
         passes += 3.0 * networks.passes_per_step(len(self.synthesizer))
-        return resolve_precision(
-            config.precision,
-            config.compile,
-            passes=config.steps * passes,
-            cost=cost,
-            device=self.device,
-        )
+        passes *= config.steps
+        return precision_for(config.model, self.real, passes, self.device, config.precision, config.compile)
 
     def step(self, number: int) -> dict[str, float]:
         """Run outer step ``number`` (from 1): gradients, update, upkeep of the networks.

@@ -51,10 +51,10 @@ class Scaled(DistributionMatching):
             self.rate.clamp_(min=0.2)
 
     def recipe_changes(self) -> dict[str, Any]:
-        return {"lr": round(float(self.rate), 4)}
+        return {"lr": round(float(self.rate.detach()), 4)}
 
     def metadata(self) -> dict[str, Any]:
-        return {"learned": {"lr": float(self.rate)}}
+        return {"learned": {"lr": float(self.rate.detach())}}
 
 
 class OneOfMany(Pixels):
