@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal
@@ -48,6 +49,10 @@ class OptimiserSettings(BaseModel):
         lr: learning rate.
         momentum: of SGD; the first moment's decay rate is Adam's default.
         weight_decay: L2 penalty.
+        schedule: ``constant``; ``milestones`` multiplies the rate by ``gamma`` at each of them; ``cosine`` anneals it
+            to zero.
+        milestones: shares of the run in (0, 1), ascending: 0.6 is reached after 60 % of the outer steps.
+        gamma: factor at each milestone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +61,26 @@ class OptimiserSettings(BaseModel):
     lr: float = Field(default=1.0, gt=0, le=1e30)
     momentum: float = Field(default=0.5, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
+    schedule: Literal["constant", "milestones", "cosine"] = "constant"
+    milestones: tuple[float, ...] = ()
+    gamma: float = Field(default=0.1, gt=0)
+
+    @model_validator(mode="after")
+    def _check_schedule(self) -> OptimiserSettings:
+        if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
+            raise ValueError("milestones must be ascending shares of the run between 0 and 1, such as [0.5, 0.75]")
+        if bool(self.milestones) != (self.schedule == "milestones"):
+            raise ValueError("schedule 'milestones' and a list of milestones belong together: give both or neither")
+        return self
+
+    def rate(self, step: int, steps: int) -> float:
+        """Return the learning rate of outer step ``step`` (from 1) of ``steps``: a function of the step alone."""
+        done = (step - 1) / max(1, steps)
+        if self.schedule == "milestones":
+            return self.lr * self.gamma ** sum(done >= milestone for milestone in self.milestones)
+        if self.schedule == "cosine":
+            return self.lr * 0.5 * (1 + math.cos(math.pi * done))
+        return self.lr
 
 
 class OptimiserConfig(OptimiserSettings):
@@ -76,8 +101,16 @@ class OptimiserConfig(OptimiserSettings):
     @classmethod
     def _check_groups(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for settings in value.values():
-            OptimiserSettings(**settings)
+            unknown = set(settings) - set(OptimiserSettings.model_fields)
+            if unknown:
+                raise ValueError(f"'{min(unknown)}' is no optimiser setting")
         return value
+
+    @model_validator(mode="after")
+    def _check_settings_of_groups(self) -> OptimiserConfig:
+        for group in self.groups:
+            self.of(group)
+        return self
 
 
 class DistillConfig(BaseModel):

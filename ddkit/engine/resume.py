@@ -12,6 +12,8 @@ from ddkit.engine.session import Session
 
 #: Seconds between two checkpoints, unless a number of steps is given.
 INTERVAL_SECONDS = 60.0
+#: A starting point that took longer than this to compute is saved before the first step.
+STARTING_SECONDS = 5.0
 
 
 class Checkpoints:
@@ -31,13 +33,19 @@ class Checkpoints:
         self._saved_at = time.monotonic()
 
     def restore(self) -> None:
-        """Go on from the last checkpoint, if there is one.
+        """Go on from the last checkpoint, or from the starting point where there is none.
+
+        A starting point that took long is saved at once.
 
         Raises:
             CheckpointError: the checkpoint is damaged.
         """
         state = self.run.folder.load_checkpoint() if self.run.folder else None
         if state is None:
+            began = time.monotonic()
+            self.session.start()
+            if time.monotonic() - began > STARTING_SECONDS:
+                self.save()
             return
         self.run.step, self.run.seconds, self.run.stop = int(state["step"]), float(state["seconds"]), state["stop"]
         self.session.load_state_dict(state["session"])

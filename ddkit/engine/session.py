@@ -67,6 +67,15 @@ class Session:
         self.optimisers = build_optimisers(self.groups, config.optimiser)
         self.average = _Average(self.synthesizer, config.ema) if config.ema else None
 
+    def start(self) -> None:
+        """Set the starting point of a new run; a resumed one takes it from its checkpoint instead.
+
+        Some starting points take a while (a generator to train, images to invert).
+        """
+        self.synthesizer.initialise(self.real, self.config.init, self.streams("initialisation"))
+        if self.average is not None:
+            self.average.restart(self.synthesizer)
+
     def _pieces(self, objects: Mapping[str, Any]) -> tuple[Objective, NetworkSource, Signal]:
         config = self.config
         objective = objects.get("objective")
@@ -102,9 +111,7 @@ class Session:
             raise ConfigError(
                 f"the synthesizer holds {synthesizer.ipc} images per class, but ipc={config.ipc}: make both the same"
             )
-        if config.init not in synthesizer.inits:
-            raise unknown_name(f"initialisation of {synthesizer.name}", config.init, synthesizer.inits)
-        synthesizer.initialise(real, config.init, self.streams("initialisation"))
+        synthesizer.check(real, config.init)
         return synthesizer
 
     def _precision(self, objective: Objective, networks: NetworkSource) -> Precision:
@@ -123,8 +130,10 @@ class Session:
         Raises:
             DivergedError: a scalar, a gradient or a learned value is not finite.
         """
-        for optimiser in self.optimisers.values():
+        for name, optimiser in self.optimisers.items():
             optimiser.zero_grad(set_to_none=True)
+            for group in optimiser.param_groups:
+                group["lr"] = self.config.optimiser.of(name).rate(number, self.config.steps)
         scalars = self.objective.backward(self.synthesizer)
         for name, value in scalars.items():
             if not math.isfinite(value):
@@ -221,6 +230,9 @@ class _Average:
 
     def __init__(self, synthesizer: Synthesizer, decay: float) -> None:
         self.decay = decay
+        self.restart(synthesizer)
+
+    def restart(self, synthesizer: Synthesizer) -> None:
         self.values: dict[str, Tensor] = {n: p.detach().clone() for n, p in synthesizer.named_parameters()}
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddkit.errors import ConfigError
 from ddkit.models import ModelSpec, uses_batch_norm
 from ddkit.precision import PassCost, Precision, pass_cost
 
@@ -46,6 +47,8 @@ class Network:
         self.has_batch_norm = uses_batch_norm(self.module)
         self.cost: PassCost = pass_cost(self.module, shape)
         self._features = self.precision.compiled(cast("Callable[[Tensor], Tensor]", self.module.features))
+        self._maps = self.precision.compiled(getattr(self.module, "feature_maps", self._no_maps))
+        self._logits = self.precision.compiled(self._all_logits)
         self._loss = self.precision.compiled(self._mean_cross_entropy)
 
     @property
@@ -73,6 +76,24 @@ class Network:
         with self.precision.autocast(self.device):
             return self._features(self.prepare(images)).to(self.dtype)
 
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Return the output of every stage of the network, the input of the classifier last.
+
+        Args:
+            images: (N, C, H, W).
+
+        Returns:
+            one tensor per stage, (N, C', H', W') or (N, D'), in the weights' number format; differentiable with
+            respect to the images.
+        """
+        with self.precision.autocast(self.device):
+            return [layer.to(self.dtype) for layer in self._maps(self.prepare(images))]
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the logits (N, K) of images (N, C, H, W) in the weights' number format."""
+        with self.precision.autocast(self.device):
+            return self._logits(self.prepare(images)).to(self.dtype)
+
     def loss(self, images: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the mean cross-entropy of a batch.
 
@@ -88,6 +109,16 @@ class Network:
             weights = torch.full((len(images),), 1.0 / len(images), device=self.device, dtype=self.dtype)
         with self.precision.autocast(self.device):
             return self._loss(self.prepare(images), targets, weights)
+
+    def _all_logits(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.module(images)
+        return logits
+
+    def _no_maps(self, images: Tensor) -> list[Tensor]:
+        raise ConfigError(
+            f"model '{self.spec.canonical()}' has no feature_maps(images), which matching every layer needs: add it "
+            f"(a list with the output of every stage, the input of the classifier last) or use a model of ddkit"
+        )
 
     def _mean_cross_entropy(self, images: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         logits = self.module(images).to(weights.dtype)

@@ -26,9 +26,17 @@ class NetworkSource(ABC):
     :meth:`after_step` once the synthetic data have been updated.
     """
 
+    #: Networks drawn so far and outer steps that the present one has served, see :meth:`age`.
+    drawn: int = 0
+    served: int = 0
+
     def setup(self, context: Context) -> None:
-        """Receive the module whose weights this source replaces, the random streams and the signal."""
+        """Receive the module whose weights this source replaces, the random streams and the signal.
+
+        Nothing is computed here: what takes time is done when the first network is asked for.
+        """
         self.context = context
+        self.drawn, self.served = 0, 0
         self.network = context.network
         self.streams = context.streams
         self.augmentation = context.augmentation
@@ -36,6 +44,13 @@ class NetworkSource(ABC):
     @abstractmethod
     def current(self) -> Network:
         """Return the network of this outer step."""
+
+    def age(self) -> tuple[int, int]:
+        """Return the number of the present network, from 0, and how many outer steps it has served before this one.
+
+        Valid between :meth:`current` and :meth:`after_step`; a warm-up or a curriculum follows it.
+        """
+        return self.drawn - 1, self.served
 
     @abstractmethod
     def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
@@ -60,10 +75,19 @@ class FreshNetworks(NetworkSource):
     def current(self) -> Network:
         """Return the network with newly drawn weights."""
         self.network.reset(self.streams.integer("networks"))
+        self.drawn += 1
         return self.network
 
     def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
-        """Keep nothing between steps."""
+        """Keep nothing between steps but their number."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many networks were drawn."""
+        return {"drawn": self.drawn}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.drawn = int(state["drawn"])
 
 
 @registry.register("synthetic-trained")
@@ -96,17 +120,12 @@ class SyntheticTrainedNetworks(NetworkSource):
             lr,
             batch_size,
         )
-        self.position = 0
-
-    def setup(self, context: Context) -> None:
-        """Start at the beginning of an outer loop."""
-        super().setup(context)
-        self.position = 0
 
     def current(self) -> Network:
         """Return the network, newly drawn at the start of each outer loop."""
-        if self.position == 0:
+        if self.served == 0:
             self.network.reset(self.streams.integer("networks"))
+            self.drawn += 1
         return self.network
 
     def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
@@ -115,8 +134,8 @@ class SyntheticTrainedNetworks(NetworkSource):
         Raises:
             DivergedError: a weight is not finite any more.
         """
-        self.position = (self.position + 1) % self.outer_loop
-        if self.position == 0 or last:
+        self.served = (self.served + 1) % self.outer_loop
+        if self.served == 0 or last:
             return
         with torch.no_grad():
             images, targets = synthesizer()
@@ -142,13 +161,13 @@ class SyntheticTrainedNetworks(NetworkSource):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the outer loop and, in the middle of one, the weights."""
-        state: dict[str, Any] = {"position": self.position}
-        if self.position:
+        state: dict[str, Any] = {"drawn": self.drawn, "served": self.served}
+        if self.served:
             state["weights"] = {k: v.detach().clone() for k, v in self.network.module.state_dict().items()}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on in the middle of an outer loop."""
-        self.position = int(state["position"])
-        if self.position:
+        self.drawn, self.served = int(state["drawn"]), int(state["served"])
+        if self.served:
             self.network.module.load_state_dict(state["weights"])

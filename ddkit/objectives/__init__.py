@@ -4,13 +4,14 @@ from ddkit.objectives.base import Context, Objective, registry
 from ddkit.objectives.distances import gradient_distance
 from ddkit.objectives.distribution import DistributionMatching
 from ddkit.objectives.gradient import GradientMatching
-from ddkit.objectives.signal import RealSignal, Signal
+from ddkit.objectives.signal import LayerFeatures, RealSignal, Signal
 from ddkit.objectives.signal import registry as signals
 
 __all__ = [
     "Context",
     "DistributionMatching",
     "GradientMatching",
+    "LayerFeatures",
     "Objective",
     "RealSignal",
     "Signal",

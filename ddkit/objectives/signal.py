@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from ddkit.augment import Augmentation, Draws
 from ddkit.config import DistillConfig
 from ddkit.data import RealData
+from ddkit.errors import ConfigError
 from ddkit.networks import Network
 from ddkit.networks.training import padded
 from ddkit.objectives.class_gradients import class_gradients, freeze_batch_norm
@@ -25,6 +27,21 @@ REAL_CHUNK = 256
 
 
 registry: Registry[type[Signal]] = Registry("signal", "ddkit.signals")
+
+
+@dataclass(frozen=True)
+class LayerFeatures:
+    """Features of one batch of real images of G classes, without a graph.
+
+    Args:
+        means: one tensor (G, *map shape) per layer: the class means of its output.
+        last: (N, D) features of every image in the last layer.
+        rows: (N,) int64, the position of each image's class among the G classes, on the CPU.
+    """
+
+    means: list[Tensor]
+    last: Tensor
+    rows: Tensor
 
 
 class Signal(ABC):
@@ -83,6 +100,63 @@ class Signal(ABC):
     @abstractmethod
     def refresh_statistics(self, network: Network) -> None:
         """Let batch norm layers see one batch of real images of all classes, then freeze them."""
+
+    def mean_gradient(self, network: Network, classes: Tensor, draws: Draws, names: Sequence[str]) -> list[Tensor]:
+        r"""Return the mean over classes of the class gradients: one tensor of the weight's shape per name.
+
+        .. math:: \frac{1}{G} \sum_c \nabla_\theta \mathrm{CE}(A_{\omega_c}(B_c), \theta)
+        """
+        return [gradient.mean(0) for gradient in self.gradients(network, classes, draws, names, 1)]
+
+    def layer_features(self, network: Network, classes: Tensor, draws: Draws) -> LayerFeatures:
+        """Return the features of a batch of each class in every layer of ``network`` (see ``feature_maps``).
+
+        Raises:
+            ConfigError: this signal gives only what single layers say.
+        """
+        raise self._lacks("the features of every layer")
+
+    def labelled(self, count: int, stream: str) -> tuple[Tensor, Tensor]:
+        """Return ``count`` real images without augmentation, for networks that are trained on real data.
+
+        Args:
+            count: images, drawn uniformly without replacement; all of a smaller dataset.
+            stream: name of the random stream to draw from.
+
+        Returns:
+            preprocessed images (N, C, H, W) and labels (N,) int64.
+
+        Raises:
+            ConfigError: this signal does not hand out real images.
+        """
+        raise self._lacks("real images")
+
+    def images_at(self, index: Tensor) -> Tensor:
+        """Return the preprocessed real images (N, C, H, W) at ``index`` (N,) int64.
+
+        Raises:
+            ConfigError: this signal does not hand out real images.
+        """
+        raise self._lacks("real images")
+
+    def accuracy(self, network: Network, per_class: int, stream: str) -> float:
+        """Return the share of real training images that ``network`` classifies correctly, a class-balanced draw.
+
+        Args:
+            network: classifier.
+            per_class: images of each class, drawn without replacement; all of a smaller class.
+            stream: name of the random stream to draw from.
+
+        Raises:
+            ConfigError: this signal does not tell accuracies.
+        """
+        raise self._lacks("the accuracy on real images")
+
+    def _lacks(self, what: str) -> ConfigError:
+        return ConfigError(
+            f"signal {type(self).__name__} does not tell {what}, which this objective or network source asks for: "
+            f"choose another objective or network source, or signal=real"
+        )
 
     def metadata(self) -> dict[str, Any]:
         """Return what the artifact's card says about this signal (a privacy report, for instance), JSON-able."""
@@ -147,6 +221,66 @@ class RealSignal(Signal):
             targets = [classes[rows].to(network.device) for _, rows in chunk]
             parts.append(class_gradients(network, images, targets, names, differentiable=False, size=static))
         return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
+
+    def mean_gradient(self, network: Network, classes: Tensor, draws: Draws, names: Sequence[str]) -> list[Tensor]:
+        """Return the mean of the class gradients over one batch, accumulated in chunks of equal size.
+
+        The mean of class means is one weighted mean over all images, so no class is differentiated on its own.
+        """
+        index, group = self._draw(classes)
+        counts = torch.bincount(group, minlength=len(classes)).to(network.dtype)
+        weights = (1 / (counts * len(classes)))[group].to(network.device)
+        chunks = 1 if network.has_batch_norm else math.ceil(len(index) / REAL_CHUNK)
+        size = math.ceil(len(index) / chunks)
+        parameters = dict(network.module.named_parameters())
+        chosen = [parameters[name] for name in names]
+        total = [torch.zeros_like(weight) for weight in chosen]
+        for part, rows, share in zip(index.split(size), group.split(size), weights.split(size), strict=True):
+            batch = [self._images(part, rows, draws), classes[rows].to(network.device), share]
+            gradients = torch.autograd.grad(network.loss(*(padded(x, size) for x in batch)), chosen)
+            total = [a + b for a, b in zip(total, gradients, strict=True)]
+        return total
+
+    def layer_features(self, network: Network, classes: Tensor, draws: Draws) -> LayerFeatures:
+        """Return class means of every layer and the last features of every image, streaming like feature_means."""
+        index, group = self._draw(classes)
+        counts = torch.bincount(group, minlength=len(classes)).to(network.device, network.dtype)
+        chunks = 1 if network.has_batch_norm else math.ceil(len(index) / REAL_CHUNK)
+        size = math.ceil(len(index) / chunks)
+        sums: list[Tensor] = []
+        last: list[Tensor] = []
+        with torch.no_grad():
+            for part, rows in zip(index.split(size), group.split(size), strict=True):
+                maps = network.feature_maps(padded(self._images(part, rows, draws), size))
+                maps = [layer[: len(part)] for layer in maps]
+                share = F.one_hot(rows, len(classes)).to(network.device, network.dtype)
+                added = [(share.T @ layer.flatten(1)).unflatten(1, layer.shape[1:]) for layer in maps]
+                sums = [a + b for a, b in zip(sums, added, strict=True)] if sums else added
+                last.append(maps[-1].flatten(1))
+        means = [total / counts.view(-1, *[1] * (total.dim() - 1)) for total in sums]
+        return LayerFeatures(means, torch.cat(last), group)
+
+    def labelled(self, count: int, stream: str) -> tuple[Tensor, Tensor]:
+        """Return ``count`` images drawn from the whole set."""
+        index = torch.randperm(len(self.real), generator=self.streams(stream))[:count]
+        return self.images_at(index), self.real.labels[index.to(self.real.labels.device)]
+
+    def images_at(self, index: Tensor) -> Tensor:
+        """Return the real images at ``index``."""
+        with torch.no_grad():
+            return self.real.batch(index)
+
+    def accuracy(self, network: Network, per_class: int, stream: str) -> float:
+        """Return the accuracy on a fresh class-balanced batch, in the network's precision."""
+        index = self.real.sample_indices(range(self.real.num_classes), per_class, self.streams(stream))
+        size = math.ceil(len(index) / math.ceil(len(index) / REAL_CHUNK))
+        correct = 0
+        with torch.no_grad():
+            for part in index.split(size):
+                logits = network.logits(padded(self.real.batch(part), size))[: len(part)]
+                labels = self.real.labels[part.to(self.real.labels.device)]
+                correct += int((logits.argmax(1) == labels.to(network.device)).sum())
+        return correct / len(index)
 
     def refresh_statistics(self, network: Network) -> None:
         """One train-mode pass of 16 real images per class, then batch norm is frozen (the authors' procedure)."""

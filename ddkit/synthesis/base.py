@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ddkit.artifact import DistilledDataset
 from ddkit.budget import Budget
 from ddkit.data import Preprocessing, RealData
-from ddkit.errors import ConfigError
+from ddkit.errors import ConfigError, unknown_name
 from ddkit.registry import Registry
 from ddkit.synthesis.labels import LabelKind, make_labels
 
@@ -42,6 +42,17 @@ class Synthesizer(nn.Module, ABC):
     inits: ClassVar[tuple[str, ...]] = ("real", "noise")
 
     classes: Tensor
+    #: (M,) int64, index of the real image from which each decoded image started; -1 where there is none.
+    pairs: Tensor
+
+    @classmethod
+    def defaults(cls, objective: str) -> dict[str, Any]:
+        """Return ``init`` and ``optimiser`` settings for a method whose preset uses another synthesis.
+
+        Args:
+            objective: name of the objective, as learning rates depend on the scale of its gradients.
+        """
+        return {"init": cls.inits[0]}
 
     def __init__(
         self,
@@ -61,6 +72,7 @@ class Synthesizer(nn.Module, ABC):
         self.decoded_per_class = decoded_per_class or ipc
         classes = torch.arange(num_classes).repeat_interleave(self.decoded_per_class)
         self.register_buffer("classes", classes, persistent=False)
+        self.register_buffer("pairs", torch.full((len(classes),), -1))
         self.labels = make_labels(labels, classes, num_classes, label_confidence)
 
     def __len__(self) -> int:
@@ -99,9 +111,27 @@ class Synthesizer(nn.Module, ABC):
     def decode(self, index: Tensor) -> Tensor:
         """Return the images (M, C, H, W) at ``index`` (M,)."""
 
+    def check(self, real: RealData, how: str) -> None:
+        """Refuse data or an initialisation that do not fit, before anything is computed or written.
+
+        Raises:
+            ConfigError: an unknown initialisation, or data of other classes or shapes.
+            DataError: a class with too few images.
+        """
+        if how not in self.inits:
+            raise unknown_name(f"initialisation of {self.name}", how, self.inits)
+        if real.shape != self.shape or real.num_classes != self.num_classes:
+            raise ConfigError(
+                f"data with {real.num_classes} classes of {real.shape} images do not fit a synthesizer of "
+                f"{self.num_classes} classes of {self.shape} images"
+            )
+
     @abstractmethod
     def initialise(self, real: RealData, how: str, generator: torch.Generator) -> None:
-        """Set the starting point from ``real`` in the way called ``how`` (one of ``inits``)."""
+        """Set the starting point from ``real`` in the way called ``how``, after :meth:`check`; may take a while.
+
+        The synthesizer is on its device already; ``generator`` is on the CPU.
+        """
 
     @abstractmethod
     def stored(self) -> dict[str, Tensor]:
@@ -121,8 +151,12 @@ class Synthesizer(nn.Module, ABC):
         groups: dict[str, list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                groups.setdefault("labels" if name.startswith("labels.") else "images", []).append(parameter)
+                groups.setdefault(self.group_of(name), []).append(parameter)
         return groups
+
+    def group_of(self, parameter: str) -> str:
+        """Return the group of the parameter called ``parameter``: ``labels`` or ``images``, unless overridden."""
+        return "labels" if parameter.startswith("labels.") else "images"
 
     def learnable(self) -> list[nn.Parameter]:
         """Return the parameters that receive gradients: all but frozen ones, such as a pretrained decoder's."""

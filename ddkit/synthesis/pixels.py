@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ddkit.data import RealData
-from ddkit.errors import ConfigError, DataError, unknown_name
+from ddkit.errors import DataError
 from ddkit.synthesis.base import Synthesizer, registry
 from ddkit.synthesis.labels import LabelKind
 
@@ -32,6 +32,12 @@ class Pixels(Synthesizer):
     name = "pixels"
     inits = ("real", "noise", "mean")
 
+    @classmethod
+    def defaults(cls, objective: str) -> dict[str, Any]:
+        """SGD with momentum 0.5; rate 1 for features (DM), 0.1 for everything else (DC)."""
+        rate = 1.0 if objective == "distribution" else 0.1
+        return {"init": "real", "optimiser": {"name": "sgd", "lr": rate, "momentum": 0.5}}
+
     def __init__(
         self,
         num_classes: int,
@@ -47,25 +53,21 @@ class Pixels(Synthesizer):
         """Return the pixels at ``index``."""
         return self.images[index]
 
-    def initialise(self, real: RealData, how: str, generator: torch.Generator) -> None:
-        """Set the pixels.
+    def check(self, real: RealData, how: str) -> None:
+        """Refuse more images per class than there are, for ``real``; see the base for the rest."""
+        super().check(real, how)
+        if how == "real":
+            check_ipc_fits(real, self.ipc)
 
-        Raises:
-            DataError: a class has fewer real images than ``ipc`` (for ``real``).
-            ConfigError: an unknown initialisation.
-        """
-        if how not in self.inits:
-            raise unknown_name("initialisation of pixels", how, self.inits)
-        if real.shape != self.shape or real.num_classes != self.num_classes:
-            raise ConfigError(
-                f"data with {real.num_classes} classes of {real.shape} images do not fit a synthesizer of "
-                f"{self.num_classes} classes of {self.shape} images"
-            )
+    def initialise(self, real: RealData, how: str, generator: torch.Generator) -> None:
+        """Set the pixels."""
+        self.check(real, how)
         if how == "noise":
             start = torch.randn(self.images.shape, generator=generator)
         elif how == "real":
-            check_ipc_fits(real, self.ipc)
-            start, _ = real.sample(range(self.num_classes), self.ipc, generator)
+            index = real.sample_indices(range(self.num_classes), self.ipc, generator)
+            start = real.batch(index)
+            self.pairs.copy_(index)
         else:
             start = class_means(real).repeat_interleave(self.ipc, dim=0)
             if self.ipc > 1:

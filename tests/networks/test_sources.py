@@ -70,7 +70,7 @@ def test_setup_starts_a_new_outer_loop() -> None:
     source.current()
     source.after_step(pixels, last=False)
     ready(source)
-    assert source.state_dict() == {"position": 0}
+    assert source.state_dict() == {"drawn": 0, "served": 0}
 
 
 def test_state_inside_an_outer_loop_holds_the_weights() -> None:
@@ -78,7 +78,7 @@ def test_state_inside_an_outer_loop_holds_the_weights() -> None:
     source.current()
     source.after_step(pixels, last=False)
     state = source.state_dict()
-    assert state["position"] == 1
+    assert (state["drawn"], state["served"]) == (1, 1)
     other, _ = ready(SyntheticTrainedNetworks(outer_loop=3, lr=0.1))
     other.load_state_dict(state)
     assert torch.equal(weights(other), weights(source))
@@ -92,7 +92,7 @@ def test_weights_that_are_no_longer_finite_stop_the_run() -> None:
     source.current()
     with pytest.raises(DivergedError, match=r"lower networks\.lr \(now 1e\+30\)"):
         for _ in range(2):
-            source.position = 0
+            source.served = 0
             source.after_step(pixels, last=False)
 
 
