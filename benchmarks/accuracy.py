@@ -2,15 +2,21 @@
 
     DDKIT_DATA=... python benchmarks/accuracy.py --out benchmarks/results/accuracy-cpu.json [--only dm-mnist-1 ...]
 
-Evaluation: ConvNet-D3 of width 128, the field's protocol with Siamese augmentation, the number of epochs stated in
-every row, last epoch, full test set. Nothing is selected on the test set. Each cell is kept as soon as it is done, and
-a second call goes on with the cells that are missing.
+Evaluation: ConvNet-D3 of width 128, the field's protocol with Siamese augmentation, last epoch, full test set. Every
+set is trained on for the same number of image passes (50,000, but at most 1000 epochs), sets of more than 100 images
+in batches of 64; epochs and batch are stated in every row. Nothing is selected on the test set. Each cell is kept as
+soon as it is done, and a second call goes on with the cells that are missing.
+
+Cells are named method-data-ipc. ``random`` is real images at equal IPC, ``random@bytes`` as many 8-bit real images as
+float32 pixels of that IPC take, ``random@METHOD`` as many as the result of METHOD takes, ``start@METHOD`` the starting
+point of a method that decodes its images (its control: nothing was matched).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -20,7 +26,7 @@ from ddkit import Distiller, data
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
 from ddkit.engine import environment, peak_memory_bytes
-from ddkit.evaluation import EvaluationResult, evaluate, published, recipe
+from ddkit.evaluation import EvaluationResult, TrainingRecipe, evaluate, published, recipe
 from ddkit.files import write_text
 
 #: Distillations: (method, data, ipc) -> overrides of the official schedule. What is not named is official.
@@ -33,9 +39,12 @@ CELLS: dict[str, dict[str, Any]] = {
     "dsa-mnist-10": {"steps": 150, **REDUCED_GM, "networks": {"inner_epochs": 10}},
     "dc-mnist-10": {"steps": 100, **REDUCED_GM, "networks": {"inner_epochs": 10}, "init": "real"},
     "dm-cifar10-10": {"steps": 250},
+    "dc-cifar10-10": {"steps": 80, **REDUCED_GM, "networks": {"inner_epochs": 10}, "init": "real"},
+    "dsa-cifar10-10": {"steps": 80, **REDUCED_GM, "networks": {"inner_epochs": 10}},
 }
-#: Epochs of the evaluation by IPC: the published 1000, and half of them where a set is ten times larger.
-EPOCHS = {1: 1000, 10: 500}
+CONTROLS = ("random-mnist-1", "random-mnist-10", "random-cifar10-10")
+#: Image passes and largest number of epochs of an evaluation.
+PASSES, MOST_EPOCHS = 50_000, 1000
 NETWORKS = 3
 DRAWS = {1: 5, 10: 3}
 
@@ -49,10 +58,10 @@ def main() -> None:
     arguments = parser.parse_args()
     results = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
     loaded: dict[str, tuple[RealData, RealData]] = {}
-    for name in arguments.only or [*CELLS, "random-mnist-1", "random-mnist-10", "random-cifar10-10"]:
+    for name in arguments.only or [*CELLS, *CONTROLS]:
         if name in results:
             continue
-        method, source, ipc = name.split("-")
+        method, source, ipc = name.rsplit("-", 2)
         if source not in loaded:
             loaded[source] = data.load_pair(source, download=False)
         results[name] = cell(name, method, *loaded[source], int(ipc), arguments.seed)
@@ -65,13 +74,17 @@ def main() -> None:
 def cell(name: str, method: str, train: RealData, test: RealData, ipc: int, seed: int) -> dict[str, Any]:
     """Distil (or draw) and evaluate one cell."""
     started, cpu_started = time.perf_counter(), time.process_time()
-    if method == "random":
-        sets = [Distiller("random", ipc, seed=seed + draw).fit(train) for draw in range(DRAWS[ipc])]
+    if method.startswith("random"):
+        count = ipc if method == "random" else images_for_bytes(method, name, train, ipc)
+        sets = [Distiller("random", count, seed=seed + draw).fit(train) for draw in range(DRAWS[ipc])]
+    elif method.startswith("start@"):
+        of = name.removeprefix("start@")
+        sets = [Distiller(method.removeprefix("start@"), ipc, seed=seed, **{**CELLS[of], "steps": 0}).fit(train)]
     else:
         sets = [distil(name, method, train, ipc, seed)]
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
-    networks = 1 if method == "random" else NETWORKS
-    protocol = recipe("dsa", train.name, epochs=EPOCHS[ipc])
+    networks = 1 if method.startswith("random") else NETWORKS
+    protocol = how_to_train(train.name, len(sets[0]))
     outcomes: list[EvaluationResult] = [
         evaluate(one, test, repeats=networks, recipe=protocol, seed=seed + i, precision="bfloat16", compile=True)
         for i, one in enumerate(sets)
@@ -86,6 +99,8 @@ def cell(name: str, method: str, train: RealData, test: RealData, ipc: int, seed
         "accuracies_percent": [round(v, 2) for v in values],
         "mean": round(mean, 2),
         "std": round((sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5, 2),
+        "decoded_images": len(sets[0]),
+        "stored": sets[0].budget.as_dict(),
         "sets": len(sets),
         "networks_per_set": networks,
         "published": None
@@ -102,6 +117,24 @@ def cell(name: str, method: str, train: RealData, test: RealData, ipc: int, seed
         "peak_memory_mib": peak_memory_bytes("cpu") // 2**20,
         **environment("cpu"),
     }
+
+
+def how_to_train(data_name: str, images: int) -> TrainingRecipe:
+    """Return the augmented protocol with the same image passes for every set."""
+    epochs = max(1, min(MOST_EPOCHS, PASSES // images))
+    return recipe("dsa", data_name, epochs=epochs, batch_size=256 if images <= 100 else 64)
+
+
+def images_for_bytes(method: str, name: str, train: RealData, ipc: int) -> int:
+    """Return how many 8-bit real images per class fit the bytes of float32 pixels, or of a method's result."""
+    numbers = math.prod(train.shape)
+    of = method.removeprefix("random@")
+    if of == "bytes":
+        size = ipc * train.num_classes * (4 * numbers + 8)
+    else:
+        cell = Path("runs/accuracy") / f"{of}-{name.split('-', 1)[1]}"
+        size = DistilledDataset.load(cell / "distilled.safetensors").budget.bytes
+    return max(1, size // (train.num_classes * (numbers + 8)))
 
 
 def distil(name: str, method: str, train: RealData, ipc: int, seed: int) -> DistilledDataset:

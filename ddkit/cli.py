@@ -56,10 +56,21 @@ def version(
 
 
 @app.command()
-def methods(as_json: Json = False, verbose: Verbose = False) -> None:
+def methods(
+    pieces: Annotated[
+        bool, typer.Option("--pieces", help="List the pieces that --synthesis, --objective and --networks take.")
+    ] = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
     """List every method: family, what it learns, paper, cost class."""
     from ddkit import methods as named
 
+    if pieces:
+        from ddkit.cli_jobs import list_pieces
+
+        listed = list_pieces()
+        return print_json(listed) if as_json else print_table(listed)
     rows = [named.get(name).describe() for name in named.available()]
     if as_json:
         return print_json(rows)
@@ -81,6 +92,9 @@ def distill(
     ipc: Annotated[int | None, typer.Option(help="Images per class [default: 10].")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The only seed [default: 0].")] = None,
     steps: Annotated[int | None, typer.Option(help="Outer steps [default: the published schedule].")] = None,
+    synthesis: Annotated[str | None, typer.Option(help="What is learned, NAME or NAME:option=value,...")] = None,
+    objective: Annotated[str | None, typer.Option(help="What is matched, NAME or NAME:option=value,...")] = None,
+    networks: Annotated[str | None, typer.Option(help="Source of matching networks, likewise.")] = None,
     settings: Settings = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out with its own settings.")] = False,
     holdout: Annotated[float | None, typer.Option(help="Part of the training data kept for --eval-every.")] = None,
@@ -97,8 +111,9 @@ def distill(
 ) -> None:
     """Distil a dataset into IPC images per class.
 
-    Any setting of the method can be overridden: --set optimiser.lr=0.5 --set model=convnet:width=64
-    --set objective.real_batch=128 --set augmentation=none. Ctrl-C saves the state; --resume goes on.
+    A method is a composition and every piece can be replaced: --synthesis multi-formation:factor=2, --objective
+    gradient, --networks fresh (`ddkit methods --pieces` lists them). Any setting can be overridden: --set
+    optimiser.lr=0.5 --set model=convnet:width=64 --set augmentation=none. Ctrl-C saves the state; --resume goes on.
     """
     from ddkit.cli_jobs import DistillRequest, distil
     from ddkit.engine import RunFolder
@@ -114,7 +129,13 @@ def distill(
             ipc=ipc,
             seed=seed,
             settings=settings or (),
-            shortcuts={"steps": steps, "device": device},
+            shortcuts={
+                "steps": steps,
+                "device": device,
+                "synthesis": synthesis,
+                "objective": objective,
+                "networks": networks,
+            },
             data_options={"root": data_root, "zca": zca or None, "holdout": holdout},
             callback_options={
                 "eval_every": eval_every,
@@ -151,7 +172,7 @@ def evaluate(
         list[str] | None,
         typer.Option(help="random, herding, random-soft, random-bytes, class-mean or whole; repeatable."),
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="dc, dsa or quick [default: the artifact's own].")] = None,
+    recipe: Annotated[str | None, typer.Option(help="dc, dsa, idc or quick [default: the artifact's own].")] = None,
     settings: Settings = None,
     data: Annotated[str | None, typer.Option(help="Test data [default: what was distilled].")] = None,
     data_root: DataRoot = None,

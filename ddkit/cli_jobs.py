@@ -5,6 +5,7 @@ Whatever is wrong with the options, the run folder or the result is refused here
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ddkit import evaluation as ev
-from ddkit import methods
+from ddkit import methods, networks, objectives, synthesis
 from ddkit.artifact import DistilledDataset
-from ddkit.config import DistillConfig, merge, parse_assignments
+from ddkit.config import DistillConfig, merge, parse_assignments, piece_from_text
 from ddkit.data import RealData, load, load_pair
 from ddkit.engine import (
     Callback,
@@ -37,8 +38,25 @@ from ddkit.streams import Streams
 
 DEFAULT_DATA = "digits"
 DEFAULT_IPC = 10
+#: Settings that name a registered piece and have an option of their own.
+PIECES = frozenset({"synthesis", "objective", "networks"})
 Say = Callable[[str], None]
 Kept = TypeVar("Kept", bound="_Kept")
+
+
+def list_pieces() -> list[dict[str, str]]:
+    """Return every registered piece: its kind, its name and the first line of its documentation."""
+    registries = {
+        "synthesis": synthesis.registry,
+        "objective": objectives.registry,
+        "networks": networks.registry,
+        "signal": objectives.signals,
+    }
+    return [
+        {"piece": kind, "name": name, "what": (inspect.getdoc(registry.get(name)) or "").split("\n")[0]}
+        for kind, registry in registries.items()
+        for name in registry.available()
+    ]
 
 
 class _Kept(BaseModel):
@@ -123,10 +141,21 @@ class DistillRequest:
             if key in overrides:
                 raise ConfigError(f"--set {key}={overrides[key]}: write --{key} {overrides[key]}")
         shortcuts = _given(self.shortcuts)
+        for key in PIECES & set(shortcuts):
+            shortcuts[key] = self._piece(key, shortcuts[key], overrides.pop(key, {}))
         for key, value in shortcuts.items():
             if overrides.get(key, value) != value:
                 raise ConfigError(f"--set {key}={overrides[key]} contradicts --{key} {value}: leave one of them out")
         return merge(overrides, shortcuts)
+
+    @staticmethod
+    def _piece(key: str, text: str, settings: Any) -> dict[str, Any]:
+        """Join ``--synthesis NAME`` with ``--set synthesis.option=value``."""
+        piece = piece_from_text(text)
+        settings = piece_from_text(settings) if isinstance(settings, str) else dict(settings)
+        if settings.get("name", piece["name"]) != piece["name"]:
+            raise ConfigError(f"--set {key}={settings['name']} contradicts --{key} {text}: leave one of them out")
+        return merge(piece, settings)
 
 
 @dataclass(frozen=True)

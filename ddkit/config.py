@@ -15,8 +15,23 @@ from ddkit.precision import PrecisionName
 from ddkit.registry import describe_validation_error
 
 
+def piece_from_text(text: str) -> dict[str, Any]:
+    """Read ``name`` or ``name:option=value,option=value`` as the mapping of a :class:`Piece`.
+
+    Raises:
+        ConfigError: options that are not ``option=value`` pairs.
+    """
+    name, colon, rest = text.partition(":")
+    if colon and not rest:
+        raise ConfigError(f"'{text}' ends in a colon: write {name}, or {name}:option=value,option=value")
+    return {"name": name, **(parse_assignments(rest.split(",")) if rest else {})}
+
+
 class Piece(BaseModel):
-    """A registered piece by name, with its options: ``{"name": "gradient", "metric": "cos"}`` or just its name."""
+    """A registered piece by name, with its options.
+
+    ``{"name": "gradient", "metric": "cos"}``, the text ``gradient:metric=cos``, or just its name.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -25,7 +40,7 @@ class Piece(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+        return piece_from_text(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _check_json(self) -> Piece:
@@ -201,7 +216,7 @@ def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
         if isinstance(old, str) and isinstance(value, Mapping) and "name" not in value:
             old = {"name": old}
         if isinstance(value, str) and isinstance(old, Mapping) and "name" in old:
-            value = {"name": value}
+            value = piece_from_text(value)
         if isinstance(old, Mapping) and isinstance(value, Mapping):
             renamed = "name" in value and "name" in old and value["name"] != old["name"]
             result[key] = dict(value) if renamed else merge(old, value)

@@ -17,8 +17,10 @@ T = TypeVar("T")
 def describe_validation_error(error: ValidationError) -> str:
     """Put a pydantic error on one line: every wrong key with its value and what was expected."""
     parts = []
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"]) or "value"
+    # An alternative that takes an object of a class is of no use to whoever wrote text or numbers.
+    items = [item for item in error.errors() if item["type"] != "is_instance_of"] or error.errors()
+    for item in items:
+        key = ".".join(str(part) for part in item["loc"] if "[" not in str(part)) or "value"
         value = " ".join(repr(item.get("input")).split())
         parts.append(f"{key}={value}: {item['msg']}")
     return "; ".join(parts)

@@ -8,11 +8,14 @@ In a test suite, :func:`parametrize_checks` gives one test per check:
 >>> @parametrize_checks(["dm", "my-method"])
 ... def test_contract(check):
 ...     check()
+
+What every objective does with every synthesis is checked by :func:`check_pair` and :func:`parametrize_pairs`.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import random
 import socket
 import tempfile
@@ -25,13 +28,14 @@ from unittest import mock
 import numpy as np
 import torch
 
-from ddkit import methods
+from ddkit import methods, networks, objectives, synthesis
 from ddkit.artifact import DistilledDataset
 from ddkit.config import DistillConfig, merge
 from ddkit.data import RealData
 from ddkit.engine import Callback, Distiller, Run
 from ddkit.errors import DDKitError
 from ddkit.evaluation import TrainingRecipe, evaluate
+from ddkit.registry import Registry
 
 Check = Callable[[str, Mapping[str, Any]], None]
 
@@ -46,7 +50,7 @@ def _check(function: Check) -> Check:
 
 def toy_data(
     shape: tuple[int, int, int] = (1, 8, 8),
-    counts: tuple[int, ...] = (6, 9, 7),
+    counts: tuple[int, ...] = (9, 14, 11),
     seed: int = 0,
     split: str = "train",
 ) -> RealData:
@@ -60,8 +64,53 @@ def toy_data(
     return RealData.from_tensors(images, labels, class_names=names, name="toy", split=split)
 
 
+#: Values that shrink the options of these names to what a run of a second can afford, by piece.
+SMALL: dict[str, dict[str, Any]] = {
+    "objective": {"real_batch": 5},
+    "networks": {
+        "outer_loop": 2,
+        "inner_epochs": 2,
+        "life": 2,
+        "images": 6,
+        "batch_size": 4,
+        "pretrain_epochs": 0,
+        "runs": 1,
+        "stages": 2,
+        "query": 3,
+        "window": 2,
+        "max_inner_epochs": 2,
+        "max_updates": 2,
+    },
+    "synthesis": {
+        "generator_steps": 2,
+        "generator_batch": 4,
+        "inversion_steps": 2,
+        "code_size": 4,
+        "width": 4,
+        "decoders": 1,
+        "hidden": 2,
+        "code_channels": 1,
+        "warm_steps": 2,
+    },
+    "selection": {"epochs": 1},
+}
+
+
+def small_options(kind: str, name: str) -> dict[str, Any]:
+    """Return the values of ``SMALL`` for the options that the piece called ``name`` has."""
+    registries: dict[str, Registry[Any]] = {
+        "objective": objectives.registry,
+        "networks": networks.registry,
+        "synthesis": synthesis.registry,
+    }
+    if kind not in registries or name not in registries[kind]:
+        return {}
+    taken = inspect.signature(registries[kind].get(name)).parameters
+    return {key: value for key, value in SMALL[kind].items() if key in taken}
+
+
 def small_overrides(method: str, data: RealData, ipc: int = 2) -> dict[str, Any]:
-    """Return overrides that shrink a preset to a run of a second, touching only options that the preset has."""
+    """Return overrides that shrink a preset to a run of a second, touching only options that its pieces have."""
     preset = methods.get(method).configure(data, ipc).as_dict()
     small: dict[str, Any] = {
         "model": "convnet:width=4,depth=2",
@@ -71,16 +120,12 @@ def small_overrides(method: str, data: RealData, ipc: int = 2) -> dict[str, Any]
     }
     if preset["steps"]:
         small["steps"] = 4
-    wanted = {
-        "objective": {"real_batch": 5},
-        "networks": {"outer_loop": 2, "inner_epochs": 2},
-        "selection": {"epochs": 1},
-    }
-    for piece, options in wanted.items():
-        have = preset.get(piece) or {}
-        present = {key: value for key, value in options.items() if key in have}
+    for kind in SMALL:
+        have = preset.get(kind) or {}
+        present = {key: value for key, value in SMALL[kind].items() if key in have}
+        present |= small_options(kind, have.get("name", "")) if preset["steps"] else {}
         if present:
-            small[piece] = present
+            small[kind] = present
     return small
 
 
@@ -198,7 +243,7 @@ def check_labels_and_values(method: str, overrides: Mapping[str, Any]) -> None:
 @_check
 def check_any_shape_and_unbalanced_classes(method: str, overrides: Mapping[str, Any]) -> None:
     """Colour, non-square images and classes of unequal size work."""
-    data = toy_data(shape=(3, 8, 12), counts=(3, 8))
+    data = toy_data(shape=(3, 8, 12), counts=(8, 13))
     distilled = _fit(method, overrides, data)
     _require(tuple(distilled.images.shape[1:]) == (3, 8, 12), "wrong image shape on colour non-square data")
 
@@ -243,7 +288,7 @@ def check_bad_input_is_refused(method: str, overrides: Mapping[str, Any]) -> Non
         {"recipe": "no-such-recipe"},
     ]
     if methods.get(method).configure(toy_data(), 2).init == "real":
-        bad.append({"ipc": 7})
+        bad.append({"ipc": 10})
     for wrong in bad:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
@@ -353,5 +398,95 @@ def parametrize_checks(names: Iterable[str], overrides: Mapping[str, Mapping[str
         pytest.param(functools.partial(function, name, dict((overrides or {}).get(name, {}))), id=f"{name}-{check}")
         for name in names
         for check, function in CHECKS.items()
+    ]
+    return pytest.mark.parametrize("check", cases)
+
+
+def _fit_pair(objective: str, how: str, seed: int = 0, data: RealData | None = None, **fit: Any) -> DistilledDataset:
+    """Distil with one objective and one synthesis, small, through the preset that a user would start from."""
+    callbacks, every = fit.pop("callbacks", ()), fit.pop("checkpoint_every", None)
+    distiller = Distiller(
+        "dm",
+        2,
+        seed=seed,
+        callbacks=callbacks,
+        checkpoint_every=every,
+        steps=3,
+        model="convnet:width=4,depth=2",
+        augmentation="color_crop",
+        objective={"name": objective, **small_options("objective", objective)},
+        synthesis={"name": how, **small_options("synthesis", how)},
+        precision="float32",
+        compile=False,
+        device="cpu",
+    )
+    return distiller.fit(data or toy_data(), **fit)
+
+
+class _Moved(Callback):
+    """Remembers the learnable tensors at the start of a run and says which groups have changed at its end."""
+
+    def on_start(self, run: Run) -> None:
+        groups = run.synthesizer.parameter_groups()
+        self.before = {name: [p.detach().clone() for p in group] for name, group in groups.items()}
+
+    def on_end(self, run: Run) -> None:
+        groups = run.synthesizer.parameter_groups()
+        self.changed = {
+            name: all(not torch.equal(old, new) for old, new in zip(self.before[name], group, strict=True))
+            for name, group in groups.items()
+        }
+
+
+def check_pair(objective: str, how: str) -> None:
+    """Check that an objective works with a synthesis: every learnable tensor moves, one seed gives one file, a killed
+    run goes on, the budget counts what is stored, the file reloads to the same images and trains a network.
+
+    Args:
+        objective: registered name.
+        how: registered name of a synthesis.
+
+    Raises:
+        AssertionError: the promise that is broken.
+    """
+    pair = f"{objective} x {how}"
+    moved, before = _Moved(), _global_states()
+    distilled = _fit_pair(objective, how, callbacks=[moved])
+    _require(_global_states() == before, f"{pair} advanced or seeded a global generator")
+    still = [name for name, changed in moved.changed.items() if not changed]
+    _require(bool(moved.changed) and not still, f"{pair} leaves {still or 'everything'} as it was")
+    whole = _bytes(distilled)
+    _require(_bytes(_fit_pair(objective, how)) == whole, f"{pair}: one seed gave two results")
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        with suppress(KeyboardInterrupt):
+            _fit_pair(objective, how, out=out, callbacks=[_Kill(2)], checkpoint_every=1)
+        resumed = _fit_pair(objective, how, out=out, resume=True, checkpoint_every=1)
+        _require(_bytes(resumed) == whole, f"{pair}: killed and resumed, the result differs")
+        loaded = DistilledDataset.load(distilled.save(Path(folder) / "a.safetensors"))
+        _require(
+            torch.equal(loaded.tensors()[0], distilled.tensors()[0]), f"{pair}: a loaded artifact decodes otherwise"
+        )
+    floats = sum(t.numel() for t in distilled.stored.values())
+    _require(distilled.budget.floats == floats, f"{pair}: budget says {distilled.budget.floats} numbers, not {floats}")
+    _require(bool(distilled.tensors()[0].isfinite().all()), f"{pair}: images are not finite")
+    recipe = TrainingRecipe(name="contract", epochs=1)
+    evaluate(distilled, toy_data(seed=5, split="test"), ("convnet:width=4,depth=2",), repeats=1, recipe=recipe)
+
+
+def parametrize_pairs(refused: Iterable[tuple[str, str]] = ()) -> Any:
+    """Return a pytest decorator that gives the test one argument ``check`` per registered objective and synthesis.
+
+    Args:
+        refused: pairs (objective, synthesis) that make no sense and are left out; test their refusal yourself.
+    """
+    import pytest
+
+    left_out = set(refused)
+    cases = [
+        pytest.param(functools.partial(check_pair, objective, how), id=f"{objective}-{how}")
+        for objective in objectives.registry
+        for how in synthesis.registry
+        if (objective, how) not in left_out
     ]
     return pytest.mark.parametrize("check", cases)

@@ -109,7 +109,7 @@ def test_help_does_not_import_torch() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("methods",), ("doctor",), ("recipe", "list"), ("recipe", "show", "quickstart")],
+    [("methods",), ("methods", "--pieces"), ("doctor",), ("recipe", "list"), ("recipe", "show", "quickstart")],
     ids=" ".join,
 )
 def test_commands_that_only_look_print_text_or_one_json_document(ddkit: Command, arguments: tuple[str, ...]) -> None:
@@ -144,6 +144,22 @@ def test_distill_with_json_prints_one_document_and_no_bar(ddkit: Command, tmp_pa
     done = ddkit(*DISTIL, "--out", tmp_path / "run", "--json")
     assert done.document["method"] == "dm" and done.document["budget"]["images"] == 10
     assert done.err == ""
+
+
+def test_pieces_are_replaced_by_options(ddkit: Command, tmp_path: Path) -> None:
+    pieces = (
+        "--objective",
+        "gradient:metric=cos",
+        "--set",
+        "objective.real_batch=4",
+        "--synthesis",
+        "pixels:labels=soft",
+    )
+    done = ddkit(*DISTIL, "--out", tmp_path / "run", *pieces, "--json")
+    assert done.status == 0, done.err
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert config["objective"] == {"name": "gradient", "metric": "cos", "real_batch": 4}
+    assert config["synthesis"] == {"name": "pixels", "labels": "soft"}
 
 
 def test_run_records_what_the_user_typed(run: Path) -> None:
@@ -188,6 +204,11 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "model": (("--set", "model=convnett"), ("'convnett'", "did you mean 'convnet'?")),
     "model option": (("--set", "model=convnet:widht=3"), ("'widht'", "did you mean 'width'?")),
     "piece option": (("--set", "objective.real_batc=3"), ("'real_batc'", "did you mean 'real_batch'?")),
+    "piece": (("--synthesis", "pixel"), ("'pixel'", "did you mean 'pixels'?")),
+    "option of a named piece": (("--objective", "gradient:metrik=cos"), ("'metrik'", "did you mean 'metric'?")),
+    "piece without options": (("--networks", "fresh:"), ("'fresh:'", "write fresh")),
+    "two pieces": (("--synthesis", "pixels", "--set", "synthesis=gan"), ("--set synthesis=gan", "--synthesis pixels")),
+    "piece of a coreset": (("--method", "random", "--objective", "gradient"), ("picks real images", "leave that out")),
     "list for a piece": (("--set", "networks=[1]"), ("networks=[1]",)),
     "no objective": (("--set", "objective=null"), ("objective is missing", "choose one of")),
     "recipe": (("--set", "recipe=dsaa"), ("'dsaa'", "did you mean 'dsa'?")),

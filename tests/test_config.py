@@ -7,8 +7,11 @@ import json
 import pytest
 import torch
 
-from ddkit.config import DistillConfig, OptimiserConfig, merge, parse_assignments
+from ddkit import methods
+from ddkit.config import DistillConfig, OptimiserConfig, OptimiserSettings, merge, parse_assignments, piece_from_text
 from ddkit.errors import ConfigError, UnknownNameError
+from ddkit.synthesis import Pixels
+from ddkit.testing import toy_data
 
 
 def test_configuration_survives_json() -> None:
@@ -122,3 +125,64 @@ def test_assignments_are_merged_in_order() -> None:
 def test_text_that_is_no_assignment_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="is not an assignment"):
         parse_assignments([text])
+
+
+def test_piece_is_read_from_text_with_options() -> None:
+    assert piece_from_text("gradient") == {"name": "gradient"}
+    assert piece_from_text("pixels:labels=soft,label_confidence=0.8") == {
+        "name": "pixels",
+        "labels": "soft",
+        "label_confidence": 0.8,
+    }
+    config = DistillConfig.create({"ipc": 1, "objective": "gradient:metric=cos"})
+    assert config.objective is not None and config.objective.options == {"metric": "cos"}
+    for wrong in ("gradient:", "gradient:cos"):
+        with pytest.raises(ConfigError):
+            piece_from_text(wrong)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rates"),
+    [
+        ({}, {1: 2.0, 10: 2.0}),
+        (
+            {"schedule": "milestones", "milestones": [0.5, 0.8], "gamma": 0.1},
+            {5: 2.0, 6: 0.2, 8: 0.2, 9: 0.02, 10: 0.02},
+        ),
+        ({"schedule": "cosine"}, {1: 2.0, 6: 1.0}),
+    ],
+)
+def test_rate_of_a_step_follows_from_the_step(settings: dict, rates: dict[int, float]) -> None:
+    optimiser = OptimiserSettings(lr=2.0, **settings)
+    assert {step: optimiser.rate(step, 10) for step in rates} == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"schedule": "milestones"},
+        {"milestones": [0.5]},
+        {"schedule": "milestones", "milestones": [0.8, 0.5]},
+        {"schedule": "milestones", "milestones": [1.5]},
+        {"groups": {"labels": {"speed": 1}}},
+        {"groups": {"labels": {"schedule": "milestones"}}},
+    ],
+)
+def test_schedule_that_makes_no_sense_is_refused(wrong: dict) -> None:
+    with pytest.raises(ConfigError, match="bad configuration"):
+        DistillConfig.create({"ipc": 1, "optimiser": wrong})
+
+
+def test_another_objective_brings_the_rate_that_suits_it() -> None:
+    preset = methods.get("dm").configure(toy_data(), 1)
+    swapped = methods.get("dm").configure(toy_data(), 1, overrides={"objective": "gradient"})
+    assert (preset.optimiser.lr, swapped.optimiser.lr) == (1.0, Pixels.defaults("gradient")["optimiser"]["lr"])
+    own = methods.get("dm").configure(toy_data(), 1, overrides={"objective": "gradient", "optimiser": {"lr": 0.3}})
+    assert own.optimiser.lr == 0.3
+    unchanged = methods.get("dm").configure(toy_data(), 1, overrides={"objective": {"real_batch": 7}})
+    assert unchanged.optimiser == preset.optimiser
+
+
+def test_coreset_refuses_a_piece_that_it_would_ignore() -> None:
+    with pytest.raises(ConfigError, match="'random' picks real images and would ignore objective=gradient"):
+        methods.get("random").configure(toy_data(), 1, overrides={"objective": "gradient:metric=cos"})

@@ -18,7 +18,7 @@ from ddkit.errors import UnknownNameError
 from ddkit.methods import Method
 from ddkit.objectives import DistributionMatching
 from ddkit.synthesis import Pixels, Synthesizer
-from ddkit.testing import CHECKS, check_method, parametrize_checks, toy_data
+from ddkit.testing import CHECKS, check_method, check_pair, parametrize_checks, parametrize_pairs, toy_data
 
 
 class Good(DistributionMatching):
@@ -159,6 +159,9 @@ class AcceptsEverything(Pixels):
 
     name = "test-accepts-everything"
 
+    def check(self, real: Any, how: str) -> None:
+        """Accept."""
+
     def initialise(self, real: Any, how: str, generator: torch.Generator) -> None:
         with torch.no_grad():
             for row, number in enumerate(self.classes.tolist()):
@@ -259,7 +262,7 @@ def test_broken_objective_is_caught_by_name(method, objective, check: str, reaso
         (WrongFloats, "budget_counts_what_is_stored", "budget says 1 numbers, 390 are stored"),
         (WrongBytes, "budget_counts_what_is_stored", "budget says 1 bytes, 1584 are stored"),
         (WrongImages, "budget_counts_what_is_stored", "budget says 1 stored images, classes times IPC are 6"),
-        (AcceptsEverything, "bad_input_is_refused", "{'ipc': 7} was accepted"),
+        (AcceptsEverything, "bad_input_is_refused", "{'ipc': 10} was accepted"),
         (DecodesAnew, "save_load_export", "a loaded artifact differs from the saved one"),
     ],
 )
@@ -296,6 +299,22 @@ def test_decorator_makes_one_test_per_method_and_check() -> None:
 
 def test_toy_data_are_small_unbalanced_and_repeatable() -> None:
     data = toy_data()
-    assert data.class_counts.tolist() == [6, 9, 7] and data.shape == (1, 8, 8)
+    assert data.class_counts.tolist() == [9, 14, 11] and data.shape == (1, 8, 8)
     assert torch.equal(data.images, toy_data().images)
     assert not torch.equal(data.images, toy_data(seed=1).images)
+
+
+def test_pair_whose_synthesis_never_moves_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Frozen(Pixels):
+        def decode(self, index: Tensor) -> Tensor:
+            return super().decode(index).detach() + 0 * self.images[index]
+
+    monkeypatch.setitem(synthesis.registry._items, "frozen", Frozen)
+    with pytest.raises(AssertionError, match=r"distribution x frozen leaves \['images'\] as it was"):
+        check_pair("distribution", "frozen")
+
+
+def test_every_pair_gets_a_test_of_its_own() -> None:
+    names = {case.id for case in parametrize_pairs(refused=[("gradient", "pixels")]).mark.args[1]}
+    assert "distribution-pixels" in names and "gradient-pixels" not in names
+    assert len(names) == len(list(objectives.registry)) * len(list(synthesis.registry)) - 1

@@ -27,6 +27,9 @@ from importlib.resources import files
 # Options that spell out the ConvNet of the tables; any other option makes another network.
 _CONVNET_DEFAULTS = {"width=128", "norm=instance", "activation=relu", "pooling=avg", "depth=None"}
 
+# Names of ddkit's methods that the tables write otherwise.
+_ALIASES = {"dsac": "dccdsa"}
+
 
 @dataclass(frozen=True)
 class PublishedFigure:
@@ -99,7 +102,8 @@ def published(method: str, dataset: str, ipc: int | None, architecture: str = "C
     Returns:
         The figure, or None when nobody published that cell.
     """
-    wanted = (_plain(method), _plain(dataset), _published_architecture(architecture, dataset))
+    name = _plain(method)
+    wanted = (_ALIASES.get(name, name), _plain(dataset), _published_architecture(architecture, dataset))
     for row in published_table():
         same = (_plain(row.method), _plain(row.dataset), _plain(row.architecture)) == wanted
         if same and row.ipc == (None if wanted[0] == "whole" else ipc):

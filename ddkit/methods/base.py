@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from ddkit.config import DistillConfig, merge
 from ddkit.data import RealData
+from ddkit.errors import ConfigError
 from ddkit.registry import Registry
+from ddkit.synthesis import registry as syntheses
 
 Cost = Literal["seconds", "minutes", "hours", "days"]
 
@@ -50,11 +52,28 @@ class Method:
     ) -> DistillConfig:
         """Return the configuration for ``data`` at ``ipc``: the official settings under the user's ``overrides``.
 
+        Where another synthesis or objective takes the place of the preset's, starting point and optimiser are those
+        that the synthesis recommends for the objective, as a learning rate means nothing on other parameters.
+
         Raises:
-            ConfigError: an override that does not exist or has a value out of range.
+            ConfigError: an override that does not exist or has a value out of range, or a piece of a distillation for
+                a method that picks real images.
         """
+        overrides = overrides or {}
         base = {"method": self.name, "ipc": ipc, "seed": seed, **self.defaults(data, max(1, ipc))}
-        return DistillConfig.create(merge(base, overrides or {}))
+        if self.is_coreset:
+            self._refuse_pieces(overrides)
+        else:
+            base |= recommended(base, merge(base, overrides))
+        return DistillConfig.create(merge(base, overrides))
+
+    def _refuse_pieces(self, overrides: Mapping[str, Any]) -> None:
+        for piece in ("synthesis", "objective", "networks", "signal"):
+            if piece in overrides:
+                raise ConfigError(
+                    f"'{self.name}' picks real images and would ignore {piece}={_name(overrides[piece])}: "
+                    f"leave that out or choose a method that distils"
+                )
 
     def describe(self) -> dict[str, str]:
         """Return the descriptive fields, for tables and ``--json``."""
@@ -67,6 +86,24 @@ class Method:
             "url": self.url,
             "cost": self.cost,
         }
+
+
+def recommended(preset: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``init`` and ``optimiser`` for the composition ``wanted`` if it has left the preset's, else nothing."""
+
+    def pair(values: Mapping[str, Any]) -> tuple[str, str]:
+        return _name(values.get("synthesis", "pixels")), _name(values.get("objective"))
+
+    synthesis, objective = pair(wanted)
+    if (synthesis, objective) == pair(preset) or synthesis not in syntheses:
+        return {}
+    return syntheses.get(synthesis).defaults(objective)
+
+
+def _name(piece: Any) -> str:
+    """Return the name of a piece as it may be given: a name, or a mapping with options."""
+    name = piece.get("name", "pixels") if isinstance(piece, Mapping) else piece
+    return str(name).partition(":")[0].lower()
 
 
 def register(method: Method) -> Method:
