@@ -76,6 +76,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "pretrain_epochs": 0,
         "runs": 1,
         "stages": 2,
+        "steps": 4,
         "query": 3,
         "window": 2,
         "max_inner_epochs": 2,

@@ -104,11 +104,11 @@ class JsonlMetrics(Callback):
         write_text(run.folder.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
     def on_step(self, run: Run) -> None:
-        """Write a line when it is time, at both ends of the run and where there is more than the loss."""
+        """Write a line when it is time, at both ends of the run and where a callback has added something."""
         if run.folder is None:
             return
         ends = run.step in (1, run.config.steps) or bool(run.stop)
-        if ends or run.step % self._interval == 0 or set(run.scalars) - {"loss"}:
+        if ends or run.step % self._interval == 0 or set(run.scalars) - run.matched:
             line = {"step": run.step, "seconds": round(run.seconds, 3), **run.scalars}
             try:
                 with run.folder.metrics.open("a", encoding="utf-8") as stream:

@@ -188,6 +188,7 @@ class Distiller:
             interrupt = closing.enter_context(Interrupt())
             while run.step < config.steps and not run.stop:
                 run.scalars = session.step(run.step + 1)
+                run.matched = frozenset(run.scalars)
                 run.step += 1
                 run.seconds = time.monotonic() - origin
                 for callback in callbacks:

@@ -37,7 +37,8 @@ class Run:
         materialise: takes metadata and returns what the result would be if the run ended now.
         step: outer steps done.
         seconds: time spent so far, earlier parts of a resumed run included.
-        scalars: of the last step.
+        scalars: of the last step, those that callbacks added included.
+        matched: names of those that the objective returned.
         stop: reason to stop after this step; empty to go on.
     """
 
@@ -50,6 +51,7 @@ class Run:
     step: int = 0
     seconds: float = 0.0
     scalars: dict[str, float] = field(default_factory=dict)
+    matched: frozenset[str] = frozenset()
     stop: str = ""
 
 

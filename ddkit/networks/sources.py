@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ddkit.errors import ConfigError, DivergedError
 from ddkit.networks.network import Network
-from ddkit.networks.training import train_epochs
+from ddkit.networks.options import require_at_least, require_rate
+from ddkit.networks.training import require_finite, train_epochs
 from ddkit.registry import Registry
 from ddkit.synthesis import Synthesizer
 
@@ -57,7 +57,10 @@ class NetworkSource(ABC):
         """React to an updated synthetic set; ``last`` says that no further outer step follows."""
 
     def passes_per_step(self, synthetic_images: int) -> float:
-        """Images that go forward and backward per outer step for the upkeep of networks (for cost estimates)."""
+        """Images that go forward and backward per outer step for the upkeep of networks (for cost estimates).
+
+        What is done once per run, however many steps it has, does not count.
+        """
         return 0.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -105,15 +108,8 @@ class SyntheticTrainedNetworks(NetworkSource):
     """
 
     def __init__(self, outer_loop: int = 1, inner_epochs: int = 1, lr: float = 0.01, batch_size: int = 256) -> None:
-        for name, value in (
-            ("outer_loop", outer_loop),
-            ("inner_epochs", inner_epochs),
-            ("batch_size", batch_size),
-        ):
-            if value < 1:
-                raise ConfigError(f"networks.{name}={value} must be at least 1")
-        if lr <= 0:
-            raise ConfigError(f"networks.lr={lr} must be positive")
+        require_at_least(1, outer_loop=outer_loop, inner_epochs=inner_epochs, batch_size=batch_size)
+        require_rate(lr)
         self.outer_loop, self.inner_epochs, self.lr, self.batch_size = (
             outer_loop,
             inner_epochs,
@@ -149,11 +145,7 @@ class SyntheticTrainedNetworks(NetworkSource):
             augmentation=self.augmentation,
             generator=self.streams("inner-training"),
         )
-        if not all(bool(weights.isfinite().all()) for weights in self.network.module.parameters()):
-            raise DivergedError(
-                f"the matching network diverged while it was trained on the synthetic set: lower networks.lr (now "
-                f"{self.lr}) or optimiser.lr and start again; checkpoints from before this step are kept"
-            )
+        require_finite(self.network, "the synthetic set", f"lower networks.lr (now {self.lr}) or optimiser.lr")
 
     def passes_per_step(self, synthetic_images: int) -> float:
         """Images trained on per outer step, averaged over the life of a network."""

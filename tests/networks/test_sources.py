@@ -5,27 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ddkit import augment
 from ddkit.errors import ConfigError, DivergedError, UnknownNameError
-from ddkit.models import ModelSpec
-from ddkit.networks import FreshNetworks, Network, NetworkSource, SyntheticTrainedNetworks, registry
-from ddkit.objectives import Context, RealSignal
-from ddkit.streams import Streams
-from ddkit.synthesis import Pixels
-from ddkit.testing import toy_data
-
-
-def ready(source: NetworkSource, seed: int = 0) -> tuple[NetworkSource, Pixels]:
-    data, streams = toy_data(), Streams(seed)
-    network = Network(ModelSpec.parse("convnet:width=4,depth=1"), data.shape, 3)
-    source.setup(Context(3, RealSignal(), source, network, augment.create("none"), streams))
-    pixels = Pixels(3, 2, data.shape)
-    pixels.initialise(data, "real", torch.Generator().manual_seed(0))
-    return source, pixels
-
-
-def weights(source: NetworkSource) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in source.current().module.parameters()])
+from ddkit.networks import FreshNetworks, SyntheticTrainedNetworks, registry
+from tests.networks.bench import ready, weights
 
 
 def test_fresh_networks_are_new_in_every_step_and_follow_the_seed() -> None:

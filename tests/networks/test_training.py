@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from ddkit import augment
 from ddkit.models import ModelSpec
 from ddkit.networks import Network
-from ddkit.networks.training import padded, train_epochs
+from ddkit.networks.training import padded, still, train_epochs
 
 SHAPE = (1, 8, 8)
 
@@ -88,3 +88,94 @@ def test_padding_appends_zeros() -> None:
     assert padded(torch.ones(2, 2), 3).tolist() == [[1, 1], [1, 1], [0, 0]]
     x = torch.ones(2)
     assert padded(x, 2) is x
+
+
+def by_torch(images, targets, *, momentum=0.0, decay=0.0, cutmix=0.0, epochs=3, lr=0.1, size=4):
+    """SGD as torch runs it, on partial batches as they are."""
+    model = network().spec.build(SHAPE, 3, 5).double().train()
+    optimiser = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=decay)
+    generator = torch.Generator().manual_seed(9)
+    for _ in range(epochs):
+        for index in torch.randperm(len(images), generator=generator).split(size):
+            batch, labels = images[index], targets[index]
+            if cutmix:
+                batch, labels = augment.cutmix(batch, labels, 3, cutmix, generator)
+            optimiser.zero_grad()
+            F.cross_entropy(model(batch), labels).backward()
+            optimiser.step()
+    return model
+
+
+def train(net: Network, images, targets, generator: torch.Generator | None = None, **options) -> Network:
+    train_epochs(
+        net,
+        images,
+        targets,
+        **{"epochs": 3, "lr": 0.1, "batch_size": 4, **options},
+        augmentation=augment.create("none"),
+        generator=generator or torch.Generator().manual_seed(9),
+    )
+    return net
+
+
+def flat(net: Network) -> torch.Tensor:
+    return torch.cat([weight.detach().flatten() for weight in net.module.parameters()])
+
+
+@pytest.mark.parametrize(("momentum", "decay"), [(0.9, 0.0), (0.0, 0.05), (0.9, 0.05)])
+@pytest.mark.parametrize("cutmix", [0.0, 0.5, 1.0])
+def test_momentum_weight_decay_and_cutmix_equal_torch_sgd(momentum: float, decay: float, cutmix: float) -> None:
+    images, targets = data(7)
+    net = train(network(), images, targets, momentum=momentum, weight_decay=decay, cutmix=cutmix)
+    expected = by_torch(images, targets, momentum=momentum, decay=decay, cutmix=cutmix)
+    for mine, theirs in zip(net.module.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("option", ["momentum", "weight_decay", "cutmix"])
+def test_every_option_changes_the_training(option: str) -> None:
+    images, targets = data(7)
+    plain, other = train(network(), images, targets), train(network(), images, targets, **{option: 0.5})
+    assert (flat(plain) - flat(other)).norm() > 1e-3
+
+
+def test_plain_training_is_one_scaled_addition_per_step() -> None:
+    """Bit for bit in float32: options of zero take no part in the arithmetic."""
+    images, targets = (tensor for tensor in data(7))
+    images = images.float()
+    nets = [Network(ModelSpec.parse("convnet:width=4,depth=2"), SHAPE, 3) for _ in range(2)]
+    for net in nets:
+        net.reset(5)
+    train(nets[0], images, targets)
+    generator, net = torch.Generator().manual_seed(9), nets[1]
+    parameters = list(net.module.parameters())
+    for _ in range(3):
+        for index in torch.randperm(7, generator=generator).split(4):
+            share = padded(torch.full((len(index),), 1 / len(index)), 4)
+            index = padded(index, 4)
+            gradients = torch.autograd.grad(net.loss(images[index], targets[index], share), parameters)
+            with torch.no_grad():
+                torch._foreach_add_(parameters, gradients, alpha=-0.1)
+    assert torch.equal(flat(nets[0]), flat(net))
+
+
+def test_velocity_carries_momentum_into_the_next_call() -> None:
+    images, targets = data(7)
+    whole = train(network(), images, targets, epochs=2, momentum=0.9)
+    carried, forgotten = network(), network()
+    velocity = still(carried)
+    for net, kept in ((carried, velocity), (forgotten, None)):
+        generator = torch.Generator().manual_seed(9)
+        for _ in range(2):
+            train(net, images, targets, generator, epochs=1, momentum=0.9, velocity=kept)
+    assert torch.equal(flat(carried), flat(whole))
+    assert not torch.equal(flat(forgotten), flat(whole))
+    assert all(v.abs().sum() > 0 for v in velocity)
+
+
+def test_cutmix_mixes_soft_targets_too() -> None:
+    images, targets = data(7, soft=True)
+    net = train(network(), images, targets, cutmix=1.0)
+    expected = by_torch(images, targets, cutmix=1.0)
+    for mine, theirs in zip(net.module.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)

@@ -1,0 +1,118 @@
+"""Matching networks from a pool of snapshots taken along training runs on real data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ddkit.errors import ConfigError
+from ddkit.networks.network import Network
+from ddkit.networks.options import require_at_least
+from ddkit.networks.real_training import RealTraining
+from ddkit.networks.sources import NetworkSource, registry
+from ddkit.networks.training import still
+from ddkit.synthesis import Synthesizer
+
+if TYPE_CHECKING:
+    from ddkit.objectives import Context
+
+#: Most real images drawn, preprocessed and held at once.
+_DRAWN_IMAGES = 2048
+
+
+@registry.register("pool")
+class TrainedPool(NetworkSource):
+    """One of a fixed pool of networks at various stages of training on real data, drawn for every outer step.
+
+    Networks of IT-GAN (Zhao and Bilen 2022, arXiv 2204.07513), which matches features of trained networks. There the
+    pool holds networks above an accuracy; here, so that no accuracy has to be known beforehand, it holds ``stages``
+    snapshots of each of ``runs`` training runs, evenly spaced from the untrained network to the last step.
+
+    The pool is trained when the first network is asked for. Checkpoints hold the snapshots themselves (runs * stages
+    copies of the weights) instead of a seed from which to train them again: a resumed run then asks the signal nothing
+    twice, which a private signal would have to account for, and waits for nothing.
+
+    Args:
+        runs: training runs.
+        stages: snapshots of each run, at least 2.
+        steps: SGD steps of a run, at least ``stages - 1``.
+        batch_size: real images per SGD step.
+        lr: learning rate of SGD.
+        momentum: of SGD.
+        weight_decay: L2 penalty.
+        augmentation: strategy of the training, parameters drawn per image; None for that of the matching, ``none``
+            for none.
+
+    Raises:
+        ConfigError: an option out of range, or a strategy that does not exist.
+    """
+
+    def __init__(
+        self,
+        runs: int = 3,
+        stages: int = 4,
+        steps: int = 300,
+        batch_size: int = 64,
+        lr: float = 0.01,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        augmentation: str | None = None,
+    ) -> None:
+        require_at_least(1, runs=runs, steps=steps)
+        if stages < 2:
+            raise ConfigError(f"networks.stages={stages} must be at least 2: for untrained networks use networks=fresh")
+        if steps < stages - 1:
+            raise ConfigError(
+                f"networks.steps={steps} is too few for networks.stages={stages} different snapshots: train for at "
+                f"least {stages - 1} steps or lower networks.stages"
+            )
+        self.runs, self.stages, self.steps = runs, stages, steps
+        self.training = RealTraining(batch_size, lr, momentum, weight_decay, augmentation=augmentation)
+
+    def setup(self, context: Context) -> None:
+        """Receive the network, the streams and the signal; the pool is empty yet."""
+        super().setup(context)
+        self.training.setup(context)
+        self.snapshots: list[dict[str, Tensor]] = []
+
+    def current(self) -> Network:
+        """Return the network with the weights of one snapshot, drawn uniformly.
+
+        Raises:
+            DivergedError: a weight is not finite any more while the pool is trained.
+        """
+        if not self.snapshots:
+            self.snapshots = [snapshot for _ in range(self.runs) for snapshot in self._run()]
+        chosen = int(torch.randint(len(self.snapshots), (1,), generator=self.streams("networks")))
+        self.network.module.load_state_dict(self.snapshots[chosen])
+        self.drawn += 1
+        return self.network
+
+    def _run(self) -> list[dict[str, Tensor]]:
+        """Train one network and return its snapshots, the untrained one first."""
+        self.network.reset(self.streams.integer("pool"))
+        velocity = still(self.network)
+        snapshots, done = [self._snapshot()], 0
+        for stage in range(1, self.stages):
+            goal = stage * self.steps // (self.stages - 1)
+            while done < goal:
+                at_once = min(goal - done, max(1, _DRAWN_IMAGES // self.training.batch_size))
+                done += self.training.run(at_once * self.training.batch_size, velocity)
+            snapshots.append(self._snapshot())
+        return snapshots
+
+    def _snapshot(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.network.module.state_dict().items()}
+
+    def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
+        """Leave the pool as it is."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the snapshots and how many times one was drawn."""
+        return {"drawn": self.drawn, "snapshots": list(self.snapshots)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the same pool."""
+        self.drawn, self.snapshots = int(state["drawn"]), [dict(snapshot) for snapshot in state["snapshots"]]
