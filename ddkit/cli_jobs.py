@@ -33,7 +33,7 @@ from ddkit.engine import (
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.executor import executor as make_executor
 from ddkit.models import ModelSpec
-from ddkit.registry import describe_validation_error
+from ddkit.registry import Registry, describe_validation_error
 from ddkit.streams import Streams
 
 DEFAULT_DATA = "digits"
@@ -46,7 +46,7 @@ Kept = TypeVar("Kept", bound="_Kept")
 
 def list_pieces() -> list[dict[str, str]]:
     """Return every registered piece: its kind, its name and the first line of its documentation."""
-    registries = {
+    registries: dict[str, Registry[Any]] = {
         "synthesis": synthesis.registry,
         "objective": objectives.registry,
         "networks": networks.registry,
