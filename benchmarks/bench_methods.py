@@ -73,7 +73,7 @@ def measure(method: str, shape: str, steps: int) -> dict[str, Any]:
     images = torch.randint(0, 256, (CLASSES * PER_CLASS, *SHAPES[shape]), dtype=torch.uint8, generator=generator)
     real = RealData.from_tensors(images, torch.arange(len(images)) % CLASSES, name=shape)
     config = methods.get(method).configure(real, IPC)
-    fixed = {key: value for key, value in starting_steps(config.synthesis.name, config.synthesis.options).items()}
+    fixed = starting_steps(config.synthesis.name, config.synthesis.options)
     shortened = {key: max(1, value // 10) for key, value in fixed.items()}
     config = methods.get(method).configure(real, IPC, overrides={"synthesis": shortened} if shortened else {})
     session = Session(config, real)

@@ -143,7 +143,8 @@ class DistillConfig(BaseModel):
         networks: where the matching networks come from.
         signal: access to the real data.
         model: architecture of the matching networks, ``name`` or ``name:option=value,...``.
-        augmentation: Siamese strategy of the matching, ``none`` or families joined by ``_``.
+        augmentation: Siamese strategy of the matching: ``none``, families joined by ``_`` (one of them at a time) or by
+            ``+`` (one after the other).
         augmentation_options: constants of its families, for instance ``{"rotate_degrees": 45}``.
         optimiser: of the synthetic data.
         ema: decay of an exponential moving average of the synthetic data that becomes the result; None for none.

@@ -20,8 +20,9 @@ class Draws:
     chunks, or resuming a run in between, changes nothing.
 
     Args:
-        family: (G,) int64 on the CPU, index into the strategy's families.
-        uniform: (G, 3) float32 on the CPU in [0, 1), from which every family derives its parameters.
+        family: (G,) int64 on the CPU, which of the families that exclude each other is applied.
+        uniform: (G, U) float32 on the CPU in [0, 1), from which the parameters of all families derive; the
+            augmentation sets U.
     """
 
     family: Tensor
@@ -102,11 +103,11 @@ class NoAugmentation(Augmentation):
     strategy = "none"
 
     def draw(self, groups: int, generator: torch.Generator) -> Draws:
-        """Return ``groups`` rows of zeros; the generator is not advanced."""
-        return Draws(torch.zeros(groups, dtype=torch.int64), torch.zeros(groups, 3))
+        """Return ``groups`` rows without uniforms; the generator is not advanced."""
+        return Draws(torch.zeros(groups, dtype=torch.int64), torch.zeros(groups, 0))
 
     def draw_train(self, images: int, generator: torch.Generator) -> Draws:
-        """Return ``images`` rows of zeros; the generator is not advanced."""
+        """Return ``images`` rows without uniforms; the generator is not advanced."""
         return self.draw(images, generator)
 
     def apply(self, images: Tensor, draws: Draws, group: Tensor) -> Tensor:

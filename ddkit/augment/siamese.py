@@ -1,32 +1,15 @@
-"""How differentiable Siamese augmentation (DSA) draws its transforms and applies them to grouped images."""
+"""How differentiable Siamese augmentation (DSA) combines families: one of them is drawn."""
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Callable, Sequence
+from typing import ClassVar
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from ddkit.augment import transforms
-from ddkit.augment.base import Augmentation, Draws, checked_group
-from ddkit.errors import ConfigError, DataError, unknown_name
-
-FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
-"""The families of transforms, in the order in which the paper's strategies list them."""
-
-SMALLEST_SIZE = 8
-"""Images narrower than this many pixels are refused: the largest crop shift would be less than one pixel."""
-
-# Channels sampled through one grid: more thrash the cache, fewer build more grids (measured, 2 CPU threads).
-_PLANES_PER_BLOCK = 16
-_LARGEST_PIXEL = 32.0  # no standardised set without negative pixels reaches this: the images are in [0, 255]
-_STANDARD_DEVIATION = (0.3, 3.0)  # outside, images are hardly standardised once
+from ddkit.augment.families import FamilyAugmentation
 
 
-class SiameseAugmentation(Augmentation):
+class SiameseAugmentation(FamilyAugmentation):
     """Differentiable Siamese augmentation, Zhao & Bilen 2021 (https://arxiv.org/abs/2102.08259).
 
     One family of the strategy is drawn uniformly and only that family is applied. In the Siamese form
@@ -34,225 +17,19 @@ class SiameseAugmentation(Augmentation):
 
         sum over c of D( grad CE(A(S_c; w_c)), grad CE(A(B_c; w_c)) )
 
-    In the training form (:meth:`train`) a mini-batch shares the family, parameters are drawn per image. All
-    ranges are in units of *preprocessed* pixels, whose standard deviation is about 1; what moves in from
-    outside is zero, the mean colour of the dataset. Sampling aligns corners. Results are contiguous and do
-    not depend on what else is in a batch.
-
-    Args:
-        strategy: families joined by underscores, such as ``color_crop_cutout_flip_scale_rotate``.
-        flip_probability: probability of mirroring, once flip was drawn.
-        scale_ratio: scale factors are uniform in [1 / ratio, ratio], one per axis.
-        rotate_degrees: angles are uniform in [-degrees, degrees].
-        crop_ratio: shifts reach floor(ratio · size + 0.5) pixels, each axis.
-        cutout_ratio: the hole measures floor(ratio · size + 0.5) pixels, each axis; its centre may lie on the
-            border.
-        brightness: offsets are uniform in [-brightness / 2, brightness / 2].
-        saturation: factors are uniform in [0, saturation].
-        contrast: factors are uniform in [contrast, contrast + 1].
-
-    Raises:
-        UnknownNameError: a family that does not exist.
-        ConfigError: no family, a repeated one, or a constant out of its range.
+    In the training form (:meth:`train`) a mini-batch shares the family, parameters are drawn per image.
+    Arguments, ranges and errors are those of :class:`~ddkit.augment.families.FamilyAugmentation`; families are
+    joined by underscores, as in ``color_crop_cutout_flip_scale_rotate``.
     """
 
-    def __init__(
-        self,
-        strategy: str,
-        *,
-        flip_probability: float = 0.5,
-        scale_ratio: float = 1.2,
-        rotate_degrees: float = 15.0,
-        crop_ratio: float = 0.125,
-        cutout_ratio: float = 0.5,
-        brightness: float = 1.0,
-        saturation: float = 2.0,
-        contrast: float = 0.5,
-    ) -> None:
-        self.families = _parse(strategy)
-        self.strategy = "_".join(self.families)
-        self.flip_probability = _in_range("flip_probability", flip_probability, 0, 1)
-        self.scale_ratio = _in_range("scale_ratio", scale_ratio, 1, 10)
-        self.rotate_degrees = _in_range("rotate_degrees", rotate_degrees, 0, 180)
-        self.crop_ratio = _in_range("crop_ratio", crop_ratio, 0, 1)
-        self.cutout_ratio = _in_range("cutout_ratio", cutout_ratio, 0, 1)
-        self.brightness = _in_range("brightness", brightness, 0, 100)
-        self.saturation = _in_range("saturation", saturation, 0, 100)
-        self.contrast = _in_range("contrast", contrast, 0, 100)
-        kernels: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-            "color": self._color,
-            "crop": self._crop,
-            "cutout": self._cutout,
-            "flip": self._flip,
-            "scale": self._affine,
-            "rotate": self._affine,
-        }
-        # Scale and rotate are both one affine sampling: families that share a kernel run in one call.
-        self._kernels: dict[Callable[[Tensor, Tensor, Tensor], Tensor], list[int]] = {}
-        for number, family in enumerate(self.families):
-            self._kernels.setdefault(kernels[family], []).append(number)
+    kind: ClassVar[str] = "Siamese"
+    separator: ClassVar[str] = "_"
+    uniforms: ClassVar[int] = 3
 
-    def __repr__(self) -> str:
-        return f"SiameseAugmentation('{self.strategy}')"
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """All listed families."""
+        return self.families
 
-    def draw(self, groups: int, generator: torch.Generator) -> Draws:
-        """Draw a family and three uniforms for each of ``groups`` groups from a CPU ``generator``."""
-        family = torch.randint(len(self.families), (groups,), generator=generator)
-        return Draws(family, torch.rand(groups, 3, generator=generator))
-
-    def draw_train(self, images: int, generator: torch.Generator) -> Draws:
-        """Draw one family for the whole mini-batch and three uniforms for each of its ``images``."""
-        family = torch.randint(len(self.families), (1,), generator=generator).repeat(images)
-        return Draws(family, torch.rand(images, 3, generator=generator))
-
-    def apply(self, images: Tensor, draws: Draws, group: Tensor) -> Tensor:
-        """Transform each image with the row of ``draws`` of its group; each kernel runs at most once.
-
-        Args:
-            images: (N, C, H, W) floating, preprocessed. float16 and bfloat16 are computed in float32.
-            draws: G rows.
-            group: (N,) int64, the row of each image.
-
-        Returns:
-            (N, C, H, W) contiguous, of the dtype and on the device of ``images``.
-
-        Raises:
-            DataError: images of another rank or dtype, or smaller than 8 pixels.
-            ConfigError: a group or a family that does not exist.
-        """
-        _check_shape(images)
-        group = checked_group(group, len(images), len(draws))
-        if not len(images):
-            return images
-        if int(draws.family.max()) >= len(self.families):
-            raise ConfigError(
-                f"draws name family {int(draws.family.max())} but '{self.strategy}' has "
-                f"{len(self.families)}: use draws of the same augmentation"
-            )
-        length = _block_length(group, images.shape[1])
-        row = group[::length]
-        family, uniform = draws.family[row], draws.uniform[row].double()
-        blocks = images.to(torch.promote_types(images.dtype, torch.float32)).contiguous()
-        blocks = blocks.view(-1, length, *images.shape[1:])
-        return self._grouped(blocks, family, uniform).view(images.shape).to(images.dtype)
-
-    def _grouped(self, blocks: Tensor, family: Tensor, uniform: Tensor) -> Tensor:
-        """Run every kernel once, on all blocks (B, M, C, H, W) whose ``family`` (B,) it serves."""
-        results, members = [], []
-        for kernel, numbers in self._kernels.items():
-            index = torch.isin(family, torch.tensor(numbers)).nonzero().flatten()
-            if len(index) == len(family):
-                return kernel(blocks, family, uniform)
-            if len(index):
-                part = blocks.index_select(0, index.to(blocks.device))
-                results.append(kernel(part, family[index], uniform[index]))
-                members.append(index)
-        position = torch.cat(members).argsort()
-        return torch.cat(results).index_select(0, position.to(blocks.device))
-
-    def check(self, images: Tensor, other: Tensor | None = None, class_names: Sequence[str] = ()) -> None:
-        """Refuse images that are not preprocessed; warn about doubtful scaling and about flipping digits.
-
-        Args and errors as :meth:`Augmentation.check`.
-        """
-        _check_shape(images)
-        super().check(images, other, class_names)
-        pixels = images.detach().float()
-        if not bool(pixels.isfinite().all()):
-            raise DataError("images hold NaN or infinite pixels: clean the data before augmenting it")
-        low, high = float(pixels.min()), float(pixels.max())
-        if low >= 0 and high > _LARGEST_PIXEL:
-            raise DataError(
-                f"pixels lie in [{low:g}, {high:g}]: augmentation expects unit variance; apply the preprocessing first"
-            )
-        deviation = pixels.std(dim=(0, 2, 3))
-        if bool(((deviation < _STANDARD_DEVIATION[0]) | (deviation > _STANDARD_DEVIATION[1])).any()):
-            values = ", ".join(f"{value:.2g}" for value in deviation.tolist())
-            warnings.warn(
-                f"standard deviation per channel is {values}, far from 1, for which the augmentation's "
-                "ranges are made: preprocess images exactly once",
-                stacklevel=2,
-            )
-        if "flip" in self.families and class_names and all(str(name).strip().isdigit() for name in class_names):
-            warnings.warn(
-                "the class names are digits and the strategy mirrors images, which destroys label "
-                "information when the images show digits: leave 'flip' out",
-                stacklevel=2,
-            )
-
-    def _color(self, blocks: Tensor, family: Tensor, uniform: Tensor) -> Tensor:
-        offset = (uniform[:, 0] - 0.5) * self.brightness
-        return transforms.color(blocks, offset, uniform[:, 1] * self.saturation, uniform[:, 2] + self.contrast)
-
-    def _crop(self, blocks: Tensor, family: Tensor, uniform: Tensor) -> Tensor:
-        reach = torch.tensor(_portion(blocks, self.crop_ratio))
-        return transforms.crop(blocks, (uniform[:, :2] * (2 * reach + 1)).floor() - reach)
-
-    def _cutout(self, blocks: Tensor, family: Tensor, uniform: Tensor) -> Tensor:
-        hole = _portion(blocks, self.cutout_ratio)
-        size = torch.tensor(hole)
-        # The centre is uniform on 0..size, on 0..size - 1 when the hole has an odd width.
-        centres = torch.tensor(blocks.shape[-2:]) + 1 - size % 2
-        start = (uniform[:, :2] * centres).floor().long() - size // 2
-        return transforms.cutout(blocks, start, hole)
-
-    def _flip(self, blocks: Tensor, family: Tensor, uniform: Tensor) -> Tensor:
-        return transforms.flip(blocks, uniform[:, 0] < self.flip_probability)
-
-    def _affine(self, blocks: Tensor, family: Tensor, uniform: Tensor) -> Tensor:
-        smallest = 1 / self.scale_ratio
-        scale = transforms.scale_matrix(uniform[:, :2] * (self.scale_ratio - smallest) + smallest)
-        angle = (uniform[:, 0] * 2 - 1) * math.radians(self.rotate_degrees)
-        rotation = transforms.rotation_matrix(angle, *blocks.shape[-2:])
-        rotated = torch.tensor([name == "rotate" for name in self.families])[family]
-        return transforms.affine(blocks, torch.where(rotated[:, None, None], rotation, scale))
-
-
-def _parse(strategy: str) -> tuple[str, ...]:
-    families = tuple(strategy.lower().split("_")) if strategy else ()
-    if not families:
-        raise ConfigError(
-            f"augmentation '{strategy}' names no family: use 'none' or join some of {', '.join(FAMILIES)}"
-        )
-    for family in families:
-        if family not in FAMILIES:
-            raise unknown_name("augmentation family", family, FAMILIES)
-    if len(set(families)) < len(families):
-        raise ConfigError(
-            f"augmentation '{strategy}' repeats a family, which would change the odds: name each family once"
-        )
-    return families
-
-
-def _in_range(name: str, value: float, low: float, high: float) -> float:
-    if not low <= value <= high:
-        raise ConfigError(f"{name}={value} of the Siamese augmentation: choose a value from {low} to {high}")
-    return float(value)
-
-
-def _check_shape(images: Tensor) -> None:
-    """Refuse what is not (N, C, H, W) floating with at least 8 pixels a side."""
-    if images.ndim != 4 or not images.is_floating_point():
-        raise DataError(
-            f"augmentation got {images.dtype} images of shape {tuple(images.shape)}: it needs floating "
-            "(N, C, H, W); apply the preprocessing first"
-        )
-    if min(images.shape[-2:]) < SMALLEST_SIZE:
-        raise DataError(
-            f"images of {images.shape[-2]}x{images.shape[-1]} pixels are too small to augment: at least "
-            f"{SMALLEST_SIZE}x{SMALLEST_SIZE}; use augmentation 'none'"
-        )
-
-
-def _portion(blocks: Tensor, ratio: float) -> tuple[int, int]:
-    """Return floor(ratio · size + 0.5) of height and width."""
-    height, width = blocks.shape[-2:]
-    return int(ratio * height + 0.5), int(ratio * width + 0.5)
-
-
-def _block_length(group: Tensor, channels: int) -> int:
-    """Return how many neighbours share a row everywhere: a divisor of every run in ``group``."""
-    runs = torch.unique_consecutive(group, return_counts=True)[1]
-    common = int(np.gcd.reduce(runs.numpy()))
-    longest = max(1, _PLANES_PER_BLOCK // channels)
-    return max(length for length in range(1, longest + 1) if common % length == 0)
+    def _transform(self, blocks: Tensor, family: Tensor, uniform: Tensor) -> Tensor:
+        return self._one_of(self.drawn, blocks, family, uniform)

@@ -161,8 +161,8 @@ def robust_scores(
         train: the real training set it was made from.
         test: the real test set.
         architecture: the network.
-        recipe: how to train; None takes the set's own. Its augmentation, or the data's standard one when it
-            has none, makes the augmented half of ARS; HLR and IOR use the recipe as it is.
+        recipe: how to train; None takes the set's own. Its augmentation and CutMix, or the data's standard
+            augmentation when it has neither, make the augmented half of ARS; HLR and IOR use the recipe as it is.
         whole_recipe: how to train on the whole training set.
         whole: accuracy of the whole training set when it is known already; saves the longest evaluation.
         repeats: networks per evaluation.
@@ -180,9 +180,9 @@ def robust_scores(
     _check_weight("gamma", gamma)
     recipe = recipe_of(distilled) if recipe is None else recipe
     augmented = recipe
-    if recipe.augmentation == "none":
+    if not recipe.augments:
         augmented = recipe.replace(augmentation=TrainingRecipe.standard(train.name).augmentation)
-    plain = recipe.replace(augmentation="none")
+    plain = recipe.replace(augmentation="none", cutmix=0)
     kind = "random" if distilled.label_kind == "hard" else "random-soft"
     controls = cast("list[DistilledDataset]", baseline_sets(train, distilled, (kind,), seed, draws)[kind])
 
@@ -196,7 +196,7 @@ def robust_scores(
         "distilled-plain": mean([distilled], plain),
         "random-plain": mean(controls, plain),
     }
-    own = "plain" if recipe.augmentation == "none" else "augmented"
+    own = "augmented" if recipe.augments else "plain"
     hard = accuracies[f"distilled-{own}"]
     if distilled.label_kind != "hard":
         hard = mean([_hardened(distilled)], recipe.replace(loss="auto"))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.registry import describe_validation_error
@@ -30,10 +30,16 @@ class TrainingRecipe(BaseModel):
         batch_size: images per step; a smaller set is one full batch.
         augmentation: strategy string of :func:`ddkit.augment.create`, ``"none"`` for no augmentation.
         augmentation_options: constants of its families, for instance ``{"rotate_degrees": 45}``.
-        schedule: ``"halve"`` (above), ``"constant"`` (E epochs) or ``"cosine"`` (E epochs, annealed to zero
-            by epoch).
+        schedule: ``"halve"`` (above); ``"constant"`` (E epochs); ``"cosine"`` (E epochs, annealed to zero by
+            epoch); ``"steps"`` (E epochs, the rate is multiplied by ``gamma`` at each milestone, the optimiser
+            keeps its momentum).
+        milestones: shares of the epochs in (0, 1), ascending, for ``"steps"`` only: the rate drops from the
+            epoch with 0-based index floor(share · E) on.
+        gamma: factor of ``"steps"``.
         loss: ``"ce"`` cross-entropy, ``"mse"`` mean squared error against the label rows (one-hot minus 1/K
             for hard labels), ``"auto"`` = ``"mse"`` for regression labels and ``"ce"`` otherwise.
+        cutmix: probability in [0, 1] that a batch is mixed by :func:`ddkit.augment.cutmix`, after the
+            augmentation; cross-entropy only.
 
     Raises:
         ConfigError: an unknown field or a value out of range.
@@ -49,8 +55,11 @@ class TrainingRecipe(BaseModel):
     batch_size: int = Field(default=256, ge=1)
     augmentation: str = "none"
     augmentation_options: dict[str, float] = Field(default_factory=dict)
-    schedule: Literal["halve", "constant", "cosine"] = "halve"
+    schedule: Literal["halve", "constant", "cosine", "steps"] = "halve"
+    milestones: tuple[float, ...] = Field(default=(), validate_default=True)
+    gamma: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     loss: Literal["auto", "ce", "mse"] = "auto"
+    cutmix: float = Field(default=0.0, ge=0, le=1)
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -65,6 +74,26 @@ class TrainingRecipe(BaseModel):
 
         create(strategy)
         return strategy
+
+    @field_validator("milestones")
+    @classmethod
+    def _milestones_of_the_steps(cls, milestones: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        if list(milestones) != sorted(set(milestones)) or not all(0 < share < 1 for share in milestones):
+            raise ValueError("milestones are ascending shares of the epochs between 0 and 1, such as [0.5, 0.75]")
+        if "schedule" in info.data and bool(milestones) != (info.data["schedule"] == "steps"):
+            remedy = "set milestones=[]" if milestones else "give some, such as [0.5, 0.75]"
+            raise ValueError(f"schedule 'steps' has milestones, no other one does: {remedy}")
+        return milestones
+
+    @field_validator("cutmix")
+    @classmethod
+    def _mixes_cross_entropies(cls, cutmix: float, info: ValidationInfo) -> float:
+        if cutmix and info.data.get("loss") == "mse":
+            raise ValueError(
+                "mixed targets are exact for cross-entropy only, not for loss 'mse' (that of regression labels): "
+                "set cutmix=0"
+            )
+        return cutmix
 
     @classmethod
     def standard(cls, data_name: str, augmented: bool = True) -> TrainingRecipe:
@@ -85,9 +114,36 @@ class TrainingRecipe(BaseModel):
         tables."""
         return cls.standard(data_name).replace(name="quick", epochs=200)
 
+    @classmethod
+    def idc(cls, data_name: str) -> TrainingRecipe:
+        """Return the recipe of IDC (Kim et al. 2022, "Dataset Condensation via Efficient Synthetic-Data
+        Parameterization").
+
+        1000 epochs of batches of 64, the rate times 0.2 after 2/3 and 5/6 of them, CutMix on every second
+        batch, and the sequential augmentation without cutout (and without mirroring for digits).
+        """
+        from ddkit.augment import default_strategy
+
+        families = [family for family in default_strategy(data_name).split("_") if family != "cutout"]
+        return cls(
+            name="idc",
+            epochs=1000,
+            batch_size=64,
+            augmentation="+".join(families),
+            schedule="steps",
+            milestones=(2 / 3, 5 / 6),
+            gamma=0.2,
+            cutmix=0.5,
+        )
+
     def replace(self, **changes: Any) -> TrainingRecipe:
         """Return a copy with some fields changed, checked like a new recipe."""
         return TrainingRecipe(**{**self.model_dump(), **changes})
+
+    @property
+    def augments(self) -> bool:
+        """Whether training images are changed at random, by an augmentation or by CutMix."""
+        return self.augmentation != "none" or self.cutmix > 0
 
     @property
     def total_epochs(self) -> int:
@@ -100,7 +156,9 @@ class TrainingRecipe(BaseModel):
             return self.lr if epoch <= self.epochs // 2 + 1 else self.lr * 0.1
         if self.schedule == "cosine":
             return self.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
-        return self.lr
+        # The small term undoes rounding: 0.29 of 100 epochs is 28.999999999999996.
+        drops = sum(epoch >= math.floor(share * self.epochs + 1e-6) for share in self.milestones)
+        return self.lr * self.gamma**drops
 
     def rebuilds_optimiser(self, epoch: int) -> bool:
         """Say whether a fresh optimiser (no momentum) starts at the beginning of this 0-based epoch."""
@@ -120,12 +178,13 @@ class TrainingRecipe(BaseModel):
 RECIPES: dict[str, Callable[[str], TrainingRecipe]] = {
     "dc": lambda data_name: TrainingRecipe.standard(data_name, augmented=False),
     "dsa": lambda data_name: TrainingRecipe.standard(data_name, augmented=True),
+    "idc": TrainingRecipe.idc,
     "quick": TrainingRecipe.quick,
 }
 
 
 def recipe(name: str, data_name: str, **overrides: Any) -> TrainingRecipe:
-    """Return the preset ``name`` ("dc", "dsa" or "quick") for a dataset, with some fields overridden.
+    """Return the preset ``name`` ("dc", "dsa", "idc" or "quick") for a dataset, with some fields overridden.
 
     Raises:
         UnknownNameError: no preset or no field of that name.

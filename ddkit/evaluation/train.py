@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddkit.augment import Augmentation, Draws, NoAugmentation, create
 from ddkit.data import RealData
-from ddkit.errors import ConfigError, DataError, DivergedError
+from ddkit.errors import ConfigError, DivergedError
+from ddkit.evaluation.batches import Batches, TrainingSet, training_set
 from ddkit.evaluation.learners import Learner, Setting, create_learner
 from ddkit.evaluation.recipe import TrainingRecipe
 from ddkit.models import ModelSpec, uses_batch_norm
@@ -30,100 +28,9 @@ STACKED_WORK = {"cpu": 5e6, "cuda": 5e9}
 STACKED_BYTES = {"cpu": 2**30, "cuda": 8 * 2**30}
 
 
-@dataclass(frozen=True)
-class TrainingSet:
-    """The images and targets that networks are trained on.
-
-    Args:
-        images: preprocessed images (N, C, H, W), or a real set whose batches are preprocessed on access.
-        targets: class indices (N,), or rows (N, K).
-    """
-
-    images: Tensor | RealData
-    targets: Tensor
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
-        shape = self.images.shape[-3:]
-        return int(shape[0]), int(shape[1]), int(shape[2])
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Number format of the images as networks see them."""
-        return self.images.dtype if isinstance(self.images, Tensor) else torch.float32
-
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images and targets at ``index``, in its order."""
-        if isinstance(self.images, Tensor):
-            return self.images.index_select(0, index), self.targets.index_select(0, index)
-        return self.images.batch(index).to(self.targets.device), self.targets.index_select(0, index)
-
-
-def _training_set(
-    images: Tensor | RealData,
-    labels: Tensor | None,
-    recipe: TrainingRecipe,
-    num_classes: int,
-    device: torch.device,
-) -> TrainingSet:
-    if labels is None:
-        if not isinstance(images, RealData):
-            raise DataError("train_networks got images without labels; labels may be left out only for a RealData")
-        labels = images.labels
-    if isinstance(images, Tensor):
-        if images.ndim != 4 or not images.is_floating_point():
-            raise DataError(
-                f"training images must be preprocessed floats of shape (N, C, H, W), got {images.dtype} "
-                f"{tuple(images.shape)}; apply the preprocessing first"
-            )
-        images = images.detach().to(device)
-    if len(images) == 0 or len(labels) != len(images):
-        raise DataError(f"got {len(images)} training images and {len(labels)} labels; give as many, at least one")
-    labels = labels.detach().to(device)
-    dtype = images.dtype if isinstance(images, Tensor) else torch.float32
-    if labels.is_floating_point():
-        if labels.ndim != 2 or labels.shape[1] != num_classes:
-            raise DataError(f"soft labels must be (N, {num_classes}), got {tuple(labels.shape)}")
-        return TrainingSet(images, labels.to(dtype))
-    if labels.ndim != 1 or not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-        raise DataError(f"hard labels must be (N,) class indices in 0..{num_classes - 1}")
-    if recipe.loss_for("hard") == "mse":
-        labels = F.one_hot(labels, num_classes).to(dtype) - 1 / num_classes
-    return TrainingSet(images, labels)
-
-
 def build_optimiser(parameters: list[Tensor], recipe: TrainingRecipe, rate: float) -> torch.optim.SGD:
     """Return a fresh SGD optimiser (fused kernels, empty momentum) with learning rate ``rate``."""
     return torch.optim.SGD(parameters, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True)
-
-
-def _batches(
-    streams: Sequence[Streams], count: int, batch: int, pad: bool, device: torch.device
-) -> Iterator[tuple[Tensor, int]]:
-    """Yield one epoch of index tensors (R, B), each with the number of its columns that are not padding."""
-    order = torch.stack([torch.randperm(count, generator=stream("order")) for stream in streams]).to(device)
-    for start in range(0, count, batch):
-        index = order[:, start : start + batch]
-        real = index.shape[1]
-        if pad and real < batch:
-            index = torch.cat([index, index[:, :1].expand(-1, batch - real)], dim=1)
-        yield index, real
-
-
-def _augmented(augmentation: Augmentation, images: Tensor, streams: Sequence[Streams], real: int) -> Tensor:
-    """Augment R batches (R, B, C, H, W) in one call, each with draws from its own network's stream.
-
-    Rows from ``real`` on are padding and draw nothing.
-    """
-    networks, batch = images.shape[:2]
-    draws = [augmentation.draw_train(real, stream("augmentation")) for stream in streams]
-    row = torch.arange(batch).clamp(max=real - 1)
-    group = (torch.arange(networks)[:, None] * real + row).flatten()
-    return augmentation.apply(images.flatten(0, 1), Draws.concatenate(draws), group).view(images.shape)
 
 
 def _run_epochs(
@@ -134,23 +41,14 @@ def _run_epochs(
     pad: bool,
     report: Callable[[int], None],
 ) -> None:
-    augmentation = create(recipe.augmentation, **recipe.augmentation_options)
-    plain = isinstance(augmentation, NoAugmentation)
-    device = data.targets.device
-    batch = min(recipe.batch_size, len(data))
+    batches = Batches(data, recipe, streams, pad)
     for epoch in range(recipe.total_epochs):
         if recipe.rebuilds_optimiser(epoch):
             optimiser = build_optimiser(learner.parameters, recipe, recipe.rate(epoch))
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate(epoch)
-        for index, real in _batches(streams, len(data), batch, pad, device):
-            images, targets = data.batch(index.flatten())
-            images = images.unflatten(0, index.shape)
-            if not plain:
-                images = _augmented(augmentation, images, streams, real)
-            weights = torch.zeros(index.shape[1], dtype=data.dtype, device=device)
-            weights[:real] = 1 / real
-            learner.compute_gradients(images, targets.unflatten(0, index.shape), weights)
+        for images, targets, weights in batches.epoch():
+            learner.compute_gradients(images, targets, weights)
             optimiser.step()
         report(epoch + 1)
 
@@ -220,9 +118,9 @@ def train_networks(
 ) -> list[nn.Module]:
     """Train one freshly initialised network per seed with ``recipe``.
 
-    Network r draws its initialisation, its batch order and its augmentation from three streams of
-    ``seeds[r]``, so it does not depend on how many others are trained or on how: serial and stacked training
-    agree to rounding.
+    Network r draws its initialisation, its batch order, its augmentation and its CutMix from separate streams
+    of ``seeds[r]``, so it does not depend on how many others are trained or on how: serial and stacked
+    training agree to rounding.
 
     Args:
         images: preprocessed float images (N, C, H, W), whose number format the networks take (float64 for
@@ -256,13 +154,13 @@ def train_networks(
         raise ConfigError("stacked=True and compile=True exclude each other: leave one of them out")
     if precision not in ("float32", "bfloat16"):
         raise ConfigError(f"precision='{precision}' is unknown; use 'float32' or 'bfloat16'")
-    data = _training_set(images, labels, recipe, num_classes, torch.device(device))
+    data = training_set(images, labels, recipe, num_classes, torch.device(device))
     setting = Setting(
         spec=spec,
         shape=data.shape,
         num_classes=num_classes,
         batch=min(recipe.batch_size, len(data)),
-        soft=data.targets.is_floating_point(),
+        soft=data.targets.is_floating_point() or recipe.cutmix > 0,
         kind=recipe.loss_for("hard"),
         precision=Precision(getattr(torch, precision), compile),
         device=data.targets.device,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ddkit import methods
 from ddkit.errors import DDKitError
@@ -181,14 +182,22 @@ def commands(run: RunContent) -> list[tuple[str, str]]:
     return [(name, str(command)) for name, command in found.items() if command]
 
 
+def _option(value: Any) -> str:
+    """Write an option's value; a list without the commas that separate the options."""
+    if isinstance(value, list):
+        return " and ".join(map(_option, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def protocol(run: RunContent) -> str | None:
     """Describe the training recipe of the evaluation in one line."""
     used = [result["recipe"] for _, result in run.results if result.get("recipe")]
     recipe = used[0] if used else run.find("recipe")
     if not isinstance(recipe, Mapping):
         return None
-    given = {key: value for key, value in recipe.items() if key != "name" and value != {}}
-    options = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in given.items())
+    idle = {"name"} if recipe.get("milestones") else {"name", "gamma"}
+    given = {key: value for key, value in recipe.items() if key not in idle and value not in ({}, [])}
+    options = ", ".join(f"{key.replace('_', ' ')} {_option(value)}" for key, value in given.items())
     return f"{recipe.get('name', 'custom')} ({options})" if options else str(recipe.get("name", "custom"))
 
 

@@ -145,6 +145,14 @@ def test_regression_labels_train_by_squared_error(digits: Pair) -> None:
     assert by_kind.mean > 0.5
 
 
+def test_regression_labels_refuse_cutmix(digits: Pair) -> None:
+    train, test = digits
+    hard = random_set(train, 1)
+    rows = with_labels(hard, F.one_hot(hard.labels, 10).float() - 0.1, "regression")
+    with pytest.raises(ConfigError, match=r"cutmix=0\.5.*regression labels.*set cutmix=0"):
+        evaluate(rows, test, [TINY], 1, BRIEF.replace(cutmix=0.5))
+
+
 def test_artifact_brings_its_own_recipe(digits: Pair) -> None:
     train, test = digits
     distilled = random_set(train, 1, recipe=BRIEF.model_dump(mode="json"))

@@ -86,6 +86,18 @@ def test_scores_come_from_the_evaluations_they_name(digits: Pair) -> None:
     assert scores.as_dict()["alpha"] == pytest.approx((scores.ior - scores.hlr) / 2)
 
 
+def test_cutmix_counts_as_augmentation_in_the_scores(digits: Pair) -> None:
+    train, test = digits
+    distilled, recipe = random_set(train, 2), TrainingRecipe(epochs=5, batch_size=8, cutmix=1)
+    scores = robust_scores(distilled, train, test, architecture=TINY, recipe=recipe, whole=0.97, repeats=1, seed=3)
+    own, plain = (
+        evaluate(distilled, test, [TINY], 1, how, seed=3).rows[0].mean for how in (recipe, recipe.replace(cutmix=0))
+    )
+    assert scores.accuracies["distilled-augmented"] == scores.accuracies["distilled-hard"] == own
+    assert scores.accuracies["distilled-plain"] == plain
+    assert scores.ior == own - scores.accuracies["random-augmented"]
+
+
 def test_whole_set_is_evaluated_when_its_accuracy_is_not_given(digits: Pair) -> None:
     train, test = digits
     recipe = TrainingRecipe(epochs=2)

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddkit.augment import cutmix
 from ddkit.data import RealData
 from ddkit.errors import ConfigError, DataError, DivergedError
 from ddkit.evaluation import TrainingRecipe, train, train_networks
 from ddkit.evaluation.learners import weighted_loss
 from ddkit.models import ModelSpec
-from ddkit.streams import derive_seed
+from ddkit.streams import Streams, derive_seed
 
 from .conftest import TINY
 
@@ -23,6 +24,7 @@ needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("g++", "clang++", "c++", "cl"))), reason="torch.compile needs a C++ compiler"
 )
 DSA = "color_crop_cutout_flip_scale_rotate"
+IDC = "color+crop+flip+scale+rotate"
 
 
 def toy(count: int = 10, classes: int = 3, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -67,12 +69,36 @@ def test_one_plain_run_equals_a_hand_written_loop() -> None:
     torch.testing.assert_close(weights(network), weights(model), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("augmentation", ["none", DSA])
+def test_one_run_with_cutmix_equals_a_hand_written_loop_over_both_losses() -> None:
+    images, labels = toy()
+    recipe = TWENTY_STEPS.replace(epochs=5, batch_size=4, momentum=0, weight_decay=0, cutmix=0.7)
+    (network,) = train_networks(images, labels, TINY, recipe, [5], num_classes=3, pad_last=True)
+    model, streams = TINY.build((1, 8, 8), 3, derive_seed(5, "initialisation")).double(), Streams(5)
+    for _ in range(5):
+        for index in torch.randperm(10, generator=streams("order")).split(4):
+            number = torch.arange(len(index)).double().view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+            stream = streams("cutmix")
+            again = torch.Generator().set_state(stream.get_state())
+            mixed, _ = cutmix(images[index], labels[index], 3, 0.7, stream)
+            source = cutmix(number, labels[index], 3, 0.7, again)[0].flatten(1).long()
+            # Every pixel of a mix weighs in with the loss for the class of the image that it came from.
+            logits = model(mixed)
+            each = [F.cross_entropy(logits, labels[index[column]], reduction="none") for column in source.t()]
+            model.zero_grad()
+            torch.stack(each).mean().backward()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter -= 0.01 * parameter.grad
+    torch.testing.assert_close(weights(network), weights(model), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.7])
+@pytest.mark.parametrize("augmentation", ["none", DSA, IDC])
 @pytest.mark.parametrize("soft", [False, True])
-def test_stacked_training_equals_serial_training(augmentation: str, soft: bool) -> None:
+def test_stacked_training_equals_serial_training(augmentation: str, soft: bool, mix: float) -> None:
     images, labels = toy()
     target = F.one_hot(labels, 3).double() * 0.7 + 0.1 if soft else labels
-    recipe = TWENTY_STEPS.replace(epochs=10, batch_size=6, augmentation=augmentation)
+    recipe = TWENTY_STEPS.replace(epochs=10, batch_size=6, augmentation=augmentation, cutmix=mix)
     serial, stacked = (
         train_networks(images, target, TINY, recipe, [3, 4, 5], num_classes=3, stacked=how) for how in (False, True)
     )
@@ -101,10 +127,10 @@ def test_same_seed_gives_the_same_bytes_and_global_state_is_untouched() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("augmentation", ["none", DSA])
-def test_padding_the_last_batch_is_exact_without_batch_norm(augmentation: str) -> None:
+@pytest.mark.parametrize(("augmentation", "mix"), [("none", 0.0), (DSA, 0.0), ("none", 1.0), (IDC, 0.5)])
+def test_padding_the_last_batch_is_exact_without_batch_norm(augmentation: str, mix: float) -> None:
     images, labels = toy(10, dtype=torch.float32)
-    recipe = TWENTY_STEPS.replace(batch_size=4, augmentation=augmentation)
+    recipe = TWENTY_STEPS.replace(batch_size=4, augmentation=augmentation, cutmix=mix)
     plain, padded = (
         train_networks(images, labels, TINY, recipe, [2], num_classes=3, pad_last=pad)[0] for pad in (False, True)
     )
@@ -135,9 +161,10 @@ def test_every_architecture_has_its_own_recompilation_budget() -> None:
 
 
 @needs_compiler
-def test_compiled_training_equals_eager_training_and_is_reused() -> None:
+@pytest.mark.parametrize("mix", [0.0, 0.5])
+def test_compiled_training_equals_eager_training_and_is_reused(mix: float) -> None:
     images, labels = toy(10, dtype=torch.float32)
-    recipe = TrainingRecipe(epochs=3, batch_size=4)
+    recipe = TrainingRecipe(epochs=3, batch_size=4, cutmix=mix)
     eager = train_networks(images, labels, TINY, recipe, [1, 2], num_classes=3, stacked=False)
     torch._dynamo.utils.counters.clear()
     compiled = train_networks(images, labels, TINY, recipe, [1, 2], num_classes=3, compile=True)
@@ -185,6 +212,35 @@ def test_hard_labels_under_squared_error_are_centred_one_hot_rows() -> None:
     (hard,) = train_networks(images, labels, TINY, recipe, [1], num_classes=3)
     (dense,) = train_networks(images, rows, TINY, recipe, [1], num_classes=3)
     assert torch.equal(weights(hard), weights(dense))
+
+
+def test_rate_drops_in_training_with_the_momentum_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[tuple[float, int]] = []
+    original = train.build_optimiser
+
+    def spy(parameters: list[Tensor], recipe: TrainingRecipe, rate: float) -> torch.optim.SGD:
+        optimiser = original(parameters, recipe, rate)
+        optimiser.register_step_pre_hook(lambda o, *_: rates.append((o.param_groups[0]["lr"], len(o.state))))
+        return optimiser
+
+    monkeypatch.setattr(train, "build_optimiser", spy)
+    images, labels = toy(6, dtype=torch.float32)
+    recipe = TrainingRecipe(epochs=4, lr=0.1, schedule="steps", milestones=(0.5,), gamma=0.5)
+    train_networks(images, labels, TINY, recipe, [1], num_classes=3, stacked=False)
+    assert [rate for rate, _ in rates] == [0.1, 0.1, 0.05, 0.05]
+    assert rates[0][1] == 0 and min(state for _, state in rates[1:]) > 0
+
+
+def test_cutmix_changes_training_and_leaves_order_and_augmentation_alone() -> None:
+    images, labels = toy()
+    recipe = TWENTY_STEPS.replace(epochs=3, batch_size=4, augmentation=IDC)
+    never, rarely = recipe, recipe.replace(cutmix=1e-12)  # draws numbers without ever mixing
+    always = recipe.replace(cutmix=1)
+    plain, unmixed, mixed = (
+        weights(train_networks(images, labels, TINY, how, [1], num_classes=3)[0]) for how in (never, rarely, always)
+    )
+    torch.testing.assert_close(plain, unmixed, rtol=0, atol=1e-12)
+    assert float((plain - mixed).abs().max()) > 1e-4
 
 
 def test_progress_counts_the_epochs_of_all_networks() -> None:

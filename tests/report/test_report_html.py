@@ -16,6 +16,7 @@ from PIL import Image
 
 from ddkit.artifact import DistilledDataset
 from ddkit.errors import CheckpointError, ConfigError
+from ddkit.evaluation import recipe
 from ddkit.report import write_report
 from tests.report.conftest import MakeRun, architecture_row, result
 
@@ -89,6 +90,23 @@ def test_page_states_figures_origin_cost_and_how_to_reproduce(make_run: MakeRun,
     assert "The distilled set is that of the last step." in text
     assert "Training recipe: dsa (epochs 1000, lr 0.01)." in text
     assert "not evaluated" not in text.lower()
+
+
+@pytest.mark.parametrize(
+    ("name", "stated"),
+    [
+        ("dsa", "schedule halve, loss auto, cutmix 0"),
+        ("idc", "schedule steps, milestones 0.6667 and 0.8333, gamma 0.2, loss auto, cutmix 0.5"),
+    ],
+)
+def test_page_states_the_parts_of_the_recipe_that_were_used(
+    make_run: MakeRun, evaluation: dict[str, Any], name: str, stated: str
+) -> None:
+    for entry in evaluation["results"]:
+        entry["result"]["recipe"] = recipe(name, "digits").model_dump(mode="json")
+    text = Page(write_report(make_run(evaluation=evaluation))).text
+    assert f"Training recipe: {name} (epochs 1000, lr 0.01, " in text
+    assert f"{stated})." in text
 
 
 def test_own_set_comes_before_the_baselines(make_run: MakeRun, evaluation: dict[str, Any]) -> None:
