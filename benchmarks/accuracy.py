@@ -41,6 +41,9 @@ CELLS: dict[str, dict[str, Any]] = {
     "dm-cifar10-10": {"steps": 250},
     "dc-cifar10-10": {"steps": 80, **REDUCED_GM, "networks": {"inner_epochs": 10}, "init": "real"},
     "dsa-cifar10-10": {"steps": 80, **REDUCED_GM, "networks": {"inner_epochs": 10}},
+    "kfs-mnist-1": {"steps": 200},
+    "kfs-mnist-10": {"steps": 150, "synthesis": {"batch_decoders": 2}},
+    "kfs-cifar10-10": {"steps": 150, "synthesis": {"batch_decoders": 2}},
 }
 CONTROLS = ("random-mnist-1", "random-mnist-10", "random-cifar10-10")
 #: Image passes and largest number of epochs of an evaluation.

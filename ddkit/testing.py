@@ -66,7 +66,7 @@ def toy_data(
 
 #: Values that shrink the options of these names to what a run of a second can afford, by piece.
 SMALL: dict[str, dict[str, Any]] = {
-    "objective": {"real_batch": 5},
+    "objective": {"real_batch": 5, "warmup_networks": 1, "warmup_steps": 1},
     "networks": {
         "outer_loop": 2,
         "inner_epochs": 2,
@@ -107,7 +107,8 @@ def small_options(kind: str, name: str) -> dict[str, Any]:
     if kind not in registries or name not in registries[kind]:
         return {}
     taken = inspect.signature(registries[kind].get(name)).parameters
-    return {key: value for key, value in SMALL[kind].items() if key in taken}
+    # A warm-up belongs to a level that a composition does not have by itself.
+    return {key: value for key, value in SMALL[kind].items() if key in taken and not key.startswith("warmup")}
 
 
 def small_overrides(method: str, data: RealData, ipc: int = 2) -> dict[str, Any]:

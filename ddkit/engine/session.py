@@ -60,7 +60,7 @@ class Session:
         network = Network(spec, real.shape, real.num_classes, device=self.device, precision=precision)
         self.objective, self.networks = objective, networks
         self.signal.setup(self.real, self.streams, augmentation, objective.real_batch)
-        context = Context(real.num_classes, self.signal, networks, network, augmentation, self.streams)
+        context = Context(real.num_classes, self.signal, networks, network, augmentation, self.streams, config.steps)
         networks.setup(context)
         objective.setup(context, self.synthesizer)
         self.groups = {**self.synthesizer.parameter_groups(), **objective.parameter_groups()}

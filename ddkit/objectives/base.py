@@ -29,6 +29,7 @@ class Context:
         network: the module that the source fills, for its shapes and costs.
         augmentation: applied to both sides with shared parameters.
         streams: random streams of the run.
+        steps: outer steps of the whole run; 0 where there is none.
     """
 
     num_classes: int
@@ -37,6 +38,7 @@ class Context:
     network: Network
     augmentation: Augmentation
     streams: Streams
+    steps: int = 0
 
 
 class Objective(ABC):

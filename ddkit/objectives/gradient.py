@@ -1,37 +1,71 @@
-"""Gradient matching: gradients of real and synthetic classes on the same network."""
+"""Gradient matching: gradients of real and synthetic data on the same network, by class or for the whole batch."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ddkit.augment import Draws
-from ddkit.errors import ConfigError
+from ddkit.errors import ConfigError, unknown_name
 from ddkit.networks import Network
 from ddkit.objectives.base import Context, Objective, registry
+from ddkit.objectives.batch_gradients import SyntheticSide, memory_class_chunk, summed_gradient
 from ddkit.objectives.class_gradients import class_gradients, default_class_chunk
-from ddkit.objectives.distances import Metric, check_metric, gradient_distance, uses_vectors_only
+from ddkit.objectives.distances import Metric, Weights, check_metric, gradient_distance, matched_names
 from ddkit.synthesis import Synthesizer
+
+Level = Literal["class", "batch", "both"]
+LEVELS: tuple[str, ...] = ("class", "batch", "both")
 
 
 @registry.register("gradient")
 class GradientMatching(Objective):
-    r"""Match the gradient of every class (Zhao, Mopuri and Bilen 2021, ICLR; survey Eqs. 21 to 24, 26).
+    r"""Match gradients (Zhao, Mopuri and Bilen 2021, ICLR; survey Eqs. 21 to 26).
+
+    With :math:`g_c(X) = \nabla_\theta \mathrm{CE}(A_{\omega_c}(X_c), \theta)` the gradient of class c, :math:`B_c` a
+    fresh batch of its real images and :math:`D` of :func:`ddkit.objectives.distances.gradient_distance`:
 
     .. math::
-        L(S) = \sum_c D\big(\nabla_\theta \mathrm{CE}(A_{\omega_c}(S_c), \theta),\;
-                            \nabla_\theta \mathrm{CE}(A_{\omega_c}(B_c), \theta)\big)
+        L_\text{class}(S) = \sum_c D\big(g_c(S), g_c(B)\big), \qquad
+        L_\text{batch}(S) = D\Big(\frac1K \sum_c g_c(S),\; \frac1K \sum_c g_c(B)\Big)
 
-    with :math:`B_c` a fresh batch of real images of class c and :math:`D` of
-    :func:`ddkit.objectives.distances.gradient_distance`. With a Siamese augmentation :math:`A` this is DSA
-    (Zhao and Bilen 2021, ICML; survey Eq. 28). Distances and everything that is differentiated twice run eagerly in
-    float32; the real gradients follow the run's precision where classes are differentiated one at a time.
+    ``level=class`` is DC (survey Eq. 24) and, with a Siamese augmentation :math:`A`, DSA (Zhao and Bilen 2021, ICML;
+    survey Eq. 28). ``level=batch`` is DCC (Lee et al. 2022, ICML; survey Eq. 25): what all classes share cancels, what
+    separates them is left. ``level=both`` is :math:`L_\text{class} + \beta L_\text{batch}` (Jiang et al. 2022, with
+    ``metric=angle+magnitude``; their adaptive number of inner steps is not part of it). The survey prints the sum over
+    classes where DCC's program, and ddkit, take the mean; the cosines differ by their epsilon only, the magnitude term
+    by a factor of K.
+
+    A warm-up uses the class level alone as long as the network is both one of the first ``warmup_networks`` and in one
+    of its first ``warmup_steps`` outer steps (DCC's bi-level warm-up); the scalar ``batch`` then says which one a step
+    used, as their losses do not compare.
+
+    The batch level couples all classes. Where the graph of all of them fits in memory it is one pass that is
+    differentiated twice. Otherwise the gradient is found exactly in two: the first accumulates the mean gradient g,
+    the second differentiates :math:`\langle \partial D/\partial g,\; g_\text{chunk}\rangle` chunk by chunk, so that
+    memory is that of one chunk for one more first-order pass.
+
+    Distances and everything of the synthetic side run eagerly in float32. The real gradients follow the run's
+    precision at the batch level, and at the others where classes are differentiated one at a time.
 
     Args:
-        metric: ``ours``, ``angle+magnitude``, ``mse`` or ``cos``. Learning rates of the presets belong to ``ours``.
+        metric: ``ours``, ``angle+magnitude``, ``mse``, ``cos``, ``l1`` or ``l1_mean``. Learning rates of the presets
+            belong to the metric of the preset.
         magnitude_weight: of the second term of ``angle+magnitude`` (1 in the survey).
         real_batch: real images per class and step (all of a smaller class).
-        class_chunk: classes differentiated together; None chooses by activation size.
+        class_chunk: classes differentiated together; None chooses by activation size and, at the batch level, memory.
+        weights: which weights are matched: ``auto`` (those that the metric looks at), ``all``, ``matrices`` or
+            ``convolutions``, see :func:`ddkit.objectives.distances.matched_names`.
+        level: ``class``, ``batch`` or ``both``.
+        batch_weight: :math:`\beta`, for ``both``.
+        warmup_networks: networks with a warm-up; 0 for none.
+        warmup_steps: outer steps of such a network that belong to it; 0 for none.
+
+    Raises:
+        ConfigError: an unknown name, a value out of range, or options that would have no effect together.
     """
 
     def __init__(
@@ -40,53 +74,199 @@ class GradientMatching(Objective):
         magnitude_weight: float = 1.0,
         real_batch: int = 256,
         class_chunk: int | None = None,
+        weights: Weights = "auto",
+        level: Level = "class",
+        batch_weight: float = 1.0,
+        warmup_networks: int = 0,
+        warmup_steps: int = 0,
     ) -> None:
-        check_metric(metric)
-        if real_batch < 1:
-            raise ConfigError(f"objective.real_batch={real_batch} must be at least 1")
-        if class_chunk is not None and class_chunk < 1:
-            raise ConfigError(f"objective.class_chunk={class_chunk} must be at least 1")
+        check_metric(metric, weights)
+        if level not in LEVELS:
+            raise unknown_name("level of gradient matching", level, LEVELS)
+        for name, value in (("real_batch", real_batch), ("class_chunk", class_chunk)):
+            if value is not None and value < 1:
+                raise ConfigError(f"objective.{name}={value} must be at least 1")
+        if not 0 <= magnitude_weight < math.inf:
+            raise ConfigError(f"objective.magnitude_weight={magnitude_weight} must be a number of at least 0")
+        if not 0 < batch_weight < math.inf:
+            raise ConfigError(f"objective.batch_weight={batch_weight} must be positive; without it use level=class")
+        if batch_weight != 1 and level != "both":
+            raise ConfigError(
+                f"objective.batch_weight={batch_weight} weighs two levels: use level=both, or leave it out"
+            )
+        _check_warmup(level, warmup_networks, warmup_steps)
         self.metric: Metric = metric
         self.magnitude_weight = magnitude_weight
+        self.weights: Weights = weights
+        self.level: Level = level
+        self.batch_weight = batch_weight
+        self.warmup_networks, self.warmup_steps = warmup_networks, warmup_steps
         self.real_batch = real_batch
         self.class_chunk = class_chunk
 
     def setup(self, context: Context, synthesizer: Synthesizer) -> None:
-        """Choose the weights to differentiate and the chunks of both sides."""
+        """Choose the weights to differentiate, the chunks of both sides and the form of the batch level.
+
+        Raises:
+            ConfigError: the network has no weights of the chosen kind, or a warm-up that covers the whole run.
+        """
         super().setup(context, synthesizer)
-        vectors_only = uses_vectors_only(self.metric)
-        self.names = [n for n, p in context.network.module.named_parameters() if p.dim() >= 2 or not vectors_only]
-        classes = context.num_classes
-        self.chunk = self.class_chunk or default_class_chunk(context.network, synthesizer.decoded_per_class, classes)
-        self.real_chunk = self.class_chunk or default_class_chunk(context.network, self.real_batch, classes)
+        network, classes = context.network, context.num_classes
+        self.names = matched_names(network.module, self.metric, self.weights)
+        self._check_warmup_ends()
+        images = synthesizer.decoded_per_class
+        self.real_chunk = self.class_chunk or default_class_chunk(network, self.real_batch, classes)
+        self.chunk = self.class_chunk or default_class_chunk(network, images, classes)
+        self.batch_chunk = self.class_chunk or memory_class_chunk(network, images, classes)
+
+    def _check_warmup_ends(self) -> None:
+        """Refuse a run that would be over before the batch level is used once."""
+        networks = self.context.networks
+        life = int(getattr(networks, "outer_loop", getattr(networks, "life", 1)))
+        covered = self.warmup_networks * life
+        if self.warmup_networks and life <= self.warmup_steps and 0 < self.context.steps <= covered:
+            raise ConfigError(
+                f"the warm-up of objective.warmup_networks={self.warmup_networks} networks with {life} outer steps "
+                f"each covers all {self.context.steps} steps of the run: set it to about a quarter of the run's "
+                f"networks, {max(1, self.context.steps // life // 4)}, or raise steps above {covered}"
+            )
 
     def passes_per_step(self, synthesizer: Synthesizer) -> float:
-        """Forward and backward per real image, and a double backward (about 2.5 times that) per synthetic one."""
-        return 3.0 * self.real_batch * synthesizer.num_classes + 7.5 * len(synthesizer)
+        """Forward and backward per real image; a double backward (about 2.5 times that) per synthetic one.
+
+        The batch level in explicit chunks adds a forward and backward pass over the synthetic images. A warm-up costs
+        about as much as what follows it.
+        """
+        classes = synthesizer.num_classes
+        two_passes = self.level != "class" and (self.class_chunk or classes) < classes
+        return 3.0 * self.real_batch * classes + (10.5 if two_passes else 7.5) * len(synthesizer)
 
     def backward(self, synthesizer: Synthesizer) -> dict[str, float]:
-        """Take the network of this step, accumulate the gradient of the loss chunk by chunk."""
+        """Take the network of this step and accumulate the gradient of the loss.
+
+        Returns:
+            ``loss``; with a warm-up also ``batch``, 1 where the batch level was used and 0 where it was not.
+        """
         context = self.context
         network = context.networks.current()
         network.module.requires_grad_(True)
         context.signal.refresh_statistics(network)
         classes = torch.arange(context.num_classes)
         draws = context.augmentation.draw(context.num_classes, context.streams("augmentation"))
-        real = context.signal.gradients(network, classes, draws, self.names, self.real_chunk)
-        total = 0.0
-        for chosen in classes.split(self.chunk):
-            loss = self._chunk_loss(network, synthesizer, chosen, draws, [g[chosen.to(g.device)] for g in real])
-            torch.autograd.backward(loss, inputs=synthesizer.learnable())
-            total += float(loss.detach())
-        return {"loss": total}
+        side = SyntheticSide(synthesizer, context.augmentation, draws, context.streams("synthetic"))
+        level = self.level_of_step()
+        if level == "batch":
+            mean = [g[None] for g in context.signal.mean_gradient(network, classes, draws, self.names)]
+            loss = self._batch_level(network, side, mean, None)
+        else:
+            real = context.signal.gradients(network, classes, draws, self.names, self.real_chunk)
+            if level == "class":
+                loss = self._class_level(network, side, real)
+            else:
+                loss = self._batch_level(network, side, [g.mean(0, keepdim=True) for g in real], real)
+        return {"loss": loss, "batch": float(level != "class")} if self.warmup_networks else {"loss": loss}
 
-    def _chunk_loss(
-        self, network: Network, synthesizer: Synthesizer, classes: Tensor, draws: Draws, real: list[Tensor]
-    ) -> Tensor:
-        index = synthesizer.batch_index(classes, self.context.streams("synthetic")).to(synthesizer.classes.device)
-        images, targets = synthesizer(index)
-        group = synthesizer.classes[index].cpu()
-        images = self.context.augmentation.apply(images, draws, group)
-        sizes = [int((group == c).sum()) for c in classes]
-        synthetic = class_gradients(network, images.split(sizes), targets.split(sizes), self.names, differentiable=True)
+    def level_of_step(self) -> Level:
+        """Return the level at which the present network is matched: ``class`` during a warm-up, else the option's."""
+        number, served = self.context.networks.age()
+        return "class" if number < self.warmup_networks and served < self.warmup_steps else self.level
+
+    def _class_level(self, network: Network, side: SyntheticSide, real: list[Tensor]) -> float:
+        """Classes do not influence each other, so every chunk has a backward pass of its own."""
+        total = 0.0
+        for chosen in side.classes.split(self.chunk):
+            rows = class_gradients(network, *side.of(chosen), self.names, differentiable=True)
+            loss = self._distance(rows, _of(real, chosen))
+            torch.autograd.backward(loss, inputs=side.synthesizer.learnable())
+            total += float(loss.detach())
+        return total
+
+    def _batch_level(
+        self, network: Network, side: SyntheticSide, real_mean: list[Tensor], real: list[Tensor] | None
+    ) -> float:
+        """Match the mean of the class gradients; given the class gradients of the real side, match those as well.
+
+        Args:
+            network: where.
+            side: the synthetic images.
+            real_mean: mean of the real class gradients, one tensor (1, ...) per weight.
+            real: the real class gradients (K, ...) for ``level=both``; None for ``level=batch``.
+        """
+        chunk = self.batch_chunk if real is None else min(self.chunk, self.batch_chunk)
+        form = self._one_pass if self.batch_chunk >= len(side.classes) else self._two_passes
+        return form(network, side, side.classes.split(chunk), real_mean, real)
+
+    def _one_pass(
+        self,
+        network: Network,
+        side: SyntheticSide,
+        chunks: Sequence[Tensor],
+        real_mean: list[Tensor],
+        real: list[Tensor] | None,
+    ) -> float:
+        """Keep the graph of all chunks until one backward pass."""
+        parts = [self._rows(network, side, chosen, real) for chosen in chunks]
+        rows = [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
+        mean = [tensor.sum(0, keepdim=True) / len(side.classes) for tensor in rows]
+        loss = self.batch_weight * self._distance(mean, real_mean)
+        if real is not None:
+            loss = loss + self._distance(rows, real)
+        torch.autograd.backward(loss, inputs=side.synthesizer.learnable())
+        return float(loss.detach())
+
+    def _two_passes(
+        self,
+        network: Network,
+        side: SyntheticSide,
+        chunks: Sequence[Tensor],
+        real_mean: list[Tensor],
+        real: list[Tensor] | None,
+    ) -> float:
+        r"""Find the mean gradient g first, then differentiate :math:`\langle dD/dg, g_c\rangle` chunk by chunk."""
+        mean = [torch.zeros_like(tensor, dtype=network.dtype, requires_grad=True) for tensor in real_mean]
+        for chosen in chunks:
+            with torch.no_grad():
+                seen = side.of(chosen)
+            sums = summed_gradient(network, *seen, self.names, differentiable=False)
+            with torch.no_grad():
+                torch._foreach_add_(mean, sums, alpha=1 / len(side.classes))
+        loss = self.batch_weight * self._distance(mean, real_mean)
+        directions = torch.autograd.grad(loss, mean)
+        total = float(loss.detach())
+        for chosen in chunks:
+            rows = self._rows(network, side, chosen, real)
+            products = [(v * r).sum() for v, r in zip(directions, rows, strict=True)]
+            loss = torch.stack(products).sum() / len(side.classes)
+            if real is not None:
+                own = self._distance(rows, _of(real, chosen))
+                loss, total = loss + own, total + float(own.detach())
+            torch.autograd.backward(loss, inputs=side.synthesizer.learnable())
+        return total
+
+    def _rows(self, network: Network, side: SyntheticSide, chosen: Tensor, real: list[Tensor] | None) -> list[Tensor]:
+        """Return gradients of the classes ``chosen``: a row for each where ``real`` is given, else their sum."""
+        gradients = summed_gradient if real is None else class_gradients
+        return gradients(network, *side.of(chosen), self.names, differentiable=True)
+
+    def _distance(self, synthetic: list[Tensor], real: list[Tensor]) -> Tensor:
+        """Return the sum over rows of the distances."""
         return gradient_distance(synthetic, real, self.metric, self.magnitude_weight).sum()
+
+
+def _of(gradients: list[Tensor], classes: Tensor) -> list[Tensor]:
+    return [gradient[classes.to(gradient.device)] for gradient in gradients]
+
+
+def _check_warmup(level: str, networks: int, steps: int) -> None:
+    if networks < 0 or steps < 0:
+        raise ConfigError(f"objective.warmup_networks={networks} and warmup_steps={steps} must be at least 0")
+    if level == "class" and (networks or steps):
+        raise ConfigError(
+            f"objective.warmup_networks={networks}, warmup_steps={steps} with level=class: a warm-up comes before the "
+            f"batch level; use level=batch or both, or leave the warm-up out"
+        )
+    if bool(networks) != bool(steps):
+        raise ConfigError(
+            f"objective.warmup_networks={networks} with warmup_steps={steps} is no warm-up: it covers the first steps "
+            f"of the first networks, so both must be positive (as many steps as a network serves cover it whole)"
+        )

@@ -11,7 +11,7 @@ import torch
 from ddkit import augment
 from ddkit.data import RealData
 from ddkit.models import ModelSpec
-from ddkit.networks import FreshNetworks, Network
+from ddkit.networks import FreshNetworks, Network, NetworkSource
 from ddkit.objectives import Context, Objective, RealSignal
 from ddkit.streams import Streams
 from ddkit.synthesis import Pixels
@@ -31,6 +31,7 @@ def bench() -> Callable[..., tuple[Objective, Pixels, RealData]]:
         strategy: str = "none",
         dtype: torch.dtype = torch.float64,
         seed: int = 0,
+        source: NetworkSource | None = None,
         **pixels: Any,
     ) -> tuple[Objective, Pixels, RealData]:
         data = data or toy_data(counts=(5, 7, 4))
@@ -40,7 +41,7 @@ def bench() -> Callable[..., tuple[Objective, Pixels, RealData]]:
         network.module.to(dtype)
         signal = RealSignal()
         signal.setup(data, streams, augmentation, objective.real_batch)
-        networks = FreshNetworks()
+        networks = source or FreshNetworks()
         synthesizer = Pixels(data.num_classes, ipc, data.shape, **pixels).to(dtype)
         synthesizer.initialise(data, "noise", torch.Generator().manual_seed(7))
         context = Context(data.num_classes, signal, networks, network, augmentation, streams)
