@@ -41,6 +41,17 @@ CELLS: dict[str, dict[str, Any]] = {
     "dm-cifar10-10": {"steps": 250},
     "dc-cifar10-10": {"steps": 80, **REDUCED_GM, "networks": {"inner_epochs": 10}, "init": "real"},
     "dsa-cifar10-10": {"steps": 80, **REDUCED_GM, "networks": {"inner_epochs": 10}},
+    "dsac-mnist-1": {"steps": 150, "objective": {"real_batch": 128, "warmup_networks": 4}},
+    "dsac-mnist-10": {
+        "steps": 80,
+        "objective": {"real_batch": 128, "warmup_networks": 2},
+        "networks": {"inner_epochs": 10},
+    },
+    "dsac-cifar10-10": {
+        "steps": 60,
+        "objective": {"real_batch": 128, "warmup_networks": 2},
+        "networks": {"inner_epochs": 10},
+    },
     "kfs-mnist-1": {"steps": 200},
     "kfs-mnist-10": {"steps": 150, "synthesis": {"batch_decoders": 2}},
     "kfs-cifar10-10": {"steps": 150, "synthesis": {"batch_decoders": 2}},

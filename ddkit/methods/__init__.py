@@ -1,6 +1,6 @@
 """The named methods. Other packages add theirs through the ``ddkit.methods`` entry point group."""
 
-from ddkit.methods import coresets, dc, dm, dsa
+from ddkit.methods import cafe, coresets, dc, dcc, dm, dsa, idc, itgan, kfs
 from ddkit.methods.base import Method, register, registry
 
 
@@ -14,4 +14,19 @@ def available() -> list[str]:
     return registry.available()
 
 
-__all__ = ["Method", "available", "coresets", "dc", "dm", "dsa", "get", "register", "registry"]
+__all__ = [
+    "Method",
+    "available",
+    "cafe",
+    "coresets",
+    "dc",
+    "dcc",
+    "dm",
+    "dsa",
+    "get",
+    "idc",
+    "itgan",
+    "kfs",
+    "register",
+    "registry",
+]

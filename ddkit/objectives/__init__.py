@@ -1,5 +1,6 @@
 """What is matched between real and synthetic data."""
 
+from ddkit.objectives.alignment import FeatureAlignment
 from ddkit.objectives.base import Context, Objective, registry
 from ddkit.objectives.distances import gradient_distance
 from ddkit.objectives.distribution import DistributionMatching
@@ -10,6 +11,7 @@ from ddkit.objectives.signal import registry as signals
 __all__ = [
     "Context",
     "DistributionMatching",
+    "FeatureAlignment",
     "GradientMatching",
     "LayerFeatures",
     "Objective",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,10 +11,10 @@ from ddkit.augment import Draws
 from ddkit.errors import ConfigError
 from ddkit.networks import Network
 from ddkit.objectives.base import Context, Objective, registry
+from ddkit.objectives.class_means import class_chunk as chunk_of_classes
+from ddkit.objectives.class_means import class_means
+from ddkit.objectives.signal import Signal
 from ddkit.synthesis import Synthesizer
-
-#: Decoded synthetic images differentiated together (whole classes, at least one).
-_SYNTHETIC_IMAGES = {"cpu": 512, "cuda": 8192}
 
 
 @registry.register("distribution")
@@ -27,6 +29,16 @@ class DistributionMatching(Objective):
     :math:`A_{\omega_c}` one Siamese augmentation per class. The sum runs over classes and features, as published, so a
     suitable learning rate grows with IPC (each image's gradient is proportional to 1/IPC); nothing is rescaled here.
 
+    With ``pair_weight`` :math:`\lambda` (IT-GAN, Zhao and Bilen 2022, arXiv 2204.07513) every image is also held near
+    the real image :math:`x_s` from which it started, as seen by the same network and augmentation:
+
+    .. math::
+        (1 - \lambda) L(S) + \lambda \sum_c \tfrac{1}{|S_c|} \sum_{s \in S_c}
+            \| \psi_\theta(A_{\omega_c}(s)) - \psi_\theta(A_{\omega_c}(x_s)) \|^2
+
+    ``ce_weight`` adds the mean cross-entropy of the (augmented) synthetic images under the network, times this weight.
+    It is part of neither DM, IT-GAN nor KFS; it says something only where the networks are trained at least partly.
+
     All classes of the real side share one stream of forward passes; the synthetic side is differentiated
     ``class_chunk`` classes at a time, which is exact for every network without batch norm.
 
@@ -37,47 +49,70 @@ class DistributionMatching(Objective):
     Args:
         real_batch: real images per class and step (all of a smaller class).
         class_chunk: classes of the synthetic side differentiated together; None chooses by image count.
+        pair_weight: weight of the distance to the paired real images, in [0, 1].
+        ce_weight: weight of the cross-entropy of the synthetic images, at least 0.
+
+    Raises:
+        ConfigError: an option out of range.
     """
 
-    def __init__(self, real_batch: int = 256, class_chunk: int | None = None) -> None:
+    def __init__(
+        self,
+        real_batch: int = 256,
+        class_chunk: int | None = None,
+        pair_weight: float = 0.0,
+        ce_weight: float = 0.0,
+    ) -> None:
         if real_batch < 1:
             raise ConfigError(f"objective.real_batch={real_batch} must be at least 1")
         if class_chunk is not None and class_chunk < 1:
             raise ConfigError(f"objective.class_chunk={class_chunk} must be at least 1")
+        if not 0 <= pair_weight <= 1:
+            raise ConfigError(f"objective.pair_weight={pair_weight} must lie in [0, 1]")
+        if not 0 <= ce_weight < math.inf:
+            raise ConfigError(f"objective.ce_weight={ce_weight} must be a finite number of at least 0")
         self.real_batch = real_batch
         self.class_chunk = class_chunk
+        self.pair_weight = pair_weight
+        self.ce_weight = ce_weight
 
     def setup(self, context: Context, synthesizer: Synthesizer) -> None:
         """Choose the chunk.
 
         Raises:
-            ConfigError: learned labels (the loss does not see labels), or class chunks with batch norm.
+            ConfigError: learned labels that nothing looks at, class chunks with batch norm, or pairs with a signal that
+                hands out no real images.
         """
         super().setup(context, synthesizer)
-        if "labels" in synthesizer.parameter_groups():
+        if "labels" in synthesizer.parameter_groups() and not self.ce_weight:
             raise ConfigError(
                 "distribution matching does not look at labels, so learned labels would never change: "
-                "use labels=hard or labels=soft, or the gradient objective"
+                "use labels=hard or labels=soft, objective.ce_weight above 0, or the gradient objective"
             )
-        classes = context.num_classes
-        if context.network.has_batch_norm:
-            if self.class_chunk not in (None, classes):
-                raise ConfigError(
-                    f"objective.class_chunk={self.class_chunk} with batch norm changes the objective (statistics mix "
-                    f"classes): leave it out or use a network with norm=instance"
-                )
-            self.chunk = classes
-        else:
-            limit = _SYNTHETIC_IMAGES.get(context.network.device.type, 512)
-            self.chunk = self.class_chunk or max(1, min(classes, limit // synthesizer.decoded_per_class))
+        if self.pair_weight and type(context.signal).images_at is Signal.images_at:
+            raise ConfigError(
+                f"objective.pair_weight={self.pair_weight} compares with single real images, which signal "
+                f"{type(context.signal).__name__} does not hand out: set it to 0 or use signal=real"
+            )
+        self.chunk = chunk_of_classes(context, synthesizer, self.class_chunk)
 
     def passes_per_step(self, synthesizer: Synthesizer) -> float:
-        """One forward pass per real image, forward and backward per synthetic one."""
-        return self.real_batch * synthesizer.num_classes + 3.0 * len(synthesizer)
+        """One forward pass per real image, forward and backward per synthetic one; more of them for the extra terms."""
+        synthetic = 3.0 + (1.0 if self.pair_weight else 0.0) + (3.0 if self.ce_weight else 0.0)
+        return self.real_batch * synthesizer.num_classes + synthetic * len(synthesizer)
 
     def backward(self, synthesizer: Synthesizer) -> dict[str, float]:
-        """Draw a network and augmentations, accumulate the gradient of the loss chunk by chunk."""
+        """Draw a network and augmentations, accumulate the gradient of the loss chunk by chunk.
+
+        Raises:
+            ConfigError: ``pair_weight`` with synthetic images that did not start from real ones.
+        """
         context = self.context
+        if self.pair_weight and bool((synthesizer.pairs < 0).any()):
+            raise ConfigError(
+                f"objective.pair_weight={self.pair_weight} needs synthetic images that each started from one real "
+                f"image: use init=real (init=inverted for GAN codes), or set it to 0"
+            )
         network = context.networks.current()
         network.module.requires_grad_(False)
         classes = torch.arange(context.num_classes)
@@ -94,9 +129,25 @@ class DistributionMatching(Objective):
         self, network: Network, synthesizer: Synthesizer, classes: Tensor, draws: Draws, real_means: Tensor
     ) -> Tensor:
         index = synthesizer.batch_index(classes, self.context.streams("synthetic")).to(synthesizer.classes.device)
-        images, _ = synthesizer(index)
+        images, targets = synthesizer(index)
         group = synthesizer.classes[index].cpu()
-        features = network.features(self.context.augmentation.apply(images, draws, group))
-        own = (group[None] == classes[:, None]).to(features)  # a matrix product of class shares is the segment mean
-        means = (own / own.sum(1, keepdim=True)) @ features
-        return (real_means - means).square().sum()
+        images = self.context.augmentation.apply(images, draws, group)
+        features = network.features(images)
+        loss = (real_means - class_means(features, group, classes)).square().sum()
+        if self.pair_weight:
+            distances = self._pair_distances(network, features, synthesizer.pairs[index], draws, group)
+            pairing = class_means(distances[:, None], group, classes).sum()
+            loss = (1 - self.pair_weight) * loss + self.pair_weight * pairing
+        if self.ce_weight:
+            # Classes have equally many images here, so this share makes the sum over chunks the mean over all.
+            share = len(classes) / (len(index) * self.context.num_classes)
+            weights = torch.full((len(index),), share, device=network.device, dtype=network.dtype)
+            loss = loss + self.ce_weight * network.loss(images, targets.to(network.device), weights)
+        return loss
+
+    def _pair_distances(self, network: Network, features: Tensor, pairs: Tensor, draws: Draws, group: Tensor) -> Tensor:
+        """Return the squared distance (N,) of each image's features to those of its real partner."""
+        partners = self.context.signal.images_at(pairs.cpu())
+        with torch.no_grad():
+            wanted = network.features(self.context.augmentation.apply(partners, draws, group))
+        return (features - wanted).square().sum(1)

@@ -6,6 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from ddkit.synthesis.base import Synthesizer, registry
+from ddkit.synthesis.decoders import SharedDecoders
+from ddkit.synthesis.formation import MultiFormation
+from ddkit.synthesis.gan import GANCodes
 from ddkit.synthesis.labels import HardLabels, Labels, SoftLabels
 from ddkit.synthesis.pixels import Pixels, check_ipc_fits, class_means
 
@@ -16,9 +19,12 @@ def decode(name: str, stored: Mapping[str, Tensor], options: Mapping[str, Any]) 
 
 
 __all__ = [
+    "GANCodes",
     "HardLabels",
     "Labels",
+    "MultiFormation",
     "Pixels",
+    "SharedDecoders",
     "SoftLabels",
     "Synthesizer",
     "check_ipc_fits",

@@ -164,12 +164,12 @@ class Synthesizer(nn.Module, ABC):
 
     def budget(self) -> Budget:
         """Count stored images, numbers and bytes, targets and decoders included."""
-        tensors = [t for k, t in self.stored().items() if k != "labels"]
+        tensors = self.stored().values()
         return Budget(
             images=self.num_classes * self.ipc,
             decoded_images=len(self),
-            floats=sum(t.numel() for t in tensors) + self.labels.floats(),
-            bytes=sum(t.numel() * t.element_size() for t in tensors) + self.labels.bytes(),
+            floats=sum(t.numel() for t in tensors),
+            bytes=sum(t.numel() * t.element_size() for t in tensors),
         )
 
     def stored_labels(self) -> Tensor:
@@ -180,13 +180,13 @@ class Synthesizer(nn.Module, ABC):
     def materialise(
         self, preprocessing: Preprocessing, class_names: tuple[str, ...], metadata: dict[str, Any]
     ) -> DistilledDataset:
-        """Decode everything and return it as an artifact."""
-        with torch.no_grad():
-            images, _ = self()
+        """Return the artifact, decoded on the CPU from what is stored, as loading does: the same bits."""
         stored = {key: value.detach().cpu().contiguous() for key, value in self.stored().items()}
+        with torch.no_grad():
+            images, labels = self.from_stored(stored, self.options())
         return DistilledDataset(
-            images=stored["images"] if self.name == "pixels" else images.float().cpu().contiguous(),
-            labels=stored["labels"],
+            images=images.contiguous(),
+            labels=labels,
             label_kind=self.labels.artifact_kind,
             class_names=class_names,
             preprocessing=preprocessing,

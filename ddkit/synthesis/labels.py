@@ -27,14 +27,6 @@ class Labels(nn.Module, ABC):
     def artifact_kind(self) -> ArtifactKind:
         """How an artifact names these targets: ``hard`` or ``soft``."""
 
-    @abstractmethod
-    def floats(self) -> int:
-        """Stored numbers."""
-
-    @abstractmethod
-    def bytes(self) -> int:
-        """Stored bytes."""
-
 
 class HardLabels(Labels):
     """Fixed class numbers.
@@ -57,14 +49,6 @@ class HardLabels(Labels):
     def artifact_kind(self) -> ArtifactKind:
         """``hard``."""
         return "hard"
-
-    def floats(self) -> int:
-        """One number an image."""
-        return len(self.classes)
-
-    def bytes(self) -> int:
-        """Eight bytes an image (int64, as stored)."""
-        return 8 * len(self.classes)
 
 
 class SoftLabels(Labels):
@@ -104,14 +88,6 @@ class SoftLabels(Labels):
     def artifact_kind(self) -> ArtifactKind:
         """``soft``."""
         return "soft"
-
-    def floats(self) -> int:
-        """K numbers an image."""
-        return self.shape.numel()
-
-    def bytes(self) -> int:
-        """4 K bytes an image (float32, as stored)."""
-        return 4 * self.shape.numel()
 
 
 def make_labels(kind: LabelKind | Tensor, classes: Tensor, num_classes: int, confidence: float) -> Labels:

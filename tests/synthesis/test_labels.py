@@ -17,7 +17,7 @@ def test_hard_labels_are_the_classes() -> None:
     labels = make_labels("hard", CLASSES, 3, 0.9)
     assert isinstance(labels, HardLabels)
     assert labels(torch.tensor([3, 0])).tolist() == [2, 0]
-    assert (labels.artifact_kind, labels.floats(), labels.bytes()) == ("hard", 4, 32)
+    assert labels.artifact_kind == "hard"
     assert list(labels.parameters()) == []
 
 
@@ -28,7 +28,7 @@ def test_soft_labels_start_with_the_confidence_on_the_own_class(kind: str) -> No
     torch.testing.assert_close(rows.sum(1), torch.ones(4))
     torch.testing.assert_close(rows[ALL, CLASSES], torch.full((4,), 0.8))
     torch.testing.assert_close(rows[0, 1:], torch.full((2,), 0.1))
-    assert (labels.artifact_kind, labels.floats(), labels.bytes()) == ("soft", 12, 48)
+    assert labels.artifact_kind == "soft"
 
 
 def test_given_probabilities_are_kept_exactly() -> None:

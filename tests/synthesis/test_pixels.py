@@ -103,8 +103,8 @@ def test_learned_labels_are_a_group_of_their_own() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(DataError, match="ipc=7 is larger than class 'class-0', which has 6 images"):
-        started("real", ipc=7)
+    with pytest.raises(DataError, match="ipc=10 is larger than class 'class-0', which has 9 images"):
+        started("real", ipc=10)
     with pytest.raises(ConfigError, match="did you mean 'real'"):
         started("reel")
     with pytest.raises(ConfigError, match="do not fit a synthesizer"):

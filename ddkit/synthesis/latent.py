@@ -1,0 +1,100 @@
+"""How latent codes become images through tiny decoders, and how many codes fit a budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ddkit.errors import ConfigError
+
+#: Code pixels become squares of this side: two layers of stride 2.
+UPSAMPLING = 4
+#: Negative slope of the leaky ReLU between the two layers.
+SLOPE = 0.1
+#: Most numbers in all decoded images: 4 GiB of float32.
+MOST_NUMBERS = 2**30
+#: Decoded images per call of the decoders.
+CHUNK = 1024
+
+
+def code_sides(shape: Sequence[int]) -> tuple[int, int]:
+    """Return height and width of a code for images of ``shape`` (C, H, W): a quarter, rounded up."""
+    return math.ceil(shape[1] / UPSAMPLING), math.ceil(shape[2] / UPSAMPLING)
+
+
+def decoder_numbers(channels: int, code_channels: int, hidden: int) -> int:
+    """Return the parameters of one decoder: 16 c_z h + h + 16 h C + C."""
+    return 16 * code_channels * hidden + hidden + 16 * hidden * channels + channels
+
+
+def codes_that_fit(
+    num_classes: int, ipc: int, shape: Sequence[int], decoders: int, code_channels: int, hidden: int
+) -> int:
+    """Return how many codes per class the budget of ``ipc`` images per class holds beside the decoders, 0 for none."""
+    left = ipc * num_classes * math.prod(shape) - decoders * decoder_numbers(shape[0], code_channels, hidden)
+    return max(0, left // (num_classes * code_channels * math.prod(code_sides(shape))))
+
+
+def decode_pairs(codes: Tensor, decoders: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
+    """Decode every code by every decoder.
+
+    All decoders run in two calls: the first layers see the same codes, so they are one transposed convolution with
+    m * h output channels; the second layers are one of m groups. A loop over decoders and ``torch.func.vmap`` give the
+    same images.
+
+    Args:
+        codes: (N, c_z, H', W').
+        decoders: weights (m, c_z, h, 4, 4), biases (m, h), weights (m, h, C, 4, 4), biases (m, C).
+        shape: (C, H, W) of the images; sides that are no multiples of 4 are cropped centrally.
+
+    Returns:
+        (N, m, C, H, W), differentiable with respect to codes and decoders.
+    """
+    first_weight, first_bias, second_weight, second_bias = decoders
+    count = len(first_weight)
+    spread = first_weight.transpose(0, 1).flatten(1, 2)
+    images = []
+    for part in codes.split(max(1, CHUNK // count)):
+        hidden = F.conv_transpose2d(part, spread, first_bias.flatten(), stride=2, padding=1)
+        hidden = F.leaky_relu(hidden, SLOPE)
+        bias = second_bias.flatten()
+        images.append(F.conv_transpose2d(hidden, second_weight.flatten(0, 1), bias, stride=2, padding=1, groups=count))
+    decoded = torch.cat(images).unflatten(1, (count, -1))
+    top, left = (decoded.shape[-2] - shape[1]) // 2, (decoded.shape[-1] - shape[2]) // 2
+    return decoded[..., top : top + shape[1], left : left + shape[2]]
+
+
+def checked_codes(num_classes: int, ipc: int, shape: Sequence[int], codes: int | None, sizes: Mapping[str, int]) -> int:
+    """Return the codes per class: ``codes``, or as many as fit.
+
+    Raises:
+        ConfigError: the budget does not hold them, or all decoded images together are too large.
+    """
+    most = codes_that_fit(num_classes, ipc, shape, **sizes)
+    budget, decoders = ipc * num_classes * math.prod(shape), sizes["decoders"]
+    weights = decoders * decoder_numbers(shape[0], sizes["code_channels"], sizes["hidden"])
+    per_code = num_classes * sizes["code_channels"] * math.prod(code_sides(shape))
+    if most < 1:
+        least = math.ceil((weights + per_code) / (num_classes * math.prod(shape)))
+        raise ConfigError(
+            f"ipc={ipc} is a budget of {budget:,} numbers; the decoders take {weights:,} of them and one code per "
+            f"class {per_code:,}: choose ipc >= {least}, or lower synthesis.decoders={decoders}, "
+            f"synthesis.hidden={sizes['hidden']} or synthesis.code_channels={sizes['code_channels']}"
+        )
+    if codes is not None and codes > most:
+        raise ConfigError(
+            f"synthesis.codes={codes} and {decoders} decoders take {weights + codes * per_code:,} numbers, ipc={ipc} "
+            f"is a budget of {budget:,}: choose codes <= {most}, a larger ipc or smaller decoders"
+        )
+    count = most if codes is None else codes
+    numbers = num_classes * count * decoders * math.prod(shape)
+    if numbers > MOST_NUMBERS:
+        raise ConfigError(
+            f"{count} codes x {decoders} decoders per class decode to {numbers:,} numbers, the most is "
+            f"{MOST_NUMBERS:,}: lower synthesis.codes or synthesis.decoders, or raise synthesis.code_channels"
+        )
+    return count

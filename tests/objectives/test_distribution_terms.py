@@ -1,0 +1,218 @@
+"""The extra terms of distribution matching, and what it does to codes, against closed forms in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddkit import models
+from ddkit.data import Preprocessing, RealData
+from ddkit.errors import ConfigError
+from ddkit.objectives import DistributionMatching, Signal
+from ddkit.synthesis import GANCodes, Pixels, Synthesizer
+from ddkit.testing import toy_data
+
+from .conftest import gradient_of
+from .test_distribution import Flatten
+
+STRATEGY = "color_crop_cutout_flip_scale_rotate"
+
+
+class Given(nn.Module):
+    """Images that are linear in the code; the identity without a matrix."""
+
+    def __init__(self, matrix: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("matrix", torch.eye(64) if matrix is None else matrix)
+        self.eval()
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        return (z @ self.matrix.to(z).T).view(-1, 1, 8, 8)
+
+
+def unit_data(counts: tuple[int, ...] = (5, 5, 5)) -> RealData:
+    """Toy data for which the generator's range is the preprocessed space: mean 1/2, deviation 1/2."""
+    return toy_data(counts=counts).with_preprocessing(Preprocessing((0.5,), (0.5,)))
+
+
+def codes_of(objective: Any, data: RealData, ipc: int = 2, **options: Any) -> GANCodes:
+    """Set ``objective`` up for codes in float64."""
+    codes = GANCodes(data.num_classes, ipc, data.shape, **options)
+    codes.initialise(data, "prior", torch.Generator().manual_seed(3))
+    codes.double()
+    objective.setup(objective.context, codes)
+    return codes
+
+
+def step(objective: Any, synthesizer: Synthesizer, parameter: Tensor) -> tuple[float, Tensor]:
+    """Run one backward pass from fresh streams: (loss, gradient of ``parameter``)."""
+    objective.context.streams.load_state_dict({})
+    synthesizer.zero_grad()
+    loss = objective.backward(synthesizer)["loss"]
+    assert parameter.grad is not None
+    return loss, parameter.grad.clone()
+
+
+def paired(bench: Any, weight: float, **options: Any) -> tuple[Any, Pixels, RealData]:
+    """An objective with pixels that are paired with real images, but have left them."""
+    objective, pixels, data = bench(DistributionMatching(real_batch=5, pair_weight=weight), ipc=3, **options)
+    pixels.initialise(data, "real", torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        pixels.images += torch.randn(pixels.images.shape, generator=torch.Generator().manual_seed(2))
+    return objective, pixels, data
+
+
+@pytest.mark.parametrize("strategy", ["none", STRATEGY])
+def test_pair_term_is_the_mean_distance_to_the_partners_under_the_same_augmentation(bench, strategy: str) -> None:
+    objective, pixels, data = paired(bench, 1.0, strategy=strategy)
+    loss, gradient = gradient_of(objective, pixels)
+    context = objective.context
+    context.streams.load_state_dict({})
+    network = context.networks.current()
+    draws = context.augmentation.draw(3, context.streams("augmentation"))
+    images = pixels.images.detach().clone().requires_grad_()
+    expected = torch.zeros((), dtype=torch.float64)
+    for row in range(9):
+        c = int(pixels.classes[row])
+        both = torch.stack([images[row], data.batch(pixels.pairs[row : row + 1])[0].double()])
+        seen = context.augmentation.apply(both, draws.select([c]), torch.zeros(2, dtype=torch.int64))
+        features = network.module.features(seen)
+        expected = expected + (features[0] - features[1].detach()).square().sum() / 3
+    torch.testing.assert_close(loss, expected.item(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, images)[0], rtol=1e-5, atol=1e-8)
+
+
+def test_images_that_equal_their_partners_have_neither_pair_loss_nor_gradient(bench) -> None:
+    objective, pixels, data = paired(bench, 1.0, strategy=STRATEGY)
+    with torch.no_grad():
+        pixels.images.copy_(data.batch(pixels.pairs))
+    loss, gradient = gradient_of(objective, pixels)
+    assert loss < 1e-10 and float(gradient.abs().max()) < 1e-6  # partners are augmented in float32
+
+
+def test_codes_that_generate_their_partners_have_neither_pair_loss_nor_gradient(bench) -> None:
+    data = unit_data()
+    objective, _, _ = bench(DistributionMatching(real_batch=5, pair_weight=1.0), data=data)
+    codes = codes_of(objective, data, code_size=64, generator=Given())
+    index = torch.cat([own[:2] for own in data.class_index])
+    with torch.no_grad():
+        codes.codes.copy_(data.batch(index).flatten(1))
+    codes.pairs.copy_(index)
+    loss, gradient = step(objective, codes, codes.codes)
+    assert loss < 1e-28 and float(gradient.abs().max()) < 1e-14
+
+
+def test_pair_weight_moves_linearly_from_one_term_to_the_other(bench) -> None:
+    results = [gradient_of(*paired(bench, weight)[:2]) for weight in (0.0, 0.3, 1.0)]
+    (first, a), (mixed, b), (second, c) = results
+    assert mixed == pytest.approx(0.7 * first + 0.3 * second, rel=1e-12)
+    torch.testing.assert_close(b, 0.7 * a + 0.3 * c, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_class_chunks_add_up_with_both_extra_terms(bench, chunk: int) -> None:
+    results = []
+    for size in (None, chunk):
+        extra = DistributionMatching(real_batch=5, class_chunk=size, pair_weight=0.4, ce_weight=0.7)
+        objective, pixels, data = bench(extra, ipc=3)
+        pixels.initialise(data, "real", torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            pixels.images.mul_(0.5)
+        results.append(gradient_of(objective, pixels))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-12)
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("labels", ["hard", "soft"])
+def test_cross_entropy_term_is_the_mean_over_all_synthetic_images(bench, labels: str) -> None:
+    plain, pixels, _ = bench(DistributionMatching(real_batch=5), ipc=3, labels=labels)
+    without, gradient_without = gradient_of(plain, pixels)
+    objective, pixels, _ = bench(DistributionMatching(real_batch=5, ce_weight=0.5, class_chunk=1), ipc=3, labels=labels)
+    loss, gradient = gradient_of(objective, pixels)
+    images, targets = pixels()
+    entropy = F.cross_entropy(objective.context.network.module(images), targets)
+    assert loss - without == pytest.approx(0.5 * entropy.item(), rel=1e-9)
+    own = torch.autograd.grad(0.5 * entropy, pixels.images)[0]
+    torch.testing.assert_close(gradient - gradient_without, own, rtol=1e-7, atol=1e-12)
+
+
+def test_learned_labels_learn_from_the_cross_entropy_alone(bench) -> None:
+    objective, pixels, _ = bench(DistributionMatching(real_batch=5, ce_weight=1.0), labels="learned")
+    gradient_of(objective, pixels)
+    (logits,) = pixels.parameter_groups()["labels"]
+    assert float(logits.grad.abs().sum()) > 0
+    with pytest.raises(ConfigError, match=r"objective\.ce_weight above 0"):
+        bench(DistributionMatching(real_batch=5), labels="learned")
+
+
+def test_pairs_that_do_not_exist_are_refused_with_the_remedy(bench) -> None:
+    objective, pixels, _ = bench(DistributionMatching(real_batch=5, pair_weight=0.1))
+    with pytest.raises(ConfigError, match=r"use init=real \(init=inverted for GAN codes\)"):
+        objective.backward(pixels)
+
+
+def test_signal_without_real_images_cannot_pair(bench) -> None:
+    objective, pixels, _ = bench(DistributionMatching(real_batch=5))
+    withheld = type("Withheld", (type(objective.context.signal),), {"images_at": Signal.images_at})
+    objective.context.signal = withheld()
+    objective.setup(objective.context, pixels)
+    with pytest.raises(ConfigError, match="signal Withheld does not hand out"):
+        DistributionMatching(pair_weight=0.5).setup(objective.context, pixels)
+
+
+@pytest.mark.parametrize("options", [{"pair_weight": -0.1}, {"pair_weight": 1.1}, {"ce_weight": -1.0}])
+def test_weights_out_of_range_are_refused(options: dict[str, float]) -> None:
+    (name,) = options
+    with pytest.raises(ConfigError, match=f"objective.{name}="):
+        DistributionMatching(**options)
+
+
+def test_linear_generator_and_raw_pixels_have_the_closed_form_gradient(bench, monkeypatch) -> None:
+    monkeypatch.setitem(models.registry._items, "test-flatten", Flatten)
+    data = unit_data()
+    objective, _, _ = bench(DistributionMatching(real_batch=5), data=data, model="test-flatten")
+    matrix = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    codes = codes_of(objective, data, code_size=4, generator=Given(matrix))
+    _, gradient = step(objective, codes, codes.codes)
+    matrix = codes.generator.matrix
+    means = torch.stack([data.batch(index).double().mean(0).flatten() for index in data.class_index])
+    own = codes.codes.detach().view(3, 2, 4).mean(1)
+    expected = (2 / 2) * (own @ matrix.T - means) @ matrix
+    torch.testing.assert_close(gradient, expected.repeat_interleave(2, dim=0), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("strategy", ["none", STRATEGY])
+def test_identity_generator_gives_the_loss_and_gradient_of_pixels(bench, strategy: str) -> None:
+    data = unit_data()
+    objective, pixels, _ = bench(DistributionMatching(real_batch=5), data=data, strategy=strategy)
+    loss, gradient = gradient_of(objective, pixels)
+    codes = codes_of(objective, data, code_size=64, generator=Given())
+    with torch.no_grad():
+        codes.codes.copy_(pixels.images.flatten(1))
+    own_loss, own_gradient = step(objective, codes, codes.codes)
+    assert own_loss == pytest.approx(loss, rel=1e-12)
+    torch.testing.assert_close(own_gradient.view_as(gradient), gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_codes_that_generate_the_real_batch_have_no_loss(bench) -> None:
+    data = unit_data()
+    objective, _, _ = bench(DistributionMatching(real_batch=5), data=data)
+    codes = codes_of(objective, data, ipc=5, code_size=64, generator=Given())
+    with torch.no_grad():
+        codes.codes.copy_(data.batch(torch.cat(list(data.class_index))).flatten(1))
+    assert step(objective, codes, codes.codes)[0] < 1e-24
+
+
+def test_codes_of_all_classes_at_once_equal_the_loop_over_classes(bench) -> None:
+    data = toy_data(counts=(5, 7, 4))
+    results = []
+    for chunk in (None, 1):
+        objective, _, _ = bench(DistributionMatching(real_batch=6, class_chunk=chunk), data=data, strategy=STRATEGY)
+        codes = codes_of(objective, data, ipc=3, code_size=3, width=4, generator_steps=2, generator_batch=4)
+        results.append(step(objective, codes, codes.codes))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-9)
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-6, atol=1e-9)
