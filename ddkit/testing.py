@@ -86,6 +86,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "generator_steps": 2,
         "generator_batch": 4,
         "inversion_steps": 2,
+        "feature_steps": 2,
         "code_size": 4,
         "width": 4,
         "codes": 2,
