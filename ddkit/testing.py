@@ -186,6 +186,16 @@ class _Kill(Callback):
             raise KeyboardInterrupt
 
 
+class _Seen(Callback):
+    """Remembers the decoded images at the end of a run; None for a coreset, which has none to decode."""
+
+    images: torch.Tensor | None = None
+
+    def on_end(self, run: Run) -> None:
+        with torch.no_grad():
+            self.images = run.synthesizer()[0].float().cpu()
+
+
 @_check
 def check_resumed_run_equals_uninterrupted_run(method: str, overrides: Mapping[str, Any]) -> None:
     """Killed after any step and resumed from the last checkpoint, the file is the same to the byte."""
@@ -254,8 +264,12 @@ def check_any_shape_and_unbalanced_classes(method: str, overrides: Mapping[str, 
 
 @_check
 def check_save_load_export(method: str, overrides: Mapping[str, Any]) -> None:
-    """The file reloads to the same tensors and exports to every format."""
-    distilled = _fit(method, overrides)
+    """The artifact decodes to what was distilled, the file reloads to the same tensors and exports to every format."""
+    seen = _Seen()
+    distilled = _fit(method, overrides, callbacks=[seen])
+    if seen.images is not None and distilled.metadata["config"]["ema"] is None:
+        same = seen.images.shape == distilled.images.shape and torch.allclose(seen.images, distilled.images, atol=1e-4)
+        _require(same, "the artifact decodes to other images than were distilled")
     with tempfile.TemporaryDirectory() as folder:
         loaded = DistilledDataset.load(distilled.save(Path(folder) / "a.safetensors"))
         for mine, other in zip(distilled.tensors(), loaded.tensors(), strict=True):

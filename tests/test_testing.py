@@ -263,7 +263,7 @@ def test_broken_objective_is_caught_by_name(method, objective, check: str, reaso
         (WrongBytes, "budget_counts_what_is_stored", "budget says 1 bytes, 1584 are stored"),
         (WrongImages, "budget_counts_what_is_stored", "budget says 1 stored images, classes times IPC are 6"),
         (AcceptsEverything, "bad_input_is_refused", "{'ipc': 10} was accepted"),
-        (DecodesAnew, "save_load_export", "a loaded artifact differs from the saved one"),
+        (DecodesAnew, "save_load_export", "the artifact decodes to other images than were distilled"),
     ],
 )
 def test_broken_synthesizer_is_caught_by_name(method, synthesizer, check: str, reason: str) -> None:
@@ -306,7 +306,7 @@ def test_toy_data_are_small_unbalanced_and_repeatable() -> None:
 
 def test_pair_whose_synthesis_never_moves_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     class Frozen(Pixels):
-        def decode(self, index: Tensor) -> Tensor:
+        def decode(self, index: torch.Tensor) -> torch.Tensor:
             return super().decode(index).detach() + 0 * self.images[index]
 
     monkeypatch.setitem(synthesis.registry._items, "frozen", Frozen)

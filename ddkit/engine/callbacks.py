@@ -115,7 +115,8 @@ class JsonlMetrics(Callback):
                     stream.write(json.dumps(line) + "\n")
             except OSError as error:
                 raise CheckpointError(
-                    f"cannot write '{run.folder.metrics}': {error.strerror or error}: free space, then resume the run"
+                    f"cannot write '{run.folder.metrics}': {error.strerror or error}: free space or restore "
+                    f"the folder, then resume the run"
                 ) from error
 
 

@@ -57,8 +57,8 @@ def test_random_selection_follows_the_seed() -> None:
 
 
 def test_ipc_above_the_smallest_class_is_refused_by_name() -> None:
-    with pytest.raises(DataError, match="ipc=7 is larger than class 'class-0', which has 6 images"):
-        fit("random", ipc=7)
+    with pytest.raises(DataError, match="ipc=10 is larger than class 'class-0', which has 9 images"):
+        fit("random", ipc=10)
 
 
 def test_bad_selection_options_are_refused() -> None:
