@@ -133,6 +133,8 @@ class DistillConfig(BaseModel):
 
     Args:
         method: name of the preset it came from, or ``custom``.
+        composition: what it is called where another synthesis or objective has taken the place of the preset's, such as
+            ``dm x multi-formation``; None for the method itself.
         ipc: stored images (or codes) per class.
         seed: the run's only seed.
         steps: outer steps (updates of the synthetic data); 0 for a coreset.
@@ -157,6 +159,7 @@ class DistillConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     method: str = "custom"
+    composition: str | None = None
     ipc: int = Field(ge=1)
     seed: int = Field(default=0, ge=0)
     steps: int = Field(default=1000, ge=0)

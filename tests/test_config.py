@@ -176,6 +176,7 @@ def test_schedule_that_makes_no_sense_is_refused(wrong: dict) -> None:
 def test_another_objective_brings_the_rate_that_suits_it() -> None:
     preset = methods.get("dm").configure(toy_data(), 1)
     swapped = methods.get("dm").configure(toy_data(), 1, overrides={"objective": "gradient"})
+    assert (preset.composition, swapped.composition) == (None, "dm x gradient")
     assert (preset.optimiser.lr, swapped.optimiser.lr) == (1.0, Pixels.defaults("gradient")["optimiser"]["lr"])
     own = methods.get("dm").configure(toy_data(), 1, overrides={"objective": "gradient", "optimiser": {"lr": 0.3}})
     assert own.optimiser.lr == 0.3

@@ -60,7 +60,9 @@ class Session:
         network = Network(spec, real.shape, real.num_classes, device=self.device, precision=precision)
         self.objective, self.networks = objective, networks
         self.signal.setup(self.real, self.streams, augmentation, objective.real_batch)
-        context = Context(real.num_classes, self.signal, networks, network, augmentation, self.streams, config.steps)
+        context = Context(
+            real.num_classes, self.signal, networks, network, augmentation, self.streams, config.steps, config.init
+        )
         networks.setup(context)
         objective.setup(context, self.synthesizer)
         self.groups = {**self.synthesizer.parameter_groups(), **objective.parameter_groups()}
@@ -268,7 +270,7 @@ def result_metadata(config: DistillConfig, real: RealData) -> dict[str, Any]:
     """
     recipe = evaluation.recipe(config.recipe.name, real.name, **config.recipe.options)
     return {
-        "method": config.method,
+        "method": config.composition or config.method,
         "config": config.as_dict(),
         "seed": config.seed,
         "steps": 0,

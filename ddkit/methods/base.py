@@ -64,8 +64,18 @@ class Method:
         if self.is_coreset:
             self._refuse_pieces(overrides)
         else:
-            base |= recommended(base, merge(base, overrides))
+            base |= self._composed(base, merge(base, overrides))
         return DistillConfig.create(merge(base, overrides))
+
+    def _composed(self, preset: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what follows from pieces that have left the preset's: nothing where none has."""
+        own, now = _pair(preset), _pair(wanted)
+        changed = [new for new, old in zip(now, own, strict=True) if new != old]
+        if not changed:
+            return {}
+        synthesis, objective = now
+        settings = syntheses.get(synthesis).defaults(objective) if synthesis in syntheses else {}
+        return {"composition": " x ".join([self.name, *changed]), **settings}
 
     def _refuse_pieces(self, overrides: Mapping[str, Any]) -> None:
         for piece in ("synthesis", "objective", "networks", "signal"):
@@ -88,16 +98,9 @@ class Method:
         }
 
 
-def recommended(preset: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``init`` and ``optimiser`` for the composition ``wanted`` if it has left the preset's, else nothing."""
-
-    def pair(values: Mapping[str, Any]) -> tuple[str, str]:
-        return _name(values.get("synthesis", "pixels")), _name(values.get("objective"))
-
-    synthesis, objective = pair(wanted)
-    if (synthesis, objective) == pair(preset) or synthesis not in syntheses:
-        return {}
-    return syntheses.get(synthesis).defaults(objective)
+def _pair(values: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the names of synthesis and objective."""
+    return _name(values.get("synthesis", "pixels")), _name(values.get("objective"))
 
 
 def _name(piece: Any) -> str:

@@ -30,6 +30,7 @@ class Context:
         augmentation: applied to both sides with shared parameters.
         streams: random streams of the run.
         steps: outer steps of the whole run; 0 where there is none.
+        init: how the synthesizer starts.
     """
 
     num_classes: int
@@ -39,6 +40,7 @@ class Context:
     augmentation: Augmentation
     streams: Streams
     steps: int = 0
+    init: str = "real"
 
 
 class Objective(ABC):

@@ -94,6 +94,8 @@ class DistributionMatching(Objective):
                 f"objective.pair_weight={self.pair_weight} compares with single real images, which signal "
                 f"{type(context.signal).__name__} does not hand out: set it to 0 or use signal=real"
             )
+        if self.pair_weight and context.steps and context.init not in synthesizer.pairing_inits:
+            raise self._without_pairs(synthesizer)
         self.chunk = chunk_of_classes(context, synthesizer, self.class_chunk)
 
     def passes_per_step(self, synthesizer: Synthesizer) -> float:
@@ -109,10 +111,7 @@ class DistributionMatching(Objective):
         """
         context = self.context
         if self.pair_weight and bool((synthesizer.pairs < 0).any()):
-            raise ConfigError(
-                f"objective.pair_weight={self.pair_weight} needs synthetic images that each started from one real "
-                f"image: use init=real (init=inverted for GAN codes), or set it to 0"
-            )
+            raise self._without_pairs(synthesizer)
         network = context.networks.current()
         network.module.requires_grad_(False)
         classes = torch.arange(context.num_classes)
@@ -124,6 +123,12 @@ class DistributionMatching(Objective):
             torch.autograd.backward(loss, inputs=synthesizer.learnable())
             total += float(loss.detach())
         return {"loss": total}
+
+    def _without_pairs(self, synthesizer: Synthesizer) -> ConfigError:
+        return ConfigError(
+            f"objective.pair_weight={self.pair_weight} needs synthetic images that each started from one real image: "
+            f"use init={' or '.join(synthesizer.pairing_inits)}, or set it to 0"
+        )
 
     def _chunk_loss(
         self, network: Network, synthesizer: Synthesizer, classes: Tensor, draws: Draws, real_means: Tensor

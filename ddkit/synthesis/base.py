@@ -40,6 +40,8 @@ class Synthesizer(nn.Module, ABC):
 
     name: ClassVar[str]
     inits: ClassVar[tuple[str, ...]] = ("real", "noise")
+    #: Those of ``inits`` that start every decoded image from one real image, see ``pairs``.
+    pairing_inits: ClassVar[tuple[str, ...]] = ("real",)
 
     classes: Tensor
     #: (M,) int64, index of the real image from which each decoded image started; -1 where there is none.

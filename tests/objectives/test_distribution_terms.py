@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddkit import models
+from ddkit import Distiller, models
 from ddkit.data import Preprocessing, RealData
 from ddkit.errors import ConfigError
 from ddkit.objectives import DistributionMatching, Signal
@@ -151,8 +151,15 @@ def test_learned_labels_learn_from_the_cross_entropy_alone(bench) -> None:
 
 def test_pairs_that_do_not_exist_are_refused_with_the_remedy(bench) -> None:
     objective, pixels, _ = bench(DistributionMatching(real_batch=5, pair_weight=0.1))
-    with pytest.raises(ConfigError, match=r"use init=real \(init=inverted for GAN codes\)"):
+    with pytest.raises(ConfigError, match="use init=real, or set it to 0"):
         objective.backward(pixels)
+
+
+def test_pairs_that_no_starting_point_makes_are_refused_before_it_is_computed(tmp_path) -> None:
+    distiller = Distiller("itgan", 1, init="prior", objective={"pair_weight": 0.1})
+    with pytest.raises(ConfigError, match="use init=inverted, or set it to 0"):
+        distiller.fit(toy_data(), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_signal_without_real_images_cannot_pair(bench) -> None:

@@ -73,6 +73,7 @@ class GANCodes(Synthesizer):
 
     name = "gan"
     inits = ("inverted", "prior")
+    pairing_inits = ("inverted",)
 
     scale: Tensor
     shift: Tensor
