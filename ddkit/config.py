@@ -85,7 +85,10 @@ class OptimiserSettings(BaseModel):
         if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
             raise ValueError("milestones must be ascending shares of the run between 0 and 1, such as [0.5, 0.75]")
         if bool(self.milestones) != (self.schedule == "milestones"):
-            raise ValueError("schedule 'milestones' and a list of milestones belong together: give both or neither")
+            raise ValueError(
+                "schedule 'milestones' and a list of milestones belong together: give both, or another schedule with "
+                "milestones=[]"
+            )
         return self
 
     def rate(self, step: int, steps: int) -> float:
@@ -188,6 +191,11 @@ class DistillConfig(BaseModel):
             return {"name": default.name, **value}
         return value
 
+    @property
+    def title(self) -> str:
+        """What results of this configuration are called: the method, or the composition."""
+        return self.composition or self.method
+
     @classmethod
     def create(cls, values: Mapping[str, Any]) -> DistillConfig:
         """Validate ``values``.
@@ -222,7 +230,7 @@ def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
         if isinstance(value, str) and isinstance(old, Mapping) and "name" in old:
             value = piece_from_text(value)
         if isinstance(old, Mapping) and isinstance(value, Mapping):
-            renamed = "name" in value and "name" in old and value["name"] != old["name"]
+            renamed = "name" in value and "name" in old and str(value["name"]).lower() != str(old["name"]).lower()
             result[key] = dict(value) if renamed else merge(old, value)
         else:
             result[key] = value

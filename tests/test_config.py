@@ -7,10 +7,11 @@ import json
 import pytest
 import torch
 
-from ddkit import methods
+from ddkit import Distiller, methods
 from ddkit.config import DistillConfig, OptimiserConfig, OptimiserSettings, merge, parse_assignments, piece_from_text
 from ddkit.errors import ConfigError, UnknownNameError
-from ddkit.synthesis import Pixels
+from ddkit.objectives import GradientMatching
+from ddkit.synthesis import Pixels, SharedDecoders
 from ddkit.testing import toy_data
 
 
@@ -187,3 +188,39 @@ def test_another_objective_brings_the_rate_that_suits_it() -> None:
 def test_coreset_refuses_a_piece_that_it_would_ignore() -> None:
     with pytest.raises(ConfigError, match="'random' picks real images and would ignore objective=gradient"):
         methods.get("random").configure(toy_data(), 1, overrides={"objective": "gradient:metric=cos"})
+
+
+def test_piece_given_as_an_object_is_the_piece_of_its_registered_name() -> None:
+    named = methods.get("dc").configure(toy_data(), 1)
+    objective = Distiller("dc", 1, objective=GradientMatching()).configure(toy_data())
+    assert (objective.composition, objective.init, objective.optimiser) == (None, "noise", named.optimiser)
+    synthesizer = Distiller("dm", 1, synthesizer=SharedDecoders(3, 1, (1, 8, 8), decoders=1, hidden=2)).configure(
+        toy_data()
+    )
+    assert synthesizer.composition == "dm x shared-decoders"
+    assert synthesizer.optimiser.name == SharedDecoders.defaults("distribution")["optimiser"]["name"] == "adam"
+
+
+def test_objective_of_ones_own_keeps_the_rate_of_the_preset() -> None:
+    class Own(GradientMatching):
+        pass
+
+    config = Distiller("dm", 1, objective=Own()).configure(toy_data())
+    assert (config.composition, config.optimiser.lr) == ("dm x own", 1.0)
+
+
+def test_names_of_pieces_do_not_depend_on_case() -> None:
+    config = methods.get("dcc").configure(toy_data(), 1, overrides={"objective": "Gradient:real_batch=3"})
+    assert config.composition is None and config.objective is not None
+    assert (config.objective.options["level"], config.objective.options["real_batch"]) == ("batch", 3)
+
+
+def test_other_networks_make_another_composition_with_the_same_optimiser() -> None:
+    preset = methods.get("dm").configure(toy_data(), 1)
+    pooled = methods.get("dm").configure(toy_data(), 1, overrides={"networks": "pool"})
+    assert (pooled.composition, pooled.optimiser) == ("dm x pool", preset.optimiser)
+
+
+def test_composition_cannot_be_made_up() -> None:
+    with pytest.raises(ConfigError, match="unknown option 'composition'"):
+        methods.get("dm").configure(toy_data(), 1, overrides={"composition": "mine"})

@@ -61,7 +61,7 @@ class ProgressBar(Callback):
         )
         self._first = (run.step, run.seconds)
         self._task = self._progress.add_task(
-            run.config.method, total=run.config.steps, completed=run.step, rate="", loss="-"
+            run.config.title, total=run.config.steps, completed=run.step, rate="", loss="-"
         )
         self._progress.start()
 
@@ -193,7 +193,7 @@ class ImageGrids(Callback):
             return
         from ddkit.report import image_grid
 
-        current = run.materialise({"method": run.config.method})
+        current = run.materialise({"method": run.config.title})
         picture = image_grid(current.viewable(), run.synthesizer.classes.cpu(), current.class_names)
         path = run.folder.images / f"step-{run.step:06d}.png"
         write_atomically(path, lambda temporary: picture.save(temporary, format="PNG"))
@@ -224,7 +224,7 @@ class PeriodicEvaluation(Callback):
         from ddkit.evaluation import evaluate, recipe
 
         result = evaluate(
-            run.materialise({"method": run.config.method}),
+            run.materialise({"method": run.config.title}),
             self.held_out,
             architectures=(run.config.model,),
             repeats=self.repeats,

@@ -152,7 +152,7 @@ class Distiller:
             result.save(folder.artifact)
             folder.finish(
                 {
-                    "method": config.method,
+                    "method": config.title,
                     "steps": steps,
                     "seconds": round(seconds, 3),
                     "state": f"stopped early: {stop}" if stop else "finished",
@@ -186,6 +186,7 @@ class Distiller:
                 callback.on_start(run)
                 closing.callback(callback.on_end, run)
             interrupt = closing.enter_context(Interrupt())
+            checkpoints.save_slow_start()
             while run.step < config.steps and not run.stop:
                 run.scalars = session.step(run.step + 1)
                 run.matched = frozenset(run.scalars)

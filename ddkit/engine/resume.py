@@ -35,7 +35,7 @@ class Checkpoints:
     def restore(self) -> None:
         """Go on from the last checkpoint, or from the starting point where there is none.
 
-        A starting point that took long is saved at once.
+        Its seconds count as the run's, as it may be most of the work (a generator to train).
 
         Raises:
             CheckpointError: the checkpoint is damaged.
@@ -44,12 +44,16 @@ class Checkpoints:
         if state is None:
             began = time.monotonic()
             self.session.start()
-            if time.monotonic() - began > STARTING_SECONDS:
-                self.save()
+            self.run.seconds = time.monotonic() - began
             return
         self.run.step, self.run.seconds, self.run.stop = int(state["step"]), float(state["seconds"]), state["stop"]
         self.session.load_state_dict(state["session"])
         _remember(self.callbacks, state["callbacks"])
+
+    def save_slow_start(self) -> None:
+        """Save a starting point that took long, once the callbacks have started."""
+        if self.run.step == 0 and self.run.seconds > STARTING_SECONDS:
+            self.save()
 
     def save(self) -> None:
         """Replace the checkpoint by the present state.

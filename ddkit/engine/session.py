@@ -119,7 +119,7 @@ class Session:
     def _precision(self, objective: Objective, networks: NetworkSource) -> Precision:
         config = self.config
         passes = objective.passes_per_step(self.synthesizer)
-        passes += 3.0 * networks.passes_per_step(len(self.synthesizer))
+        passes += 3.0 * networks.passes_per_step(self.synthesizer)
         passes *= config.steps
         return precision_for(config.model, self.real, passes, self.device, config.precision, config.compile)
 
@@ -170,6 +170,8 @@ class Session:
         metadata = {**metadata, **self.objective.metadata()}
         if card := self.signal.metadata():
             metadata["signal"] = card
+        if counts := self.networks.metadata():
+            metadata["networks"] = counts
         if changes := self.objective.recipe_changes():
             metadata["recipe"] = {**metadata.get("recipe", {}), **changes}
         with self.average.in_place_of(self.synthesizer) if self.average is not None else nullcontext():
@@ -227,6 +229,11 @@ def _optimiser(parameters: list[nn.Parameter], config: OptimiserConfig, group: s
     return torch.optim.SGD(parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
+def _learnable(synthesizer: Synthesizer) -> dict[str, nn.Parameter]:
+    """Return the parameters that are updated, by name: all but those of frozen decoders."""
+    return {name: parameter for name, parameter in synthesizer.named_parameters() if parameter.requires_grad}
+
+
 class _Average:
     """An exponential moving average of a synthesizer's parameters, starting from its starting point."""
 
@@ -235,23 +242,24 @@ class _Average:
         self.restart(synthesizer)
 
     def restart(self, synthesizer: Synthesizer) -> None:
-        self.values: dict[str, Tensor] = {n: p.detach().clone() for n, p in synthesizer.named_parameters()}
+        self.values: dict[str, Tensor] = {n: p.detach().clone() for n, p in _learnable(synthesizer).items()}
 
     @torch.no_grad()
     def update(self, synthesizer: Synthesizer) -> None:
-        for name, parameter in synthesizer.named_parameters():
+        for name, parameter in _learnable(synthesizer).items():
             self.values[name].lerp_(parameter, 1 - self.decay)
 
     @contextmanager
     def in_place_of(self, synthesizer: Synthesizer) -> Iterator[None]:
         """Let ``synthesizer`` hold the averages for a while."""
-        present = {name: parameter.data for name, parameter in synthesizer.named_parameters()}
+        learnable = _learnable(synthesizer)
+        present = {name: parameter.data for name, parameter in learnable.items()}
         try:
-            for name, parameter in synthesizer.named_parameters():
+            for name, parameter in learnable.items():
                 parameter.data = self.values[name]
             yield
         finally:
-            for name, parameter in synthesizer.named_parameters():
+            for name, parameter in learnable.items():
                 parameter.data = present[name]
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -270,7 +278,7 @@ def result_metadata(config: DistillConfig, real: RealData) -> dict[str, Any]:
     """
     recipe = evaluation.recipe(config.recipe.name, real.name, **config.recipe.options)
     return {
-        "method": config.composition or config.method,
+        "method": config.title,
         "config": config.as_dict(),
         "seed": config.seed,
         "steps": 0,

@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from ddkit.config import DistillConfig, merge
 from ddkit.data import RealData
-from ddkit.errors import ConfigError
+from ddkit.errors import ConfigError, unknown_name
+from ddkit.networks import registry as sources
+from ddkit.objectives import registry as objectives
 from ddkit.registry import Registry
 from ddkit.synthesis import registry as syntheses
 
@@ -60,6 +62,8 @@ class Method:
                 a method that picks real images.
         """
         overrides = overrides or {}
+        if "composition" in overrides:  # follows from the pieces
+            raise unknown_name("option", "composition", set(DistillConfig.model_fields) - {"composition"})
         base = {"method": self.name, "ipc": ipc, "seed": seed, **self.defaults(data, max(1, ipc))}
         if self.is_coreset:
             self._refuse_pieces(overrides)
@@ -68,14 +72,20 @@ class Method:
         return DistillConfig.create(merge(base, overrides))
 
     def _composed(self, preset: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what follows from pieces that have left the preset's: nothing where none has."""
-        own, now = _pair(preset), _pair(wanted)
-        changed = [new for new, old in zip(now, own, strict=True) if new != old]
+        """Return what follows from pieces that have left the preset's: nothing where none has.
+
+        Another network source only changes what the composition is called. A synthesis or objective of one's own that
+        is not registered says nothing about rates, so the preset's stay.
+        """
+        now = {piece: _registered_name(piece, wanted) for piece in _PIECES}
+        changed = [piece for piece in _PIECES if now[piece] != _registered_name(piece, preset)]
         if not changed:
             return {}
-        synthesis, objective = now
-        settings = syntheses.get(synthesis).defaults(objective) if synthesis in syntheses else {}
-        return {"composition": " x ".join([self.name, *changed]), **settings}
+        settings: dict[str, Any] = {}
+        known = now["synthesis"] in syntheses and ("synthesis" in changed or now["objective"] in objectives)
+        if known and changed != ["networks"]:
+            settings = syntheses.get(now["synthesis"]).defaults(now["objective"])
+        return {"composition": " x ".join([self.name, *(now[piece] for piece in changed)]), **settings}
 
     def _refuse_pieces(self, overrides: Mapping[str, Any]) -> None:
         for piece in ("synthesis", "objective", "networks", "signal"):
@@ -98,9 +108,18 @@ class Method:
         }
 
 
-def _pair(values: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the names of synthesis and objective."""
-    return _name(values.get("synthesis", "pixels")), _name(values.get("objective"))
+_PIECES: dict[str, Registry[Any]] = {"synthesis": syntheses, "objective": objectives, "networks": sources}
+
+
+def _registered_name(piece: str, settings: Mapping[str, Any]) -> str:
+    """Return the name of a piece; an object stands in a configuration by its class, and has a registered name too."""
+    registry = _PIECES[piece]
+    default = DistillConfig.model_fields[piece].get_default(call_default_factory=True)
+    name = _name(settings.get(piece) or (default.name if default else ""))
+    for registered in registry:
+        if registry.get(registered).__name__.lower() == name:
+            return registered
+    return name
 
 
 def _name(piece: Any) -> str:

@@ -18,9 +18,6 @@ from ddkit.synthesis import Synthesizer
 if TYPE_CHECKING:
     from ddkit.objectives import Context
 
-#: Classes on which the cost estimate rests, as it is made before the data are known.
-_TYPICAL_CLASSES = 10
-
 
 @registry.register("dynamic")
 class DynamicNetworks(NetworkSource):
@@ -78,6 +75,7 @@ class DynamicNetworks(NetworkSource):
     def setup(self, context: Context) -> None:
         """Receive the network, the streams and the signal; nothing has been counted yet."""
         super().setup(context)
+        context.signal.require("accuracy")
         self.training_augmentation = self.augmentation if self.augment_inner else NoAugmentation()
         self.schedule.restart()
         self.schedule.counts.clear()
@@ -121,10 +119,14 @@ class DynamicNetworks(NetworkSource):
     def _accuracy(self) -> float:
         return self.context.signal.accuracy(self.network, self.query, "query")
 
-    def passes_per_step(self, synthetic_images: int) -> float:
-        """Images per update at the least training between two updates, queries of ten classes counted a third."""
+    def passes_per_step(self, synthesizer: Synthesizer) -> float:
+        """Images per update at the least training between two updates, queries counted a third."""
         epochs = self.schedule.window
-        return epochs * synthetic_images + (epochs + 1) * self.query * _TYPICAL_CLASSES / 3
+        return epochs * len(synthesizer) + (epochs + 1) * self.query * synthesizer.num_classes / 3
+
+    def metadata(self) -> dict[str, Any]:
+        """Return ``counts`` and the number of networks."""
+        return {"networks": self.drawn, **dict(self.counts)}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counters, the outer window and, while a network lives, its weights."""

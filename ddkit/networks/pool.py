@@ -106,6 +106,10 @@ class TrainedPool(NetworkSource):
     def _snapshot(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.network.module.state_dict().items()}
 
+    def life(self) -> int:
+        """One outer step, as a snapshot is drawn for each."""
+        return 1
+
     def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
         """Leave the pool as it is."""
 

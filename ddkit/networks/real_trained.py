@@ -76,7 +76,7 @@ class RealTrainedNetworks(NetworkSource):
     ) -> None:
         require_at_least(1, life=life, images=images, pool=pool)
         require_at_least(0, pretrain_epochs=pretrain_epochs)
-        self.life, self.images, self.pretrain_epochs, self.pool = life, images, pretrain_epochs, pool
+        self.steps, self.images, self.pretrain_epochs, self.pool = life, images, pretrain_epochs, pool
         self.training = RealTraining(batch_size, lr, momentum, weight_decay, cutmix, augmentation)
 
     def setup(self, context: Context) -> None:
@@ -106,7 +106,7 @@ class RealTrainedNetworks(NetworkSource):
         if self.pretrain_epochs:
             self.training.run(sys.maxsize, member.velocity, self.pretrain_epochs)
         if member.number < self.pool:
-            member.served = member.number * self.life // self.pool
+            member.served = member.number * self.steps // self.pool
             for _ in range(member.served):
                 self.training.run(self.images, member.velocity)
 
@@ -123,7 +123,7 @@ class RealTrainedNetworks(NetworkSource):
         """
         member = self.members[self.turn]
         member.served += 1
-        if member.served == self.life:
+        if member.served == self.steps:
             self.members[self.turn] = _Member()
         else:
             if not last:
@@ -131,9 +131,13 @@ class RealTrainedNetworks(NetworkSource):
             member.weights = {k: v.detach().clone() for k, v in self.network.module.state_dict().items()}
         self.turn = (self.turn + 1) % self.pool
 
-    def passes_per_step(self, synthetic_images: int) -> float:
+    def life(self) -> int:
+        """The option ``life``; the head start of a pool's first members shortens theirs."""
+        return self.steps
+
+    def passes_per_step(self, synthesizer: Synthesizer) -> float:
         """Real images trained on per outer step, averaged over the life of a network; pretraining is left out."""
-        return self.images * (self.life - 1) / self.life
+        return self.images * (self.steps - 1) / self.steps
 
     def state_dict(self) -> dict[str, Any]:
         """Return whose turn it is, and of every living network its weights, velocity and age."""

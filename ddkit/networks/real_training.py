@@ -46,7 +46,12 @@ class RealTraining:
         self._own = None if augmentation is None else augment.create(augmentation)
 
     def setup(self, context: Context) -> None:
-        """Receive the network to train, the signal and the streams."""
+        """Receive the network to train, the signal and the streams.
+
+        Raises:
+            ConfigError: the signal hands out no real images.
+        """
+        context.signal.require("labelled")
         self.network, self.signal, self.streams = context.network, context.signal, context.streams
         self.augmentation = self._own or context.augmentation
 

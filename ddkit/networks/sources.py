@@ -56,7 +56,15 @@ class NetworkSource(ABC):
     def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
         """React to an updated synthetic set; ``last`` says that no further outer step follows."""
 
-    def passes_per_step(self, synthetic_images: int) -> float:
+    def life(self) -> int | None:
+        """Return how many outer steps a network serves; None where that is not known beforehand."""
+        return None
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what the artifact's card says about the networks (how often a cap was hit, for instance)."""
+        return {}
+
+    def passes_per_step(self, synthesizer: Synthesizer) -> float:
         """Images that go forward and backward per outer step for the upkeep of networks (for cost estimates).
 
         What is done once per run, however many steps it has, does not count.
@@ -83,6 +91,10 @@ class FreshNetworks(NetworkSource):
 
     def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
         """Keep nothing between steps but their number."""
+
+    def life(self) -> int:
+        """One outer step."""
+        return 1
 
     def state_dict(self) -> dict[str, Any]:
         """Return how many networks were drawn."""
@@ -147,9 +159,13 @@ class SyntheticTrainedNetworks(NetworkSource):
         )
         require_finite(self.network, "the synthetic set", f"lower networks.lr (now {self.lr}) or optimiser.lr")
 
-    def passes_per_step(self, synthetic_images: int) -> float:
+    def life(self) -> int:
+        """``outer_loop`` outer steps."""
+        return self.outer_loop
+
+    def passes_per_step(self, synthesizer: Synthesizer) -> float:
         """Images trained on per outer step, averaged over the life of a network."""
-        return self.inner_epochs * synthetic_images * (self.outer_loop - 1) / self.outer_loop
+        return self.inner_epochs * len(synthesizer) * (self.outer_loop - 1) / self.outer_loop
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the outer loop and, in the middle of one, the weights."""

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddkit.augment import Draws
 from ddkit.errors import ConfigError
 from ddkit.networks import Network
 from ddkit.objectives.base import Context, Objective, registry
 from ddkit.objectives.class_means import class_chunk, class_means
 from ddkit.objectives.signal import LayerFeatures
+from ddkit.objectives.synthetic import SyntheticSide
 from ddkit.synthesis import Synthesizer
 
 
@@ -122,6 +122,7 @@ class FeatureAlignment(Objective):
                 "feature alignment does not look at labels, so learned labels would never change: "
                 "use labels=hard or labels=soft, or the gradient objective"
             )
+        context.signal.require("layer_features")
         layers = _count_layers(context.network)
         self.layer_weights = default_layer_weights(layers) if self.weights is None else self.weights
         if len(self.layer_weights) != layers:
@@ -135,7 +136,7 @@ class FeatureAlignment(Objective):
         """One forward pass per real image, forward (twice in several chunks) and backward per synthetic one."""
         whole = (self.class_chunk or synthesizer.num_classes) >= synthesizer.num_classes
         synthetic = 3.0 if whole else 4.0
-        return self.real_batch * synthesizer.num_classes + synthetic * len(synthesizer)
+        return (self.real_batch + synthetic * synthesizer.batch_per_class) * synthesizer.num_classes
 
     def backward(self, synthesizer: Synthesizer) -> dict[str, float]:
         """Take the network of this step and accumulate the gradient of the loss.
@@ -151,30 +152,23 @@ class FeatureAlignment(Objective):
         classes = torch.arange(context.num_classes)
         draws = context.augmentation.draw(context.num_classes, context.streams("augmentation"))
         real = context.signal.layer_features(network, classes, draws)
-        chunks = [
-            (chosen, synthesizer.batch_index(chosen, context.streams("synthetic")))
-            for chosen in classes.split(self.chunk)
-        ]
+        side = SyntheticSide(synthesizer, context.augmentation, draws, context.streams("synthetic"))
+        chunks = classes.split(self.chunk)
         with torch.set_grad_enabled(len(chunks) == 1):
-            passed = [self._means(network, synthesizer, *chunk, draws) for chunk in chunks]
+            passed = [self._means(network, side, chunk) for chunk in chunks]
         means = [torch.cat(layer).detach().requires_grad_() for layer in zip(*passed, strict=True)]
         loss, scalars = self._loss(means, real)
         gradients = torch.autograd.grad(loss, means)
         for chunk, own in zip(chunks, passed, strict=True):
-            own = own if len(chunks) == 1 else self._means(network, synthesizer, *chunk, draws)
-            chosen = chunk[0].to(network.device)
+            own = own if len(chunks) == 1 else self._means(network, side, chunk)
+            chosen = chunk.to(network.device)
             torch.autograd.backward(own, [g[chosen] for g in gradients], inputs=synthesizer.learnable())
         return scalars
 
-    def _means(
-        self, network: Network, synthesizer: Synthesizer, classes: Tensor, index: Tensor, draws: Draws
-    ) -> list[Tensor]:
+    def _means(self, network: Network, side: SyntheticSide, classes: Tensor) -> list[Tensor]:
         """Return the means (G, *map shape) of the synthetic images of ``classes`` (G,), one tensor per layer."""
-        index = index.to(synthesizer.classes.device)
-        images, _ = synthesizer(index)
-        group = synthesizer.classes[index].cpu()
-        maps = network.feature_maps(self.context.augmentation.apply(images, draws, group))
-        return [class_means(layer, group, classes) for layer in maps]
+        seen = side.batch(classes)
+        return [class_means(layer, seen.group, classes) for layer in network.feature_maps(seen.images)]
 
     def _loss(self, means: Sequence[Tensor], real: LayerFeatures) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of the class means (K, *map shape) of every layer, and its parts."""

@@ -1,4 +1,4 @@
-"""Gradients of several classes taken together, and the synthetic images of a step, decoded in parts."""
+"""Gradients of several classes taken together, and how many of them memory allows."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddkit.augment import Augmentation, Draws
 from ddkit.networks import Network
-from ddkit.synthesis import Synthesizer
 
 #: The graph of a gradient that is differentiated again holds about this many copies of all layer outputs (2.8 to 3.5
 #: measured for 100 images of 3x32x32 through a ConvNet-D3 of width 128).
@@ -32,42 +30,6 @@ def memory_class_chunk(network: Network, images_per_class: int, num_classes: int
     else:
         limit = _CPU_BYTES
     return int(max(1, min(num_classes, limit // (4 * _COPIES * images_per_class * network.cost.activations))))
-
-
-class SyntheticSide:
-    """The synthetic images that one step looks at: drawn once for all classes, decoded and augmented in parts.
-
-    Every call of :meth:`of` for some classes returns the same images with a new graph, so that neither chunks nor a
-    second pass over them change what is matched.
-
-    Args:
-        synthesizer: what is learned.
-        augmentation: shared with the real side.
-        draws: its parameters, one row per class.
-        generator: stream from which a synthesizer draws the images it looks at.
-    """
-
-    def __init__(
-        self, synthesizer: Synthesizer, augmentation: Augmentation, draws: Draws, generator: torch.Generator
-    ) -> None:
-        self.synthesizer, self.augmentation, self.draws = synthesizer, augmentation, draws
-        self.classes = torch.arange(synthesizer.num_classes)
-        index = synthesizer.batch_index(self.classes, generator).to(synthesizer.classes.device)
-        group = synthesizer.classes[index].cpu()
-        sizes = torch.bincount(group, minlength=len(self.classes)).tolist()
-        self.index, self.group = index.split(sizes), group.split(sizes)
-
-    def of(self, classes: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """Return the images and targets of ``classes`` (G,), differentiable.
-
-        Returns:
-            G tensors (n_g, C, H, W) and G tensors (n_g,) or (n_g, K).
-        """
-        chosen = classes.tolist()
-        sizes = [len(self.index[c]) for c in chosen]
-        images, targets = self.synthesizer(torch.cat([self.index[c] for c in chosen]))
-        images = self.augmentation.apply(images, self.draws, torch.cat([self.group[c] for c in chosen]))
-        return images.split(sizes), targets.split(sizes)
 
 
 def summed_gradient(

@@ -28,7 +28,7 @@ def class_chunk(context: Context, synthesizer: Synthesizer, wanted: int | None) 
             )
         return classes
     limit = _SYNTHETIC_IMAGES.get(context.network.device.type, 512)
-    return min(classes, wanted or max(1, limit // synthesizer.decoded_per_class))
+    return min(classes, wanted or max(1, limit // synthesizer.batch_per_class))
 
 
 def class_means(layer: Tensor, group: Tensor, classes: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from ddkit.networks import Network
 from ddkit.objectives.base import Context, Objective, registry
 from ddkit.objectives.class_means import class_chunk as chunk_of_classes
 from ddkit.objectives.class_means import class_means
-from ddkit.objectives.signal import Signal
+from ddkit.objectives.synthetic import SyntheticSide
 from ddkit.synthesis import Synthesizer
 
 
@@ -89,11 +89,8 @@ class DistributionMatching(Objective):
                 "distribution matching does not look at labels, so learned labels would never change: "
                 "use labels=hard or labels=soft, objective.ce_weight above 0, or the gradient objective"
             )
-        if self.pair_weight and type(context.signal).images_at is Signal.images_at:
-            raise ConfigError(
-                f"objective.pair_weight={self.pair_weight} compares with single real images, which signal "
-                f"{type(context.signal).__name__} does not hand out: set it to 0 or use signal=real"
-            )
+        if self.pair_weight:
+            context.signal.require("images_at")
         if self.pair_weight and context.steps and context.init not in synthesizer.pairing_inits:
             raise self._without_pairs(synthesizer)
         self.chunk = chunk_of_classes(context, synthesizer, self.class_chunk)
@@ -101,7 +98,7 @@ class DistributionMatching(Objective):
     def passes_per_step(self, synthesizer: Synthesizer) -> float:
         """One forward pass per real image, forward and backward per synthetic one; more of them for the extra terms."""
         synthetic = 3.0 + (1.0 if self.pair_weight else 0.0) + (3.0 if self.ce_weight else 0.0)
-        return self.real_batch * synthesizer.num_classes + synthetic * len(synthesizer)
+        return (self.real_batch + synthetic * synthesizer.batch_per_class) * synthesizer.num_classes
 
     def backward(self, synthesizer: Synthesizer) -> dict[str, float]:
         """Draw a network and augmentations, accumulate the gradient of the loss chunk by chunk.
@@ -118,36 +115,36 @@ class DistributionMatching(Objective):
         draws = context.augmentation.draw(context.num_classes, context.streams("augmentation"))
         real_means = context.signal.feature_means(network, classes, draws)
         total = 0.0
+        side = SyntheticSide(synthesizer, context.augmentation, draws, context.streams("synthetic"))
         for chosen in classes.split(self.chunk):
-            loss = self._chunk_loss(network, synthesizer, chosen, draws, real_means[chosen.to(real_means.device)])
+            loss = self._chunk_loss(network, side, chosen, real_means[chosen.to(real_means.device)])
             torch.autograd.backward(loss, inputs=synthesizer.learnable())
             total += float(loss.detach())
         return {"loss": total}
 
     def _without_pairs(self, synthesizer: Synthesizer) -> ConfigError:
+        remedy = "".join(f"use init={init}, or " for init in synthesizer.pairing_inits)
         return ConfigError(
             f"objective.pair_weight={self.pair_weight} needs synthetic images that each started from one real image: "
-            f"use init={' or '.join(synthesizer.pairing_inits)}, or set it to 0"
+            f"{remedy}set it to 0"
         )
 
-    def _chunk_loss(
-        self, network: Network, synthesizer: Synthesizer, classes: Tensor, draws: Draws, real_means: Tensor
-    ) -> Tensor:
-        index = synthesizer.batch_index(classes, self.context.streams("synthetic")).to(synthesizer.classes.device)
-        images, targets = synthesizer(index)
-        group = synthesizer.classes[index].cpu()
-        images = self.context.augmentation.apply(images, draws, group)
-        features = network.features(images)
-        loss = (real_means - class_means(features, group, classes)).square().sum()
+    def _chunk_loss(self, network: Network, side: SyntheticSide, classes: Tensor, real_means: Tensor) -> Tensor:
+        seen = side.batch(classes)
+        features = network.features(seen.images)
+        loss = (real_means - class_means(features, seen.group, classes)).square().sum()
         if self.pair_weight:
-            distances = self._pair_distances(network, features, synthesizer.pairs[index], draws, group)
-            pairing = class_means(distances[:, None], group, classes).sum()
+            distances = self._pair_distances(
+                network, features, side.synthesizer.pairs[seen.index], side.draws, seen.group
+            )
+            pairing = class_means(distances[:, None], seen.group, classes).sum()
             loss = (1 - self.pair_weight) * loss + self.pair_weight * pairing
         if self.ce_weight:
             # Classes have equally many images here, so this share makes the sum over chunks the mean over all.
-            share = len(classes) / (len(index) * self.context.num_classes)
-            weights = torch.full((len(index),), share, device=network.device, dtype=network.dtype)
-            loss = loss + self.ce_weight * network.loss(images, targets.to(network.device), weights)
+            count = len(seen.group)
+            share = len(classes) / (count * self.context.num_classes)
+            weights = torch.full((count,), share, device=network.device, dtype=network.dtype)
+            loss = loss + self.ce_weight * network.loss(seen.images, seen.targets.to(network.device), weights)
         return loss
 
     def _pair_distances(self, network: Network, features: Tensor, pairs: Tensor, draws: Draws, group: Tensor) -> Tensor:

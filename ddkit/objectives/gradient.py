@@ -12,9 +12,10 @@ from torch import Tensor
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.networks import Network
 from ddkit.objectives.base import Context, Objective, registry
-from ddkit.objectives.batch_gradients import SyntheticSide, memory_class_chunk, summed_gradient
+from ddkit.objectives.batch_gradients import memory_class_chunk, summed_gradient
 from ddkit.objectives.class_gradients import class_gradients, default_class_chunk
 from ddkit.objectives.distances import Metric, Weights, check_metric, gradient_distance, matched_names
+from ddkit.objectives.synthetic import SyntheticSide
 from ddkit.synthesis import Synthesizer
 
 Level = Literal["class", "batch", "both"]
@@ -114,17 +115,18 @@ class GradientMatching(Objective):
         network, classes = context.network, context.num_classes
         self.names = matched_names(network.module, self.metric, self.weights)
         self._check_warmup_ends()
-        images = synthesizer.decoded_per_class
+        images = synthesizer.batch_per_class
         self.real_chunk = self.class_chunk or default_class_chunk(network, self.real_batch, classes)
         self.chunk = self.class_chunk or default_class_chunk(network, images, classes)
         self.batch_chunk = self.class_chunk or memory_class_chunk(network, images, classes)
 
     def _check_warmup_ends(self) -> None:
         """Refuse a run that would be over before the batch level is used once."""
-        networks = self.context.networks
-        life = int(getattr(networks, "outer_loop", getattr(networks, "life", 1)))
+        life = self.context.networks.life()
+        if life is None or not self.warmup_networks or life > self.warmup_steps:
+            return
         covered = self.warmup_networks * life
-        if self.warmup_networks and life <= self.warmup_steps and 0 < self.context.steps <= covered:
+        if 0 < self.context.steps <= covered:
             raise ConfigError(
                 f"the warm-up of objective.warmup_networks={self.warmup_networks} networks with {life} outer steps "
                 f"each covers all {self.context.steps} steps of the run: set it to about a quarter of the run's "
@@ -139,7 +141,10 @@ class GradientMatching(Objective):
         """
         classes = synthesizer.num_classes
         two_passes = self.level != "class" and (self.class_chunk or classes) < classes
-        return 3.0 * self.real_batch * classes + (10.5 if two_passes else 7.5) * len(synthesizer)
+        return (
+            3.0 * self.real_batch * classes
+            + (10.5 if two_passes else 7.5) * synthesizer.batch_per_class * synthesizer.num_classes
+        )
 
     def backward(self, synthesizer: Synthesizer) -> dict[str, float]:
         """Take the network of this step and accumulate the gradient of the loss.

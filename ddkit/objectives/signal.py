@@ -140,7 +140,7 @@ class Signal(ABC):
         raise self._lacks("real images")
 
     def accuracy(self, network: Network, per_class: int, stream: str) -> float:
-        """Return the share of real training images that ``network`` classifies correctly, a class-balanced draw.
+        """Return the share of real training images that ``network`` classifies correctly.
 
         Args:
             network: classifier.
@@ -151,6 +151,17 @@ class Signal(ABC):
             ConfigError: this signal does not tell accuracies.
         """
         raise self._lacks("the accuracy on real images")
+
+    def require(self, query: str) -> None:
+        """Refuse to work without ``query``, a method of this class that a signal may leave out.
+
+        Objectives and network sources call it when they are set up, before anything is computed or written.
+
+        Raises:
+            ConfigError: this signal does not answer it.
+        """
+        if getattr(type(self), query) is getattr(Signal, query):
+            raise self._lacks(f"'{query}'")
 
     def _lacks(self, what: str) -> ConfigError:
         return ConfigError(
@@ -230,8 +241,7 @@ class RealSignal(Signal):
         index, group = self._draw(classes)
         counts = torch.bincount(group, minlength=len(classes)).to(network.dtype)
         weights = (1 / (counts * len(classes)))[group].to(network.device)
-        chunks = 1 if network.has_batch_norm else math.ceil(len(index) / REAL_CHUNK)
-        size = math.ceil(len(index) / chunks)
+        size = math.ceil(len(index) / math.ceil(len(index) / REAL_CHUNK))  # batch norm is frozen, so chunks are exact
         parameters = dict(network.module.named_parameters())
         chosen = [parameters[name] for name in names]
         total = [torch.zeros_like(weight) for weight in chosen]
@@ -271,15 +281,18 @@ class RealSignal(Signal):
             return self.real.batch(index)
 
     def accuracy(self, network: Network, per_class: int, stream: str) -> float:
-        """Return the accuracy on a fresh class-balanced batch, in the network's precision."""
+        """Return the accuracy on a fresh batch, in the network's precision; batch norm uses its running statistics."""
         index = self.real.sample_indices(range(self.real.num_classes), per_class, self.streams(stream))
         size = math.ceil(len(index) / math.ceil(len(index) / REAL_CHUNK))
         correct = 0
+        was_training = network.module.training
+        network.module.train(was_training and not network.has_batch_norm)
         with torch.no_grad():
             for part in index.split(size):
                 logits = network.logits(padded(self.real.batch(part), size))[: len(part)]
                 labels = self.real.labels[part.to(self.real.labels.device)]
                 correct += int((logits.argmax(1) == labels.to(network.device)).sum())
+        network.module.train(was_training)
         return correct / len(index)
 
     def refresh_statistics(self, network: Network) -> None:

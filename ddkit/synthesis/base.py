@@ -40,9 +40,6 @@ class Synthesizer(nn.Module, ABC):
 
     name: ClassVar[str]
     inits: ClassVar[tuple[str, ...]] = ("real", "noise")
-    #: Those of ``inits`` that start every decoded image from one real image, see ``pairs``.
-    pairing_inits: ClassVar[tuple[str, ...]] = ("real",)
-
     classes: Tensor
     #: (M,) int64, index of the real image from which each decoded image started; -1 where there is none.
     pairs: Tensor
@@ -89,9 +86,20 @@ class Synthesizer(nn.Module, ABC):
     def batch_index(self, classes: Tensor, generator: torch.Generator) -> Tensor:
         """Return the decoded images of ``classes`` (G,) that an outer step looks at, class-major: all of them.
 
-        A synthesizer with many decoded images per class overrides this to draw some of them.
+        An outer step calls it once, for all classes. A synthesizer with many decoded images per class overrides it, and
+        ``batch_per_class`` with it, to draw some of them.
         """
         return self.index_of(classes)
+
+    @property
+    def batch_per_class(self) -> int:
+        """Decoded images of each class that an outer step looks at: how many :meth:`batch_index` returns."""
+        return self.decoded_per_class
+
+    @property
+    def pairing_inits(self) -> tuple[str, ...]:
+        """Those of ``inits`` that start every decoded image from one real image, see ``pairs``."""
+        return ("real",)
 
     def after_step(self) -> None:
         """React to an update, for instance by clamping what is stored."""

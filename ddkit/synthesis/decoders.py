@@ -122,6 +122,11 @@ class SharedDecoders(Synthesizer):
         chosen = torch.randperm(self.decoders, generator=generator)[: self.batch_decoders].sort().values
         return index.view(-1, self.decoders)[:, chosen.to(index.device)].flatten()
 
+    @property
+    def batch_per_class(self) -> int:
+        """All codes through ``batch_decoders`` decoders, or all."""
+        return self.decoded_per_class // self.decoders * (self.batch_decoders or self.decoders)
+
     def decode(self, index: Tensor) -> Tensor:
         """Return the images at ``index`` (M,), decoding only the codes and decoders that occur in it."""
         codes, row = torch.unique(index // self.decoders, return_inverse=True)

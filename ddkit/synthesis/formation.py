@@ -117,6 +117,16 @@ class MultiFormation(Synthesizer):
         chosen = [torch.randperm(self.decoded_per_class, generator=generator)[: self.batch_images] for _ in classes]
         return (classes[:, None] * self.decoded_per_class + torch.stack(chosen).to(classes.device)).flatten()
 
+    @property
+    def batch_per_class(self) -> int:
+        """At most ``batch_images``."""
+        return min(self.batch_images, self.decoded_per_class)
+
+    @property
+    def pairing_inits(self) -> tuple[str, ...]:
+        """``real``, unless some decoded images show several real ones (``multi``)."""
+        return () if self.decode_type == "multi" and self.factor > 1 else ("real",)
+
     def after_step(self) -> None:
         """Clamp pixels to [0, 1]."""
         if self.in_pixels:

@@ -7,6 +7,7 @@ import torch
 
 from ddkit.errors import ConfigError, DivergedError
 from ddkit.networks import DynamicNetworks
+from ddkit.synthesis import Pixels
 from tests.networks.bench import present, ready, same_after_resuming, walk, weights
 
 SMALL = {"window": 2, "query": 4, "lr": 0.1, "max_inner_epochs": 4, "max_updates": 3}
@@ -120,7 +121,7 @@ def test_weights_that_are_no_longer_finite_stop_the_run() -> None:
 
 
 def test_passes_count_training_and_a_third_of_the_queries() -> None:
-    assert DynamicNetworks().passes_per_step(100) == 10 * 100 + 11 * 128 * 10 / 3
+    assert DynamicNetworks().passes_per_step(Pixels(10, 10, (1, 8, 8))) == 10 * 100 + 11 * 128 * 10 / 3
 
 
 @pytest.mark.parametrize(

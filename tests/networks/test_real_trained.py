@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from ddkit import augment
 from ddkit.errors import ConfigError, DivergedError
 from ddkit.networks import RealTrainedNetworks, registry
+from ddkit.synthesis import Pixels
 from ddkit.testing import toy_data
 from tests.networks.bench import present, ready, same_after_resuming, walk, weights
 
@@ -164,8 +165,8 @@ def test_weights_that_are_no_longer_finite_stop_the_run() -> None:
 
 
 def test_passes_count_the_real_images_of_all_segments_of_a_life() -> None:
-    assert RealTrainedNetworks(life=1).passes_per_step(10) == 0
-    assert RealTrainedNetworks().passes_per_step(10) == 2000 * 99 / 100
+    assert RealTrainedNetworks(life=1).passes_per_step(Pixels(2, 5, (1, 8, 8))) == 0
+    assert RealTrainedNetworks().passes_per_step(Pixels(2, 5, (1, 8, 8))) == 2000 * 99 / 100
 
 
 @pytest.mark.parametrize(

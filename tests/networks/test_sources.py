@@ -7,6 +7,7 @@ import torch
 
 from ddkit.errors import ConfigError, DivergedError, UnknownNameError
 from ddkit.networks import FreshNetworks, SyntheticTrainedNetworks, registry
+from ddkit.synthesis import Pixels
 from tests.networks.bench import ready, weights
 
 
@@ -79,9 +80,10 @@ def test_weights_that_are_no_longer_finite_stop_the_run() -> None:
 
 
 def test_passes_count_the_training_between_steps() -> None:
-    assert FreshNetworks().passes_per_step(100) == 0
-    assert SyntheticTrainedNetworks(outer_loop=1).passes_per_step(100) == 0
-    assert SyntheticTrainedNetworks(outer_loop=10, inner_epochs=50).passes_per_step(100) == 100 * 450 / 10
+    hundred = Pixels(10, 10, (1, 8, 8))
+    assert FreshNetworks().passes_per_step(hundred) == 0
+    assert SyntheticTrainedNetworks(outer_loop=1).passes_per_step(hundred) == 0
+    assert SyntheticTrainedNetworks(outer_loop=10, inner_epochs=50).passes_per_step(hundred) == 100 * 450 / 10
 
 
 @pytest.mark.parametrize("name", ["outer_loop", "inner_epochs", "batch_size", "lr"])

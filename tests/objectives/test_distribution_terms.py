@@ -167,7 +167,7 @@ def test_signal_without_real_images_cannot_pair(bench) -> None:
     withheld = type("Withheld", (type(objective.context.signal),), {"images_at": Signal.images_at})
     objective.context.signal = withheld()
     objective.setup(objective.context, pixels)
-    with pytest.raises(ConfigError, match="signal Withheld does not hand out"):
+    with pytest.raises(ConfigError, match="signal Withheld does not tell 'images_at'"):
         DistributionMatching(pair_weight=0.5).setup(objective.context, pixels)
 
 

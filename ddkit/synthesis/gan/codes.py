@@ -73,7 +73,6 @@ class GANCodes(Synthesizer):
 
     name = "gan"
     inits = ("inverted", "prior")
-    pairing_inits = ("inverted",)
 
     scale: Tensor
     shift: Tensor
@@ -133,6 +132,16 @@ class GANCodes(Synthesizer):
     def group_of(self, parameter: str) -> str:
         """Return ``codes`` or ``labels``."""
         return "codes" if parameter == "codes" else super().group_of(parameter)
+
+    @property
+    def batch_per_class(self) -> int:
+        """``batch_codes``, or all."""
+        return self.batch_codes or self.ipc
+
+    @property
+    def pairing_inits(self) -> tuple[str, ...]:
+        """``inverted``: codes start from the images that they were inverted from."""
+        return ("inverted",)
 
     @property
     def portable(self) -> bool:
