@@ -37,7 +37,7 @@ app.add_typer(recipe_app, name="recipe")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of an error.")]
-DataRoot = Annotated[str | None, typer.Option(help="Where named data lie [default: $DDKIT_DATA].")]
+DataRoot = Annotated[str | None, typer.Option(help="Where named data lie (default: $DDKIT_DATA).")]
 Seed = Annotated[int, typer.Option(min=0, help="The only seed.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")]
 RunPath = Annotated[Path, typer.Argument(help="A run folder or a .safetensors file.")]
@@ -88,10 +88,10 @@ def methods(
 def distill(
     out: Annotated[Path, typer.Option(help="Folder that keeps the run.")],
     method: Annotated[str | None, typer.Option(help="A name from `ddkit methods`.")] = None,
-    data: Annotated[str | None, typer.Option(help=f"{DATA_HELP} [default: digits]")] = None,
-    ipc: Annotated[int | None, typer.Option(help="Images per class [default: 10].")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="The only seed [default: 0].")] = None,
-    steps: Annotated[int | None, typer.Option(help="Outer steps [default: the published schedule].")] = None,
+    data: Annotated[str | None, typer.Option(help=f"{DATA_HELP} (default: digits)")] = None,
+    ipc: Annotated[int | None, typer.Option(help="Images per class (default: 10).")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The only seed (default: 0).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Outer steps (default: the published schedule).")] = None,
     synthesis: Annotated[str | None, typer.Option(help="What is learned, NAME or NAME:option=value,...")] = None,
     objective: Annotated[str | None, typer.Option(help="What is matched, NAME or NAME:option=value,...")] = None,
     networks: Annotated[str | None, typer.Option(help="Source of matching networks, likewise.")] = None,
@@ -100,8 +100,8 @@ def distill(
     holdout: Annotated[float | None, typer.Option(help="Part of the training data kept for --eval-every.")] = None,
     eval_every: Annotated[int | None, typer.Option(help="Steps between evaluations on the held-out part.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many evaluations without gain.")] = None,
-    images_every: Annotated[int | None, typer.Option(help="Steps between pictures [default: ten a run].")] = None,
-    checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints [default: a minute].")] = None,
+    images_every: Annotated[int | None, typer.Option(help="Steps between pictures (default: ten a run).")] = None,
+    checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints (default: a minute).")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard scalars.")] = False,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     data_root: DataRoot = None,
@@ -166,15 +166,15 @@ def _print_run(folder: RunFolder, result: DistilledDataset, finished: bool, as_j
 @app.command()
 def evaluate(
     run: RunPath,
-    arch: Annotated[list[str] | None, typer.Option(help="Architecture, repeatable [default: the run's].")] = None,
+    arch: Annotated[list[str] | None, typer.Option(help="Architecture, repeatable (default: the run's).")] = None,
     repeats: Annotated[int, typer.Option(help="Networks per architecture.")] = 5,
     baseline: Annotated[
         list[str] | None,
         typer.Option(help="random, herding, random-soft, random-bytes, class-mean or whole; repeatable."),
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="dc, dsa, idc or quick [default: the artifact's own].")] = None,
+    recipe: Annotated[str | None, typer.Option(help="dc, dsa, idc or quick (default: the artifact's own).")] = None,
     settings: Settings = None,
-    data: Annotated[str | None, typer.Option(help="Test data [default: what was distilled].")] = None,
+    data: Annotated[str | None, typer.Option(help="Test data (default: what was distilled).")] = None,
     data_root: DataRoot = None,
     seed: Seed = 0,
     scores: Annotated[bool, typer.Option("--scores", help="Also label- and augmentation-robust scores.")] = False,
@@ -223,7 +223,7 @@ def evaluate(
 @app.command()
 def show(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
-    out: Annotated[Path | None, typer.Option(help="HTML file [default: report.html in the run].")] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML file (default: report.html in the run).")] = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -240,7 +240,7 @@ def show(
 def export(
     run: RunPath,
     format: Annotated[str, typer.Option(help="parquet, imagefolder or npz.")],
-    out: Annotated[Path | None, typer.Option(help="Where to [default: beside the run].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to (default: beside the run).")] = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -327,7 +327,7 @@ def recipe_copy(name: str, folder: Path, as_json: Json = False, verbose: Verbose
 def recipe_run(
     name: Annotated[str, typer.Argument(help="A name from `ddkit recipe list`, or a .yaml file.")],
     settings: Settings = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for runs and report [default: runs/NAME].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for runs and report (default: runs/NAME).")] = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:

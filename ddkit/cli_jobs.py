@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,18 +46,35 @@ Kept = TypeVar("Kept", bound="_Kept")
 
 
 def list_pieces() -> list[dict[str, str]]:
-    """Return every registered piece: its kind, its name and the first line of its documentation."""
+    """Return every registered piece: its kind, its name, what it does and its options with their defaults."""
     registries: dict[str, Registry[Any]] = {
         "synthesis": synthesis.registry,
         "objective": objectives.registry,
         "networks": networks.registry,
-        "signal": objectives.signals,
     }
     return [
-        {"piece": kind, "name": name, "what": (inspect.getdoc(registry.get(name)) or "").split("\n")[0]}
+        {
+            "piece": kind,
+            "name": name,
+            "what": _first_sentence(registry.get(name)),
+            "options": _options(registry.get(name)),
+        }
         for kind, registry in registries.items()
         for name in registry.available()
     ]
+
+
+def _first_sentence(piece: Any) -> str:
+    """Return the first paragraph of a piece's documentation up to its citation, without markup."""
+    paragraph = " ".join((inspect.getdoc(piece) or "").split("\n\n")[0].split()).replace("`", "")
+    return re.split(r" \((?=[A-Z])|[.;](?: |$)", paragraph)[0]
+
+
+def _options(piece: Any) -> str:
+    """Return the options of a piece with their defaults, as they are written after its name."""
+    given = ("num_classes", "ipc", "shape")
+    parameters = [p for p in inspect.signature(piece).parameters.values() if p.name not in given]
+    return ",".join(f"{p.name}={p.default}" for p in parameters if p.default is not p.empty)
 
 
 class _Kept(BaseModel):
@@ -261,7 +279,12 @@ def _continued(request: DistillRequest, folder: RunFolder) -> _Plan:
     callback_options = _same(
         folder, CallbackOptions, stored.get("callbacks", {}), request.callback_options, {"images_every", "tensorboard"}
     )
-    config = DistillConfig.create(merge(stored["config"], request.overrides()))
+    overrides = request.overrides()
+    config = DistillConfig.create(merge(stored["config"], overrides))
+    for key in overrides:
+        old, new = DistillConfig.create(stored["config"]).as_dict()[key], config.as_dict()[key]
+        if old != new:
+            raise _other(folder, f"{key}={old}", new)
     return _Plan(data, config.seed, data_options, callback_options, lambda _: config)
 
 

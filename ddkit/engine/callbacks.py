@@ -21,6 +21,9 @@ class Callback:
     stopped.
     """
 
+    def on_prepare(self, run: Run) -> None:
+        """The starting point of a new run is about to be computed."""
+
     def on_start(self, run: Run) -> None:
         """The run starts, or goes on at ``run.step``."""
 
@@ -43,6 +46,13 @@ class Callback:
 
 class ProgressBar(Callback):
     """A bar with steps, rate, remaining time and loss, on standard error."""
+
+    def on_prepare(self, run: Run) -> None:
+        """Say what takes a while before the first step."""
+        if run.synthesizer.slow_start:
+            from rich.console import Console
+
+            Console(stderr=True).print(f"starting point: {run.synthesizer.slow_start} ...", highlight=False)
 
     def on_start(self, run: Run) -> None:
         """Open the bar."""

@@ -39,7 +39,8 @@ class Distiller:
         ipc: images (or codes) per class; needed with a method name.
         seed: the only seed; the same seed on the same machine gives the same bytes.
         callbacks: what happens around the loop; metrics are always kept when there is an output folder.
-        synthesizer: replaces the configured synthesis.
+        synthesizer: an object that replaces the configured synthesis.
+        synthesis: replaces the configured synthesis: a name, options, or an object.
         objective: replaces the configured objective.
         networks: replaces the configured network source.
         signal: replaces direct access to the real data (private, robust, ...).
@@ -58,6 +59,7 @@ class Distiller:
         seed: int = 0,
         callbacks: Sequence[Callback] = (),
         synthesizer: Synthesizer | None = None,
+        synthesis: Synthesizer | str | Mapping[str, Any] | None = None,
         objective: Objective | str | Mapping[str, Any] | None = None,
         networks: NetworkSource | str | Mapping[str, Any] | None = None,
         signal: Signal | str | Mapping[str, Any] | None = None,
@@ -76,7 +78,14 @@ class Distiller:
         self.callbacks = list(callbacks)
         self.checkpoint_every = checkpoint_every
         self.objects: dict[str, Any] = {}
-        given = {"synthesis": synthesizer, "objective": objective, "networks": networks, "signal": signal}
+        if synthesizer is not None and synthesis is not None:
+            raise ConfigError("give the synthesis once: as synthesis=... or as synthesizer=...")
+        given = {
+            "synthesis": synthesis if synthesizer is None else synthesizer,
+            "objective": objective,
+            "networks": networks,
+            "signal": signal,
+        }
         for name, value in given.items():
             if isinstance(value, str | Mapping):
                 overrides[name] = value

@@ -9,6 +9,7 @@ from typing import Any
 from ddkit.engine.callbacks import Callback
 from ddkit.engine.run import Run
 from ddkit.engine.session import Session
+from ddkit.errors import InterruptedRunError
 
 #: Seconds between two checkpoints, unless a number of steps is given.
 INTERVAL_SECONDS = 60.0
@@ -43,7 +44,15 @@ class Checkpoints:
         state = self.run.folder.load_checkpoint() if self.run.folder else None
         if state is None:
             began = time.monotonic()
-            self.session.start()
+            for callback in self.callbacks:
+                callback.on_prepare(self.run)
+            try:
+                self.session.start()
+            except KeyboardInterrupt:
+                raise InterruptedRunError(
+                    "interrupted while the starting point was computed, which is kept only once it is done: nothing is "
+                    "lost but its time; the same command with --resume starts it again"
+                ) from None
             self.run.seconds = time.monotonic() - began
             return
         self.run.step, self.run.seconds, self.run.stop = int(state["step"]), float(state["seconds"]), state["stop"]

@@ -68,10 +68,10 @@ class Method:
         if self.is_coreset:
             self._refuse_pieces(overrides)
         else:
-            base |= self._composed(base, merge(base, overrides))
+            base |= self._composed(base, merge(base, overrides), data)
         return DistillConfig.create(merge(base, overrides))
 
-    def _composed(self, preset: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    def _composed(self, preset: Mapping[str, Any], wanted: Mapping[str, Any], data: RealData) -> dict[str, Any]:
         """Return what follows from pieces that have left the preset's: nothing where none has.
 
         Another network source only changes what the composition is called. A synthesis or objective of one's own that
@@ -84,7 +84,11 @@ class Method:
         settings: dict[str, Any] = {}
         known = now["synthesis"] in syntheses and ("synthesis" in changed or now["objective"] in objectives)
         if known and changed != ["networks"]:
-            settings = syntheses.get(now["synthesis"]).defaults(now["objective"])
+            synthesis = syntheses.get(now["synthesis"])
+            settings = synthesis.defaults(now["objective"])
+            if "synthesis" in changed and now["synthesis"] == _name(wanted["synthesis"]):  # not an object
+                options = synthesis.options_for(data, max(1, wanted["ipc"]))
+                settings = {**settings, "synthesis": {"name": now["synthesis"], **options}}
         return {"composition": " x ".join([self.name, *(now[piece] for piece in changed)]), **settings}
 
     def _refuse_pieces(self, overrides: Mapping[str, Any]) -> None:

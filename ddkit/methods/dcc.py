@@ -11,14 +11,14 @@ from ddkit.methods.base import Method, register
 #: Published (outer steps per network, epochs between them) by IPC: DC's, but at IPC 1 the network is trained a little,
 #: as the gradient of the whole batch says little on an untrained one.
 LOOPS = {**dc.LOOPS, 1: (10, 5)}
-#: Networks, and outer steps of each of them, that are matched class by class first.
-WARMUP = (250, 10)
+#: Share of the networks (250 of the published 1000), and outer steps of each of them, matched class by class first.
+WARMUP = (0.25, 10)
 
 
 def contrastive(ipc: int) -> dict[str, Any]:
     """Settings that DCC and DSAC share: 1000 networks, batch-level matching after the bi-level warm-up.
 
-    The warm-up covers a step that is among the first 10 of its network and whose network is among the first 250. A
+    The warm-up covers a step that is among the first 10 of its network and whose network is among the first quarter. A
     network serves at most 10 steps up to IPC 10, so there it is a matter of networks alone. For an IPC without a
     published value the loops are those of DC (:func:`ddkit.methods.dc.loops`).
     """

@@ -62,7 +62,7 @@ class GradientMatching(Objective):
             ``convolutions``, see :func:`ddkit.objectives.distances.matched_names`.
         level: ``class``, ``batch`` or ``both``.
         batch_weight: :math:`\beta`, for ``both``.
-        warmup_networks: networks with a warm-up; 0 for none.
+        warmup_networks: networks with a warm-up; a number below 1 is a share of the run's networks, 0 is none.
         warmup_steps: outer steps of such a network that belong to it; 0 for none.
 
     Raises:
@@ -78,7 +78,7 @@ class GradientMatching(Objective):
         weights: Weights = "auto",
         level: Level = "class",
         batch_weight: float = 1.0,
-        warmup_networks: int = 0,
+        warmup_networks: float = 0,
         warmup_steps: int = 0,
     ) -> None:
         check_metric(metric, weights)
@@ -102,6 +102,7 @@ class GradientMatching(Objective):
         self.level: Level = level
         self.batch_weight = batch_weight
         self.warmup_networks, self.warmup_steps = warmup_networks, warmup_steps
+        self.warm_networks = int(warmup_networks)  # known at setup where it is a share
         self.real_batch = real_batch
         self.class_chunk = class_chunk
 
@@ -122,15 +123,22 @@ class GradientMatching(Objective):
 
     def _check_warmup_ends(self) -> None:
         """Refuse a run that would be over before the batch level is used once."""
-        life = self.context.networks.life()
-        if life is None or not self.warmup_networks or life > self.warmup_steps:
+        life, steps = self.context.networks.life(), self.context.steps
+        if 0 < self.warmup_networks < 1:
+            if life is None:
+                raise ConfigError(
+                    f"objective.warmup_networks={self.warmup_networks} is a share, but how many networks this source "
+                    f"will draw is not known beforehand: give their number"
+                )
+            self.warm_networks = round(self.warmup_networks * math.ceil(steps / life))
+        if life is None or not self.warm_networks or life > self.warmup_steps:
             return
-        covered = self.warmup_networks * life
-        if 0 < self.context.steps <= covered:
+        covered = self.warm_networks * life
+        if 0 < steps <= covered:
             raise ConfigError(
                 f"the warm-up of objective.warmup_networks={self.warmup_networks} networks with {life} outer steps "
-                f"each covers all {self.context.steps} steps of the run: set it to about a quarter of the run's "
-                f"networks, {max(1, self.context.steps // life // 4)}, or raise steps above {covered}"
+                f"each covers all {steps} steps of the run: set it to a share of the run's networks such as 0.25, to 0 "
+                f"for none, or raise steps above {covered}"
             )
 
     def passes_per_step(self, synthesizer: Synthesizer) -> float:
@@ -169,12 +177,12 @@ class GradientMatching(Objective):
                 loss = self._class_level(network, side, real)
             else:
                 loss = self._batch_level(network, side, [g.mean(0, keepdim=True) for g in real], real)
-        return {"loss": loss, "batch": float(level != "class")} if self.warmup_networks else {"loss": loss}
+        return {"loss": loss, "batch": float(level != "class")} if self.warm_networks else {"loss": loss}
 
     def level_of_step(self) -> Level:
         """Return the level at which the present network is matched: ``class`` during a warm-up, else the option's."""
         number, served = self.context.networks.age()
-        return "class" if number < self.warmup_networks and served < self.warmup_steps else self.level
+        return "class" if number < self.warm_networks and served < self.warmup_steps else self.level
 
     def _class_level(self, network: Network, side: SyntheticSide, real: list[Tensor]) -> float:
         """Classes do not influence each other, so every chunk has a backward pass of its own."""
@@ -262,16 +270,19 @@ def _of(gradients: list[Tensor], classes: Tensor) -> list[Tensor]:
     return [gradient[classes.to(gradient.device)] for gradient in gradients]
 
 
-def _check_warmup(level: str, networks: int, steps: int) -> None:
-    if networks < 0 or steps < 0:
-        raise ConfigError(f"objective.warmup_networks={networks} and warmup_steps={steps} must be at least 0")
-    if level == "class" and (networks or steps):
+def _check_warmup(level: str, networks: float, steps: int) -> None:
+    if not 0 <= networks < math.inf or (networks > 1 and networks != int(networks)) or steps < 0:
         raise ConfigError(
-            f"objective.warmup_networks={networks}, warmup_steps={steps} with level=class: a warm-up comes before the "
-            f"batch level; use level=batch or both, or leave the warm-up out"
+            f"objective.warmup_networks={networks} and warmup_steps={steps} must be numbers of networks and steps "
+            f"from 0 on; the former may be a share below 1"
         )
-    if bool(networks) != bool(steps):
+    if level == "class" and networks:
         raise ConfigError(
-            f"objective.warmup_networks={networks} with warmup_steps={steps} is no warm-up: it covers the first steps "
-            f"of the first networks, so both must be positive (as many steps as a network serves cover it whole)"
+            f"objective.warmup_networks={networks} with level=class: a warm-up precedes the batch level; use "
+            f"level=batch or both, or leave the warm-up out"
+        )
+    if networks and not steps:
+        raise ConfigError(
+            f"objective.warmup_networks={networks} with warmup_steps=0 is no warm-up: it covers the first steps of the "
+            f"first networks, so give warmup_steps (as many as a network serves cover it whole), or warmup_networks=0"
         )

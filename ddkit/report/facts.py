@@ -84,7 +84,7 @@ def subtitle(run: RunContent) -> str:
     if run.distilled is None:
         return "This run has not written a distilled set yet."
     images = run.distilled.budget.decoded_images
-    share = f", {run.ipc} per class" if run.ipc else ""
+    share = f", {run.distilled.ipc} per class" if run.distilled.ipc else ""
     text = f"{formats.count(images)} training image{'s' if images != 1 else ''}{share}"
     real = run.real_count
     return f"{text}, in place of {formats.count(real)}." if real else f"{text}."
@@ -160,7 +160,7 @@ def cost(run: RunContent) -> list[tuple[str, str]]:
         values["Distilled set"] = f"{formats.size(budget.bytes)} ({formats.count(budget.floats)} stored numbers)"
         if budget.decoded_images != budget.images:
             values["Decoded images"] = (
-                f"{formats.count(budget.decoded_images)} from {formats.count(budget.images)} stored"
+                f"{formats.count(budget.decoded_images)} from a budget of {formats.count(budget.images)}"
             )
         if real_bytes:
             values["Real data"] = f"{formats.size(real_bytes)} (8-bit pixels and {LABEL_BYTES}-byte labels)"

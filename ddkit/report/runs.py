@@ -84,8 +84,11 @@ class RunContent:
 
     @property
     def ipc(self) -> int | None:
-        """Images per class; None when the classes differ."""
+        """Images per class that the budget counts, whatever they decode to; None when the classes differ."""
         if self.distilled is not None:
+            budget = self.distilled.budget
+            if budget.decoded_images != budget.images:
+                return budget.images // self.distilled.num_classes
             return self.distilled.ipc
         value = self.find("ipc")
         return int(value) if known(value) else None

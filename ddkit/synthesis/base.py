@@ -14,7 +14,7 @@ from ddkit.budget import Budget
 from ddkit.data import Preprocessing, RealData
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.registry import Registry
-from ddkit.synthesis.labels import LabelKind, make_labels
+from ddkit.synthesis.labels import HardLabels, LabelKind, make_labels
 
 registry: Registry[type[Synthesizer]] = Registry("synthesis", "ddkit.synthesis")
 
@@ -40,6 +40,9 @@ class Synthesizer(nn.Module, ABC):
 
     name: ClassVar[str]
     inits: ClassVar[tuple[str, ...]] = ("real", "noise")
+    #: What :meth:`initialise` does where it takes a while, for the user who waits; empty where it does not.
+    slow_start: ClassVar[str] = ""
+
     classes: Tensor
     #: (M,) int64, index of the real image from which each decoded image started; -1 where there is none.
     pairs: Tensor
@@ -52,6 +55,11 @@ class Synthesizer(nn.Module, ABC):
             objective: name of the objective, as learning rates depend on the scale of its gradients.
         """
         return {"init": cls.inits[0]}
+
+    @classmethod
+    def options_for(cls, data: RealData, ipc: int) -> dict[str, Any]:
+        """Return options for a method whose preset uses another synthesis, where they depend on data and budget."""
+        return {}
 
     def __init__(
         self,
@@ -186,6 +194,10 @@ class Synthesizer(nn.Module, ABC):
         """Return all targets as an artifact keeps them."""
         index = torch.arange(len(self), device=self.classes.device)
         return self.labels(index).detach().cpu()
+
+    def stored_targets(self) -> dict[str, Tensor]:
+        """Return ``labels`` for :meth:`stored`, or nothing where they are hard and follow from the order."""
+        return {} if isinstance(self.labels, HardLabels) else {"labels": self.stored_labels()}
 
     def materialise(
         self, preprocessing: Preprocessing, class_names: tuple[str, ...], metadata: dict[str, Any]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ddkit.data import RealData
 from ddkit.errors import ArtifactError, ConfigError, DataError
 from ddkit.synthesis.base import Synthesizer, registry
-from ddkit.synthesis.labels import HardLabels, LabelKind
-from ddkit.synthesis.latent import CHUNK, MOST_NUMBERS, checked_codes, code_sides, decode_pairs
+from ddkit.synthesis.labels import LabelKind
+from ddkit.synthesis.latent import CHUNK, MOST_NUMBERS, checked_codes, code_sides, decode_pairs, sizes
 from ddkit.synthesis.pixels import check_ipc_fits
 
 #: Standard deviation of the initial codes, and the learning rates of the warm start.
@@ -71,11 +71,17 @@ class SharedDecoders(Synthesizer):
 
     name = "shared-decoders"
     inits = ("real", "noise")
+    slow_start = "fitting codes and decoders to real images"
 
     @classmethod
     def defaults(cls, objective: str) -> dict[str, Any]:
         """Adam, rate 0.02 for codes and 0.005 for decoders, for every objective."""
         return {"init": "real", "optimiser": {"name": "adam", "lr": 0.02, "groups": {"decoders": {"lr": 0.005}}}}
+
+    @classmethod
+    def options_for(cls, data: RealData, ipc: int) -> dict[str, Any]:
+        """Choose sizes for the budget, see :func:`ddkit.synthesis.latent.sizes`."""
+        return sizes(data.shape, data.num_classes, ipc, int(data.class_counts.min()))
 
     def __init__(
         self,
@@ -91,15 +97,15 @@ class SharedDecoders(Synthesizer):
         labels: LabelKind | Tensor = "hard",
         label_confidence: float = 0.9,
     ) -> None:
-        sizes = {"decoders": decoders, "code_channels": code_channels, "hidden": hidden}
-        for option, value in {**sizes, "codes": codes, "warm_steps": warm_steps}.items():
+        chosen = {"decoders": decoders, "code_channels": code_channels, "hidden": hidden}
+        for option, value in {**chosen, "codes": codes, "warm_steps": warm_steps}.items():
             if value is not None and value < 1:
                 raise ConfigError(f"synthesis.{option}={value} must be at least 1")
         if batch_decoders is not None and not 1 <= batch_decoders <= decoders:
             raise ConfigError(
                 f"synthesis.batch_decoders={batch_decoders} must lie between 1 and synthesis.decoders={decoders}"
             )
-        count = checked_codes(max(1, num_classes), ipc, shape, codes, sizes)
+        count = checked_codes(max(1, num_classes), ipc, shape, codes, chosen)
         super().__init__(num_classes, ipc, shape, labels, label_confidence, decoded_per_class=count * decoders)
         self.decoders, self.warm_steps, self.batch_decoders = decoders, warm_steps, batch_decoders
         self.codes = nn.Parameter(torch.zeros(num_classes * count, code_channels, *code_sides(shape)))
@@ -185,8 +191,7 @@ class SharedDecoders(Synthesizer):
 
     def stored(self) -> dict[str, Tensor]:
         """Return ``codes`` (K * n, c_z, H', W'), class-major, the decoders and, unless they are hard, ``labels``."""
-        tensors = {name: getattr(self, name).detach() for name in ("codes", *_DECODER)}
-        return tensors if isinstance(self.labels, HardLabels) else {**tensors, "labels": self.stored_labels()}
+        return {**{name: getattr(self, name).detach() for name in ("codes", *_DECODER)}, **self.stored_targets()}
 
     def options(self) -> dict[str, Any]:
         """Return the number of classes and the shape of an image."""

@@ -180,8 +180,8 @@ class MultiFormation(Synthesizer):
         return real.images.index_select(0, index.to(real.images.device)).to(real.device).float() / 255
 
     def stored(self) -> dict[str, Tensor]:
-        """Return the stored ``images`` (K * ipc, C, H, W) and the ``labels`` of all decoded ones."""
-        return {"images": self.images.detach(), "labels": self.stored_labels()}
+        """Return the stored ``images`` (K * ipc, C, H, W) and, unless they are hard, the ``labels`` of decoded ones."""
+        return {"images": self.images.detach(), **self.stored_targets()}
 
     def options(self) -> dict[str, Any]:
         """Return how to decode."""
@@ -202,9 +202,13 @@ class MultiFormation(Synthesizer):
         Raises:
             ArtifactError: numbers of images and labels that do not fit together.
         """
-        images, labels, ipc = stored["images"], stored["labels"], options["ipc"]
+        images, ipc = stored["images"], options["ipc"]
         parts = formations(options["decode_type"], ipc, options["factor"], options["batch_images"])
-        decoded = len(images) // ipc * sum(part.decoded for part in parts)
+        per_class = sum(part.decoded for part in parts)
+        decoded = len(images) // ipc * per_class
+        labels = stored.get("labels")
+        if labels is None:
+            labels = torch.arange(len(images) // ipc).repeat_interleave(per_class)
         if len(images) % ipc or len(labels) != decoded:
             raise ArtifactError(
                 f"{len(images)} stored images decode to {decoded} at factor {options['factor']} and ipc={ipc}, but "

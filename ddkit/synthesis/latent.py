@@ -19,6 +19,16 @@ SLOPE = 0.1
 MOST_NUMBERS = 2**30
 #: Decoded images per call of the decoders.
 CHUNK = 1024
+#: (decoders, hidden channels), the largest first.
+LADDER = ((8, 16), (8, 8), (4, 8), (2, 8), (2, 4), (1, 4))
+#: Hidden channels of the one decoder that is tried where none of these leaves room for a code.
+SMALLEST_HIDDEN = 2
+#: Largest share of the budget that decoders may take.
+DECODER_SHARE = 0.25
+#: Most images per class, as the cost of a step and of evaluation grows with them.
+MOST_IMAGES = 200
+#: Most channels of a code.
+MOST_CHANNELS = 12
 
 
 def code_sides(shape: Sequence[int]) -> tuple[int, int]:
@@ -80,10 +90,11 @@ def checked_codes(num_classes: int, ipc: int, shape: Sequence[int], codes: int |
     per_code = num_classes * sizes["code_channels"] * math.prod(code_sides(shape))
     if most < 1:
         least = math.ceil((weights + per_code) / (num_classes * math.prod(shape)))
+        shrinkable = [f"synthesis.{name}={value}" for name, value in sizes.items() if value > 1]
+        smaller = f", or lower {' or '.join(shrinkable)}" if shrinkable else ""
         raise ConfigError(
             f"ipc={ipc} is a budget of {budget:,} numbers; the decoders take {weights:,} of them and one code per "
-            f"class {per_code:,}: choose ipc >= {least}, or lower synthesis.decoders={decoders}, "
-            f"synthesis.hidden={sizes['hidden']} or synthesis.code_channels={sizes['code_channels']}"
+            f"class {per_code:,}: choose ipc >= {least}{smaller}"
         )
     if codes is not None and codes > most:
         raise ConfigError(
@@ -98,3 +109,48 @@ def checked_codes(num_classes: int, ipc: int, shape: Sequence[int], codes: int |
             f"{MOST_NUMBERS:,}: lower synthesis.codes or synthesis.decoders, or raise synthesis.code_channels"
         )
     return count
+
+
+def sizes(shape: tuple[int, int, int], num_classes: int, ipc: int, smallest: int) -> dict[str, int | None]:
+    """Choose the sizes of codes and decoders for a budget of ``ipc`` images per class.
+
+    1. Codes have 2 channels for grey images and 3 for others.
+    2. Decoders are the largest of ``LADDER`` that take at most a quarter of the budget (the smallest if none does).
+    3. As many codes as fit. Where that makes more than 200 images per class, or more than there are real ones to start
+       from, codes get more channels, up to 12, and after that decoders are halved, down to two.
+
+    Args:
+        shape: (C, H, W).
+        num_classes: K.
+        ipc: budget, in images per class.
+        smallest: images in the smallest class.
+
+    Returns:
+        ``code_channels``, ``hidden``, ``decoders`` and ``codes`` of :class:`~ddkit.synthesis.SharedDecoders`; ``codes``
+        is None, all that fit, unless real images are too few.
+    """
+    budget, least = ipc * num_classes * math.prod(shape), 2 if shape[0] == 1 else 3
+    affordable = (
+        pair for pair in LADDER if pair[0] * decoder_numbers(shape[0], least, pair[1]) <= DECODER_SHARE * budget
+    )
+    decoders, hidden = next(affordable, LADDER[-1])
+    limit = min(MOST_IMAGES, smallest)
+    fitting: tuple[int, int, int] | None = None  # the last choice that fits the budget
+    for count in (decoders, *(m for m in (4, 2) if m < decoders)):
+        for channels in range(least, MOST_CHANNELS + 1):
+            codes = codes_that_fit(num_classes, ipc, shape, count, channels, hidden)
+            if codes < 1:
+                break
+            fitting = (count, channels, codes)
+            if codes * count <= limit:
+                return {"code_channels": channels, "hidden": hidden, "decoders": count, "codes": None}
+    if fitting is None:  # the least that the synthesizer refuses with the numbers, unless a smaller decoder fits
+        return {"code_channels": least, "hidden": SMALLEST_HIDDEN, "decoders": 1, "codes": None}
+    count, channels, codes = fitting
+    few = codes * count > smallest
+    return {
+        "code_channels": channels,
+        "hidden": hidden,
+        "decoders": count,
+        "codes": max(1, smallest // count) if few else None,
+    }

@@ -8,6 +8,7 @@ from ddkit import Distiller, methods
 from ddkit.engine import Session
 from ddkit.errors import ConfigError
 from ddkit.evaluation import recipe
+from ddkit.objectives import GradientMatching
 from ddkit.testing import small_overrides, toy_data
 
 from .test_digits_accuracy import accuracy, fit, random_accuracy
@@ -22,7 +23,7 @@ def test_schedule_is_the_published_one(method: str, ipc: int, loops: tuple[int, 
     networks, objective = config.networks.options, config.objective.options
     assert (networks["outer_loop"], networks["inner_epochs"]) == loops
     assert config.steps == 1000 * loops[0]
-    assert (objective["level"], objective["warmup_networks"], objective["warmup_steps"]) == ("batch", 250, 10)
+    assert (objective["level"], objective["warmup_networks"], objective["warmup_steps"]) == ("batch", 0.25, 10)
     assert (config.init, config.optimiser.lr, config.optimiser.momentum) == ("real", 0.1, 0.5)
 
 
@@ -40,7 +41,7 @@ def test_only_dsac_augments() -> None:
 
 @pytest.mark.parametrize("method", ["dcc", "dsac"])
 def test_batch_level_beats_random_images(method: str) -> None:
-    objective = {"real_batch": 32, "warmup_networks": 0, "warmup_steps": 0}
+    objective = {"real_batch": 32, "warmup_networks": 0}
     distilled = fit(method, 1, steps=150, objective=objective)
     assert accuracy(distilled) >= random_accuracy(1) + 8
     if method == "dsac":
@@ -51,8 +52,15 @@ def test_batch_level_beats_random_images(method: str) -> None:
 def test_warm_up_that_covers_the_whole_run_is_refused_with_a_remedy() -> None:
     settings = {**small_overrides("dcc", toy_data()), "steps": 30}
     settings["objective"] = {"real_batch": 5, "warmup_networks": 20, "warmup_steps": 10}
-    with pytest.raises(ConfigError, match="covers all 30 steps of the run: set it to about a quarter"):
+    with pytest.raises(ConfigError, match="covers all 30 steps of the run: set it to a share"):
         Distiller("dcc", 1, **settings).fit(toy_data())
     settings["objective"]["warmup_networks"] = 14
     Distiller("dcc", 1, **settings).configure(toy_data())
     Session(Distiller("dcc", 1, **settings).configure(toy_data()), toy_data())
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(10_000, 250), (200, 5), (10, 0)])
+def test_warm_up_is_a_quarter_of_the_networks_of_a_run(steps: int, expected: int) -> None:
+    config = methods.get("dcc").configure(toy_data(), 1, overrides={"steps": steps, "device": "cpu", "compile": False})
+    session = Session(config, toy_data())
+    assert isinstance(session.objective, GradientMatching) and session.objective.warm_networks == expected

@@ -11,8 +11,8 @@ import torch
 from ddkit import Distiller, data
 from ddkit.artifact import DistilledDataset
 from ddkit.evaluation import TrainingRecipe, evaluate
-from ddkit.methods.kfs import sizes
 from ddkit.synthesis import SharedDecoders
+from ddkit.synthesis.latent import sizes
 from ddkit.testing import toy_data
 
 from .test_digits_accuracy import accuracy, fit, random_accuracy

@@ -368,9 +368,9 @@ def test_cost_counts_the_additional_pass_of_chunks(bench) -> None:
     ("options", "message"),
     [
         ({"level": "class", "warmup_networks": 2}, "with level=class"),
-        ({"level": "batch", "warmup_networks": 2}, "both must be positive"),
-        ({"level": "batch", "warmup_steps": 2}, "both must be positive"),
-        ({"level": "both", "warmup_steps": -1, "warmup_networks": 1}, "must be at least 0"),
+        ({"level": "batch", "warmup_networks": 2}, "give warmup_steps"),
+        ({"level": "batch", "warmup_networks": 2.5, "warmup_steps": 2}, "a share below 1"),
+        ({"level": "both", "warmup_steps": -1, "warmup_networks": 1}, "from 0 on"),
         ({"level": "batch", "batch_weight": 2.0}, "use level=both"),
         ({"level": "both", "batch_weight": 0.0}, "must be positive"),
         ({"level": "both", "batch_weight": float("nan")}, "must be positive"),

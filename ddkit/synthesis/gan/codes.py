@@ -73,6 +73,7 @@ class GANCodes(Synthesizer):
 
     name = "gan"
     inits = ("inverted", "prior")
+    slow_start = "training the generator unless one is given, looking for the codes of real images"
 
     scale: Tensor
     shift: Tensor
