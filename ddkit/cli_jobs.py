@@ -284,7 +284,7 @@ def _continued(request: DistillRequest, folder: RunFolder) -> _Plan:
     for key in overrides:
         old, new = DistillConfig.create(stored["config"]).as_dict()[key], config.as_dict()[key]
         if old != new:
-            raise _other(folder, f"{key}={old}", new)
+            raise _other(folder, f"{key}={_short(old, new)}", _short(new, old))
     return _Plan(data, config.seed, data_options, callback_options, lambda _: config)
 
 
@@ -299,6 +299,12 @@ def _same(folder: RunFolder, kind: type[Kept], stored: Any, given: Mapping[str, 
         if key not in free and value != getattr(old, key):
             raise _other(folder, f"--{key.replace('_', '-')} {getattr(old, key)}", value)
     return kind(**{**old.model_dump(), **_given(given)})
+
+
+def _short(value: Any, other: Any) -> Any:
+    """Return the name of a piece where the names differ, else the value itself."""
+    names = [piece.get("name") if isinstance(piece, Mapping) else None for piece in (value, other)]
+    return names[0] if names[0] and names[0] != names[1] else value
 
 
 def _other(folder: RunFolder, option: str, value: object) -> ConfigError:

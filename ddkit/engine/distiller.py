@@ -18,7 +18,7 @@ from ddkit.engine.resume import Checkpoints
 from ddkit.engine.run import Run, RunFolder, environment, peak_memory_bytes
 from ddkit.engine.selection import CoresetSession
 from ddkit.engine.session import Session, result_metadata
-from ddkit.errors import ConfigError, InterruptedRunError
+from ddkit.errors import ConfigError, DataError, InterruptedRunError
 from ddkit.networks import NetworkSource
 from ddkit.objectives import Objective, Signal
 from ddkit.synthesis import Synthesizer
@@ -133,6 +133,11 @@ class Distiller:
             CheckpointError: the disk is full, or a checkpoint is damaged.
             InterruptedRunError: the user pressed Ctrl-C; the state was saved first.
         """
+        if not isinstance(real, RealData):
+            raise DataError(
+                f"fit() got a {type(real).__name__}: bring it into a RealData first, by RealData.from_dataset(dataset) or "
+                f"RealData.from_tensors(images, labels)"
+            )
         config = self.configure(real)
         session = self._session(config, real)
         metadata = result_metadata(config, real)

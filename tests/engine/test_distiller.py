@@ -414,3 +414,41 @@ def test_compiled_step_equals_the_eager_step(method: str, steps: int, precision:
     moved = (eager - small(method, steps=0, **options).fit(real).images).norm()
     assert moved > 1e-3
     assert (compiled - eager).norm() <= tolerance * (eager.norm() if precision == "float32" else moved)
+
+
+def test_what_is_no_real_data_is_refused_with_the_way_there() -> None:
+    with pytest.raises(DataError, match=r"got a Tensor: .* RealData.from_tensors"):
+        small().fit(torch.zeros(3, 1, 8, 8))  # type: ignore[arg-type]
+
+
+def test_interrupted_starting_point_says_what_is_kept(tmp_path: Path) -> None:
+    class Stop(Callback):
+        def on_prepare(self, run: Run) -> None:
+            run.synthesizer.initialise = raising  # type: ignore[method-assign]
+
+    def raising(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedRunError, match="while the starting point was computed"):
+        small(callbacks=[Stop()]).fit(toy_data(), out=tmp_path / "run")
+    assert small().fit(toy_data(), out=tmp_path / "run", resume=True).metadata["steps"] == 9
+
+
+def test_starting_point_counts_as_time_of_the_run_and_is_saved_after_callbacks_have_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ddkit.engine.resume.STARTING_SECONDS", 0.0)
+    order: list[str] = []
+
+    class Watch(Callback):
+        def on_prepare(self, run: Run) -> None:
+            order.append("prepare")
+
+        def on_start(self, run: Run) -> None:
+            order.append(f"start {run.seconds > 0}")
+
+        def on_checkpoint(self, run: Run) -> None:
+            order.append(f"checkpoint {run.step}")
+
+    small(callbacks=[Watch()], steps=1).fit(toy_data(), out=tmp_path / "run")
+    assert order == ["prepare", "start True", "checkpoint 0"]
