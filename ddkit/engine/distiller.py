@@ -135,7 +135,7 @@ class Distiller:
         """
         if not isinstance(real, RealData):
             raise DataError(
-                f"fit() got a {type(real).__name__}: bring it into a RealData first, by RealData.from_dataset(dataset) or "
+                f"fit() got a {type(real).__name__}: make a RealData of it first, by RealData.from_dataset(dataset) or "
                 f"RealData.from_tensors(images, labels)"
             )
         config = self.configure(real)
