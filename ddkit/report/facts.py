@@ -115,8 +115,12 @@ def key_figures(run: RunContent, rows: Sequence[AccuracyRow]) -> list[tuple[str,
     if run.distilled is not None:
         budget = run.distilled.budget
         real, real_bytes = run.real_count, run.real_bytes
-        fewer = f"1 for every {formats.count(_per(real, budget.images))} real ones" if real else "stored"
-        figures.append(("Images", formats.count(budget.images), fewer))
+        if budget.decoded_images == budget.images:
+            fewer = f"1 for every {formats.count(_per(real, budget.images))} real ones" if real else "stored"
+            figures.append(("Images", formats.count(budget.images), fewer))
+        else:
+            decoded = f"in a budget of {formats.count(budget.images)} images"
+            figures.append(("Decoded images", formats.count(budget.decoded_images), decoded))
         smaller = f"{formats.ratio(_per(real_bytes, budget.bytes))} smaller" if real_bytes else "stored"
         figures.append(("Size", formats.size(budget.bytes), smaller))
     if run.seconds is not None:
