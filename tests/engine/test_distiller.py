@@ -6,7 +6,7 @@ import json
 import signal
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +232,15 @@ def test_first_signal_saves_and_the_run_can_go_on(number: int, tmp_path: Path) -
     assert resumed.to_bytes() == small().fit(toy_data()).to_bytes()
 
 
+@pytest.fixture
+def python_handles_interrupts() -> Iterator[None]:
+    """Give SIGINT Python's own handler, whatever other tests and their libraries have left there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_handles_interrupts")
 def test_second_signal_kills_at_once(tmp_path: Path) -> None:
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
