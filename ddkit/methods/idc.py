@@ -102,9 +102,9 @@ def defaults(data: RealData, ipc: int, factor: int | None = None) -> dict[str, A
     These exceptions follow the factor of the method, 2 for ``idc`` and 1 for ``idc-i``, not ``synthesis.factor``.
 
     Large images differ from the published runs in the network (a ConvNet instead of ResNetAP-10), in that pretrained
-    networks of ImageNet-100 are trained here instead of loaded, with the rate 0.01, weight decay 5e-4 and 64 real images
-    of the smaller sets instead of 0.1, 1e-4 and 128, and in that ``bound`` sets are evaluated as they were decoded while
-    distilling; none of this was measured. Pretraining holds all real images in memory.
+    networks of ImageNet-100 are trained here instead of loaded, with the rate 0.01, weight decay 5e-4 and 64 real
+    images of the smaller sets instead of 0.1, 1e-4 and 128, and in that ``bound`` sets are evaluated as they were
+    decoded while distilling; none of this was measured. Pretraining holds all real images in memory.
 
     Args:
         data: the real data.
