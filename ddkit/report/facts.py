@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ddkit import methods
+from ddkit.artifact import DistilledDataset
 from ddkit.errors import DDKitError
 from ddkit.methods import Method
 from ddkit.report import formats
@@ -162,6 +163,9 @@ def cost(run: RunContent) -> list[tuple[str, str]]:
     if run.distilled is not None:
         budget = run.distilled.budget
         values["Distilled set"] = f"{formats.size(budget.bytes)} ({formats.count(budget.floats)} stored numbers)"
+        shared = _decoder_numbers(run.distilled)
+        if shared:
+            values["Decoder"] = f"{formats.count(shared)} of these numbers, shared by all images"
         if budget.decoded_images != budget.images:
             values["Decoded images"] = (
                 f"{formats.count(budget.decoded_images)} from a budget of {formats.count(budget.images)}"
@@ -177,6 +181,15 @@ def cost(run: RunContent) -> list[tuple[str, str]]:
     values["Hardware"] = _hardware(run.info.get("hardware"))
     values["Versions"] = _listed(run.info.get("versions")) or _listed({"ddkit": run.find("ddkit_version")})
     return [(name, value) for name, value in values.items() if value]
+
+
+def _decoder_numbers(distilled: DistilledDataset) -> int:
+    """Return how many stored numbers belong to a generator or to decoders instead of single images."""
+    return sum(
+        tensor.numel()
+        for name, tensor in distilled.stored.items()
+        if name.startswith(("generator.", "first_", "second_"))
+    )
 
 
 def commands(run: RunContent) -> list[tuple[str, str]]:

@@ -33,3 +33,10 @@ def test_page_tells_decoded_images_from_the_budget(run: Path, tmp_path: Path) ->
     assert "12 training images, 4 per class" in words
     assert "Decoded images 12 in a budget of 3 images" in words
     assert "12 from a budget of 3" in words
+
+
+def test_page_tells_the_decoders_from_the_rest(tmp_path: Path) -> None:
+    data = toy_data()
+    Distiller("kfs", 2, **small_overrides("kfs", data)).fit(data, out=tmp_path / "kfs")
+    text = write_report([tmp_path / "kfs"], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "134 of these numbers, shared by all images" in re.sub(r"<[^>]*>", "", text)
