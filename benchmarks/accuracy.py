@@ -81,7 +81,9 @@ CELLS: dict[str, dict[str, Any]] = {
     "kfs-mnist-10": {"steps": 150, "synthesis": {"batch_decoders": 2}},
     "kfs-cifar10-10": {"steps": 150, "synthesis": {"batch_decoders": 2}},
 }
-CONTROLS = ("random-mnist-1", "random-mnist-10", "random-cifar10-10")
+CONTROLS = tuple(
+    f"{control}-{cell}" for control in ("random", "random@bytes") for cell in ("mnist-1", "mnist-10", "cifar10-10")
+)
 #: Image passes and largest number of epochs of an evaluation.
 PASSES, MOST_EPOCHS = 50_000, 1000
 NETWORKS = 3
