@@ -67,6 +67,7 @@ class Session:
         objective.setup(context, self.synthesizer)
         self.groups = {**self.synthesizer.parameter_groups(), **objective.parameter_groups()}
         self.optimisers = build_optimisers(self.groups, config.optimiser)
+        self.rates = {name: config.optimiser.of(name).rate for name in self.groups}
         self.average = _Average(self.synthesizer, config.ema) if config.ema else None
 
     def start(self) -> None:
@@ -135,7 +136,7 @@ class Session:
         for name, optimiser in self.optimisers.items():
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
-                group["lr"] = self.config.optimiser.of(name).rate(number, self.config.steps)
+                group["lr"] = self.rates[name](number, self.config.steps)
         scalars = self.objective.backward(self.synthesizer)
         for name, value in scalars.items():
             if not math.isfinite(value):

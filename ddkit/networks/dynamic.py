@@ -137,7 +137,7 @@ class DynamicNetworks(NetworkSource):
             "counts": dict(self.counts),
         }
         if self.served:
-            state["weights"] = {k: v.detach().clone() for k, v in self.network.module.state_dict().items()}
+            state["weights"] = self.network.snapshot()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -60,6 +60,10 @@ class Network:
         """Draw new initial weights from ``seed``, in place."""
         self.spec.reset_(self.module, seed)
 
+    def snapshot(self) -> dict[str, Tensor]:
+        """Return a copy of the present weights and buffers, for ``module.load_state_dict``."""
+        return {name: value.detach().clone() for name, value in self.module.state_dict().items()}
+
     def prepare(self, images: Tensor) -> Tensor:
         """Bring images to the device, number format and memory layout of this network."""
         return images.to(self.device, self.dtype, memory_format=torch.channels_last)

@@ -94,17 +94,14 @@ class TrainedPool(NetworkSource):
         """Train one network and return its snapshots, the untrained one first."""
         self.network.reset(self.streams.integer("pool"))
         velocity = still(self.network)
-        snapshots, done = [self._snapshot()], 0
+        snapshots, done = [self.network.snapshot()], 0
         for stage in range(1, self.stages):
             goal = stage * self.steps // (self.stages - 1)
             while done < goal:
                 at_once = min(goal - done, max(1, _DRAWN_IMAGES // self.training.batch_size))
                 done += self.training.run(at_once * self.training.batch_size, velocity)
-            snapshots.append(self._snapshot())
+            snapshots.append(self.network.snapshot())
         return snapshots
-
-    def _snapshot(self) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in self.network.module.state_dict().items()}
 
     def life(self) -> int:
         """One outer step, as a snapshot is drawn for each."""

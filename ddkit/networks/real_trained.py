@@ -128,7 +128,7 @@ class RealTrainedNetworks(NetworkSource):
         else:
             if not last:
                 self.training.run(self.images, member.velocity)
-            member.weights = {k: v.detach().clone() for k, v in self.network.module.state_dict().items()}
+            member.weights = self.network.snapshot()
         self.turn = (self.turn + 1) % self.pool
 
     def life(self) -> int:

@@ -171,7 +171,7 @@ class SyntheticTrainedNetworks(NetworkSource):
         """Return the position in the outer loop and, in the middle of one, the weights."""
         state: dict[str, Any] = {"drawn": self.drawn, "served": self.served}
         if self.served:
-            state["weights"] = {k: v.detach().clone() for k, v in self.network.module.state_dict().items()}
+            state["weights"] = self.network.snapshot()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

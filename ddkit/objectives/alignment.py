@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddkit.errors import ConfigError
 from ddkit.networks import Network
-from ddkit.objectives.base import Context, Objective, registry
+from ddkit.objectives.base import Context, Objective, registry, require_counts
 from ddkit.objectives.class_means import class_chunk, class_means
 from ddkit.objectives.signal import LayerFeatures
 from ddkit.objectives.synthetic import SyntheticSide
@@ -100,10 +100,7 @@ class FeatureAlignment(Objective):
                 raise ConfigError(f"objective.weights={weights} holds {weight}: weights are numbers of at least 0")
         if weights is not None and not any(weights) and not beta:
             raise ConfigError("objective.weights and objective.beta are all 0, so nothing is matched: raise one")
-        if real_batch < 1:
-            raise ConfigError(f"objective.real_batch={real_batch} must be at least 1")
-        if class_chunk is not None and class_chunk < 1:
-            raise ConfigError(f"objective.class_chunk={class_chunk} must be at least 1")
+        require_counts(real_batch=real_batch, class_chunk=class_chunk)
         self.weights = weights
         self.beta = beta
         self.real_batch = real_batch

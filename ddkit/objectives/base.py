@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ddkit.augment import Augmentation
+from ddkit.errors import ConfigError
 from ddkit.networks import Network, NetworkSource
 from ddkit.objectives.signal import Signal
 from ddkit.registry import Registry
@@ -41,6 +42,17 @@ class Context:
     streams: Streams
     steps: int = 0
     init: str = "real"
+
+
+def require_counts(**counts: int | None) -> None:
+    """Refuse options of an objective below 1; None stands for one that chooses itself.
+
+    Raises:
+        ConfigError: naming the option and its value.
+    """
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"objective.{name}={value} must be at least 1")
 
 
 class Objective(ABC):

@@ -10,7 +10,7 @@ from torch import Tensor
 from ddkit.augment import Draws
 from ddkit.errors import ConfigError
 from ddkit.networks import Network
-from ddkit.objectives.base import Context, Objective, registry
+from ddkit.objectives.base import Context, Objective, registry, require_counts
 from ddkit.objectives.class_means import class_chunk as chunk_of_classes
 from ddkit.objectives.class_means import class_means
 from ddkit.objectives.synthetic import SyntheticSide
@@ -63,10 +63,7 @@ class DistributionMatching(Objective):
         pair_weight: float = 0.0,
         ce_weight: float = 0.0,
     ) -> None:
-        if real_batch < 1:
-            raise ConfigError(f"objective.real_batch={real_batch} must be at least 1")
-        if class_chunk is not None and class_chunk < 1:
-            raise ConfigError(f"objective.class_chunk={class_chunk} must be at least 1")
+        require_counts(real_batch=real_batch, class_chunk=class_chunk)
         if not 0 <= pair_weight <= 1:
             raise ConfigError(f"objective.pair_weight={pair_weight} must lie in [0, 1]")
         if not 0 <= ce_weight < math.inf:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.networks import Network
-from ddkit.objectives.base import Context, Objective, registry
+from ddkit.objectives.base import Context, Objective, registry, require_counts
 from ddkit.objectives.batch_gradients import memory_class_chunk, summed_gradient
 from ddkit.objectives.class_gradients import class_gradients, default_class_chunk
 from ddkit.objectives.distances import Metric, Weights, check_metric, gradient_distance, matched_names
@@ -84,9 +84,7 @@ class GradientMatching(Objective):
         check_metric(metric, weights)
         if level not in LEVELS:
             raise unknown_name("level of gradient matching", level, LEVELS)
-        for name, value in (("real_batch", real_batch), ("class_chunk", class_chunk)):
-            if value is not None and value < 1:
-                raise ConfigError(f"objective.{name}={value} must be at least 1")
+        require_counts(real_batch=real_batch, class_chunk=class_chunk)
         if not 0 <= magnitude_weight < math.inf:
             raise ConfigError(f"objective.magnitude_weight={magnitude_weight} must be a number of at least 0")
         if not 0 < batch_weight < math.inf:

@@ -181,6 +181,11 @@ class Signal(ABC):
         """Go on from a saved state."""
 
 
+def _chunk_size(images: int) -> int:
+    """Return the size of as few equal chunks of at most ``REAL_CHUNK`` images as hold them all."""
+    return math.ceil(images / math.ceil(images / REAL_CHUNK))
+
+
 @registry.register("real")
 class RealSignal(Signal):
     """The real data as they are: a class-balanced mini-batch per query, without replacement inside a class."""
@@ -206,8 +211,7 @@ class RealSignal(Signal):
         """
         index, group = self._draw(classes)
         counts = torch.bincount(group, minlength=len(classes)).to(network.device, network.dtype)
-        chunks = 1 if network.has_batch_norm else math.ceil(len(index) / REAL_CHUNK)
-        size = math.ceil(len(index) / chunks)
+        size = len(index) if network.has_batch_norm else _chunk_size(len(index))
         sums = torch.zeros((), device=network.device, dtype=network.dtype)
         with torch.no_grad():
             for part, rows in zip(index.split(size), group.split(size), strict=True):
@@ -241,7 +245,7 @@ class RealSignal(Signal):
         index, group = self._draw(classes)
         counts = torch.bincount(group, minlength=len(classes)).to(network.dtype)
         weights = (1 / (counts * len(classes)))[group].to(network.device)
-        size = math.ceil(len(index) / math.ceil(len(index) / REAL_CHUNK))  # batch norm is frozen, so chunks are exact
+        size = _chunk_size(len(index))  # batch norm is frozen, so chunks are exact
         parameters = dict(network.module.named_parameters())
         chosen = [parameters[name] for name in names]
         total = [torch.zeros_like(weight) for weight in chosen]
@@ -255,8 +259,7 @@ class RealSignal(Signal):
         """Return class means of every layer and the last features of every image, streaming like feature_means."""
         index, group = self._draw(classes)
         counts = torch.bincount(group, minlength=len(classes)).to(network.device, network.dtype)
-        chunks = 1 if network.has_batch_norm else math.ceil(len(index) / REAL_CHUNK)
-        size = math.ceil(len(index) / chunks)
+        size = len(index) if network.has_batch_norm else _chunk_size(len(index))
         sums: list[Tensor] = []
         last: list[Tensor] = []
         with torch.no_grad():
@@ -283,7 +286,7 @@ class RealSignal(Signal):
     def accuracy(self, network: Network, per_class: int, stream: str) -> float:
         """Return the accuracy on a fresh batch, in the network's precision; batch norm uses its running statistics."""
         index = self.real.sample_indices(range(self.real.num_classes), per_class, self.streams(stream))
-        size = math.ceil(len(index) / math.ceil(len(index) / REAL_CHUNK))
+        size = _chunk_size(len(index))
         correct = 0
         was_training = network.module.training
         network.module.train(was_training and not network.has_batch_norm)
