@@ -22,11 +22,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from experts import FLAT, buffer_for, part_of
+
 from ddkit import Distiller, data
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
 from ddkit.engine import environment, peak_memory_bytes
-from ddkit.evaluation import EvaluationResult, TrainingRecipe, evaluate, published, recipe
+from ddkit.evaluation import EvaluationResult, TrainingRecipe, evaluate, published, recipe, recipe_of
 from ddkit.files import write_text
 from ddkit.streams import Streams
 from ddkit.synthesis.gan import save_generator, train_generator
@@ -47,6 +49,35 @@ IDC_SCHEDULE = {
     "networks": {"images": 500, "life": 25},
     "optimiser": {"name": "adam", "lr": 0.02},
 }
+#: Trajectory cells by data and IPC: what all four methods share; experts are those of ``experts.py``.
+SEGMENTS = {
+    "mnist-1": {"steps": 150, "student_steps": 20, "expert_epochs": 2, "max_start_epoch": 5, "rate": 100.0},
+    "mnist-10": {"steps": 40, "student_steps": 20, "expert_epochs": 2, "max_start_epoch": 5, "rate": 300.0, "batch": 50},
+    "cifar10-1": {"steps": 120, "student_steps": 30, "expert_epochs": 2, "max_start_epoch": 3, "rate": 100.0},
+}
+TRAJECTORY = ("mtt", "tesla", "ftd", "haba")
+
+
+def trajectory_options(method: str, cell: dict[str, Any]) -> dict[str, Any]:
+    """Return the overrides of a trajectory cell."""
+    options: dict[str, Any] = {
+        "steps": cell["steps"],
+        "objective": {
+            "student_steps": cell["student_steps"],
+            "expert_epochs": cell["expert_epochs"],
+            "max_start_epoch": cell["max_start_epoch"],
+            "batch_syn": cell.get("batch"),
+            "lr": 0.02,
+        },
+        "optimiser": {"lr": cell["rate"], "momentum": 0.5, "groups": {"student_lr": {"lr": 1e-5, "momentum": 0.5}}},
+        "zca": None,  # the data are whitened already
+    }
+    if method == "ftd":
+        options["ema"] = round(0.04 ** (1 / cell["steps"]), 3)  # 4 % of the start is left
+        options["networks"] = {**FLAT, "adaptive": True}
+    return options
+
+
 CELLS: dict[str, dict[str, Any]] = {
     "dm-mnist-1": {"steps": 300},
     "dm-mnist-10": {"steps": 200},
@@ -80,9 +111,14 @@ CELLS: dict[str, dict[str, Any]] = {
     "kfs-mnist-1": {"steps": 200},
     "kfs-mnist-10": {"steps": 150, "synthesis": {"batch_decoders": 2}},
     "kfs-cifar10-10": {"steps": 150, "synthesis": {"batch_decoders": 2}},
+    **{
+        f"{method}-{cell}": trajectory_options(method, shared)
+        for cell, shared in SEGMENTS.items()
+        for method in TRAJECTORY
+    },
 }
 CONTROLS = tuple(
-    f"{control}-{cell}" for control in ("random", "random@bytes") for cell in ("mnist-1", "mnist-10", "cifar10-10")
+    f"{control}-{cell}" for control in ("random", "random@bytes") for cell in ("mnist-1", "mnist-10", "cifar10-1", "cifar10-10")
 )
 #: Image passes and largest number of epochs of an evaluation.
 PASSES, MOST_EPOCHS = 50_000, 1000
@@ -127,7 +163,7 @@ def cell(name: str, method: str, train: RealData, test: RealData, ipc: int, seed
         sets = [distil(name, method, train, ipc, seed)]
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
     networks = 1 if method.startswith("random") else NETWORKS
-    protocol = how_to_train(train.name, len(sets[0]))
+    protocol = how_to_train(train.name, sets[0])
     outcomes: list[EvaluationResult] = [
         evaluate(one, test, repeats=networks, recipe=protocol, seed=seed + i, precision="bfloat16", compile=True)
         for i, one in enumerate(sets)
@@ -152,6 +188,7 @@ def cell(name: str, method: str, train: RealData, test: RealData, ipc: int, seed
         "distil_seconds": round(seconds, 1),
         "distil_cpu_seconds": round(cpu_seconds, 1),
         "generator_cpu_seconds": generator_seconds(train) if method == "itgan" else 0.0,
+        "experts": buffer_for(part_of(train), flat=method == "ftd")[1] if method in TRAJECTORY else None,
         "evaluation_seconds": round(sum(outcome.rows[0].seconds for outcome in outcomes), 1),
         "recipe": protocol.model_dump(mode="json"),
         "evaluation_precision": "bfloat16 training, float32 test pass",
@@ -179,10 +216,14 @@ def generator_seconds(train: RealData) -> float:
     return float((Path("runs/accuracy") / f"generator-{train.name}.seconds").read_text())
 
 
-def how_to_train(data_name: str, images: int) -> TrainingRecipe:
-    """Return the augmented protocol with the same image passes for every set."""
+def how_to_train(data_name: str, distilled: DistilledDataset) -> TrainingRecipe:
+    """Return the augmented protocol with the same image passes for every set, with what was learned along with it."""
+    own = recipe_of(distilled)
+    images = len(distilled) // own.views
     epochs = max(1, min(MOST_EPOCHS, PASSES // images))
-    return recipe("dsa", data_name, epochs=epochs, batch_size=256 if images <= 100 else 64)
+    learned = distilled.metadata.get("learned", {})
+    batch = 256 if images <= 100 else 64
+    return recipe("dsa", data_name, epochs=epochs, batch_size=batch, views=own.views, **learned)
 
 
 def images_for_bytes(method: str, name: str, train: RealData, ipc: int) -> int:
@@ -201,6 +242,10 @@ def distil(name: str, method: str, train: RealData, ipc: int, seed: int) -> Dist
     """Run one distillation in ``runs/accuracy``, going on where an earlier call stopped."""
     out = Path("runs/accuracy") / name
     options = dict(CELLS[name])
+    if method in TRAJECTORY:
+        train = part_of(train)
+        buffer, _ = buffer_for(train, flat=method == "ftd")
+        options["networks"] = {**options.get("networks", {}), "buffer": str(buffer)}
     if method == "itgan":
         options["synthesis"] = {"generator": str(shared_generator(train))}
     distiller = Distiller(method, ipc, seed=seed, **options)

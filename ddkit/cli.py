@@ -281,6 +281,76 @@ def compare(
 
 
 @app.command()
+def experts(
+    out: Annotated[Path, typer.Option(help="Folder of the experts; what it has already is kept.")],
+    count: Annotated[int | None, typer.Option(help="Experts wanted in all (published: 100).")] = None,
+    data: Annotated[str | None, typer.Option(help=f"{DATA_HELP} (default: digits)")] = None,
+    model: Annotated[str, typer.Option(help="Architecture, NAME or NAME:option=value,...")] = "convnet",
+    epochs: Annotated[int, typer.Option(help="Epochs of each; only up to the last one read is needed.")] = 50,
+    lr: Annotated[float, typer.Option(help="Learning rate of SGD.")] = 0.01,
+    batch_size: Annotated[int, typer.Option(help="Real images per SGD step.")] = 256,
+    augmentation: Annotated[str | None, typer.Option(help="Strategy (default: DSA's for the data).")] = None,
+    rho: Annotated[float, typer.Option(help="Radius of flat experts; 0 for plain SGD.")] = 0.0,
+    alpha: Annotated[float, typer.Option(help="Weight of the orthogonal gradient of flat experts.")] = 0.0,
+    adaptive: Annotated[bool, typer.Option("--adaptive/--no-adaptive", help="Scale rho by the weights.")] = True,
+    half: Annotated[bool, typer.Option("--half", help="Store float16: half the size.")] = False,
+    seed: Seed = 0,
+    data_root: DataRoot = None,
+    zca: Annotated[bool, typer.Option("--zca", help="Whiten images (regularised ZCA).")] = False,
+    executor: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be trained, and its size.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Only check the files in --out.")] = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train networks on real data and keep their trajectories, which MTT, FTD, TESLA and HaBa imitate.
+
+    Run it again with the same settings to go on after an interruption, or with a larger --count to add experts.
+    """
+    from ddkit import cli_experts
+
+    request = cli_experts.ExpertsRequest(
+        out=out,
+        count=count,
+        data=data,
+        data_root=data_root,
+        zca=zca,
+        augmentation=augmentation,
+        settings={
+            "model": model,
+            "epochs": epochs,
+            "lr": lr,
+            "batch_size": batch_size,
+            "rho": rho,
+            "alpha": alpha,
+            "adaptive": adaptive,
+            "dtype": "float16" if half else "float32",
+            "seed": seed,
+        },
+        executor=executor,
+        device=device,
+        dry_run=dry_run,
+        verify=verify,
+        show_progress=not as_json,
+    )
+    if verify:
+        outcome = cli_experts.verify(request)
+    else:
+        plan = cli_experts.plan(request)
+        if not as_json:
+            say(cli_experts.in_words(plan.facts))
+        outcome = plan.facts if dry_run else plan.run()
+    if as_json:
+        return print_json(outcome)
+    if "table" in outcome:
+        print_table(cli_experts.table_rows(outcome))
+        typer.echo(f"{outcome['experts']} experts in {outcome['path']} ({outcome['bytes']:,} bytes)")
+    if "use" in outcome:
+        typer.echo(f"next: {outcome['use']}")
+
+
+@app.command()
 def doctor(data_root: DataRoot = None, as_json: Json = False, verbose: Verbose = False) -> None:
     """Say which versions, extras, devices and data are there."""
     from ddkit.doctor import examine

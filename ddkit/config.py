@@ -146,7 +146,10 @@ class DistillConfig(BaseModel):
         init: where it starts.
         objective: what is matched; None for a coreset.
         networks: where the matching networks come from.
+        constraint: a loss on the synthetic data beside the objective, such as HaBa's; None for none.
         signal: access to the real data.
+        zca: whitening that replaces the preprocessing of the real data, see
+            :meth:`~ddkit.data.Preprocessing.fit`; None for the data as they were loaded.
         model: architecture of the matching networks, ``name`` or ``name:option=value,...``.
         augmentation: Siamese strategy of the matching: ``none``, families joined by ``_`` (one of them at a time) or by
             ``+`` (one after the other).
@@ -171,7 +174,9 @@ class DistillConfig(BaseModel):
     init: str = "real"
     objective: Piece | None = None
     networks: Piece = Field(default_factory=lambda: Piece(name="fresh"))
+    constraint: Piece | None = None
     signal: Piece = Field(default_factory=lambda: Piece(name="real"))
+    zca: Literal["standardised", "pixels"] | None = None
     model: str = "convnet"
     augmentation: str = "none"
     augmentation_options: dict[str, float] = Field(default_factory=dict)

@@ -20,7 +20,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import safetensors.torch
 import torch
@@ -116,15 +116,8 @@ def unpack(stream: BinaryIO, size: int, *, kind: str, version: int) -> tuple[dic
     Raises:
         ArtifactError: the bytes are not such a file, or a newer one, or were changed after they were written.
     """
-    start = stream.read(8)
-    header_bytes = int.from_bytes(start, "little")
-    if len(start) < 8 or header_bytes > min(size - 8, MAX_HEADER_BYTES):
-        raise ArtifactError(f"header does not fit the file of {size} bytes: {_DAMAGED}")
-    raw_header = stream.read(header_bytes)
-    header = _parse(raw_header, "header")
-    document = _read_document(header.pop("__metadata__", None), kind, version)
-    _check_extents(header, size - 8 - header_bytes)
-    raw = b"".join((start, raw_header, stream.read(size - 8 - header_bytes)))
+    start, header, document, _ = _read_envelope(stream, size, kind, version)
+    raw = b"".join((start, header, stream.read(size - len(start) - len(header))))
     if len(raw) != size:
         raise ArtifactError(f"only {len(raw)} of {size} bytes could be read: {_DAMAGED}")
     _check_checksum(raw, document["checksum"])
@@ -135,6 +128,52 @@ def unpack(stream: BinaryIO, size: int, *, kind: str, version: int) -> tuple[dic
     for name, tensor in tensors.items():
         _check_tensor(name, tensor)
     return document["content"], tensors
+
+
+def read_content(
+    stream: BinaryIO, size: int, *, kind: str, version: int
+) -> tuple[dict[str, Any], dict[str, tuple[torch.dtype, tuple[int, ...]]]]:
+    """Read only the header of what :func:`pack` wrote: what the file says it holds, whatever its size.
+
+    Everything that :func:`unpack` checks is checked but the checksum and the tensors themselves, which are not read.
+
+    Args:
+        stream: positioned at the first byte.
+        size: bytes that the stream holds.
+        kind: the ``format`` expected.
+        version: the newest ``format_version`` understood.
+
+    Returns:
+        The content, and number format and shape of every tensor by name.
+
+    Raises:
+        ArtifactError: the bytes are not such a file, or a newer one, or too few or too many.
+    """
+    envelope = _read_envelope(stream, size, kind, version)
+    tensors = {name: (DTYPES[entry["dtype"]], tuple(entry["shape"])) for name, entry in envelope.entries.items()}
+    return envelope.document["content"], tensors
+
+
+class _Envelope(NamedTuple):
+    """The first bytes of a file, and what they say: raw length and header, the document, tensor entries by name."""
+
+    start: bytes
+    header: bytes
+    document: dict[str, Any]
+    entries: dict[str, Any]
+
+
+def _read_envelope(stream: BinaryIO, size: int, kind: str, version: int) -> _Envelope:
+    """Read the header, check the document and that the tensors fill a file of ``size`` bytes exactly."""
+    start = stream.read(8)
+    header_bytes = int.from_bytes(start, "little")
+    if len(start) < 8 or header_bytes > min(size - 8, MAX_HEADER_BYTES):
+        raise ArtifactError(f"header does not fit the file of {size} bytes: {_DAMAGED}")
+    raw = stream.read(header_bytes)
+    entries = _parse(raw, "header")
+    document = _read_document(entries.pop("__metadata__", None), kind, version)
+    _check_extents(entries, size - 8 - header_bytes)
+    return _Envelope(start, raw, document, entries)
 
 
 def _parse(raw: bytes | str, what: str) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def export(distilled: DistilledDataset, path: Path | str, format: str) -> Export
       ``.parquet`` file or a folder.
     - ``imagefolder``: PNGs named ``<class>/<number>.png``, which ``torchvision``'s ``ImageFolder`` reads.
     - ``npz``: ``images`` (float32, preprocessed), ``labels``, ``class_names``, ``label_kind``, ``mean``,
-      ``std`` and the ZCA arrays if any; lossless, read with ``allow_pickle=False``. ``path`` is an ``.npz``
+      ``std`` and the ZCA arrays if any; the decoded images exactly, read with ``allow_pickle=False``. ``path`` is an ``.npz``
       file or a folder.
 
     Raises:
@@ -82,7 +82,24 @@ def _pixels(distilled: DistilledDataset) -> tuple[Tensor, float, list[str]]:
     clipped = float(((raw < 0) | (raw > 1)).double().mean())
     if distilled.images.dtype != torch.uint8:
         lost.append(f"pixels were rounded to 8 bits, {clipped:.1%} of the values lay outside [0, 1] and were clipped")
-    return (raw.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8), clipped, lost
+    if distilled.preprocessing.zca_matrix is not None:
+        lost.append("the whitening with which networks are trained on them is left out")
+    return (raw.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8), clipped, lost + _left_behind(distilled)
+
+
+def _left_behind(distilled: DistilledDataset) -> list[str]:
+    """Say what no export holds: the compact form of decoded images, and what was learned for the training on them."""
+    lost = []
+    if distilled.synthesis != "pixels":
+        lost.append(
+            f"the compact form ({distilled.synthesis}, {distilled.budget.bytes:,} bytes) became "
+            f"{len(distilled):,} decoded images"
+        )
+    learned = distilled.metadata.get("learned") or {}
+    if learned:
+        values = ", ".join(f"{name}={value:.4g}" for name, value in learned.items())
+        lost.append(f"training settings that were learned with the images ({values}) stay in the artifact")
+    return lost
 
 
 def _png(image: Tensor) -> bytes:
@@ -135,7 +152,7 @@ def _to_npz(distilled: DistilledDataset, path: Path) -> ExportReport:
             np.savez(stream, **arrays)
 
     write_atomically(path, write)
-    return ExportReport(path, 1, None, 0.0)
+    return ExportReport(path, 1, _sentence(_left_behind(distilled)), 0.0)
 
 
 def _to_image_folder(distilled: DistilledDataset, path: Path) -> ExportReport:

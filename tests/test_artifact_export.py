@@ -16,6 +16,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
 from ddkit.artifact import DistilledDataset
+from ddkit.budget import Budget
 from ddkit.data.preprocessing import Preprocessing
 from ddkit.errors import CheckpointError, ConfigError, UnknownNameError
 from ddkit.export import export, folder_names
@@ -226,3 +227,32 @@ def test_repeated_class_names_become_distinct_in_parquet(tmp_path: Path) -> None
     path = make(class_names=("same", "same", "other")).export(tmp_path / "out", "parquet").path
     features = json.loads(pq.read_schema(path).metadata[b"huggingface"])["info"]["features"]
     assert len(set(features["label"]["names"])) == 3
+
+
+@pytest.mark.parametrize("format", ["parquet", "imagefolder", "npz"])
+def test_what_no_export_holds_is_said(format: str, tmp_path: Path) -> None:
+    images, labels = torch.zeros(6, 1, 8, 8), torch.arange(6) % 3
+    decoded = DistilledDataset(
+        images,
+        labels,
+        class_names=("ape", "bee", "cat"),
+        preprocessing=Preprocessing(mean=(0.5,), std=(0.25,)),
+        budget=Budget(images=6, decoded_images=6, floats=7, bytes=28),
+        synthesis="codes",
+        stored={"codes": torch.zeros(7)},
+        metadata={"learned": {"lr": 0.0371}},
+    )
+    lossy = decoded.export(tmp_path / "out", format).lossy
+    assert lossy is not None and "compact form (codes, 28 bytes)" in lossy and "lr=0.0371" in lossy
+
+
+def test_pictures_say_that_they_are_not_whitened(tmp_path: Path) -> None:
+    pixels = torch.randint(0, 256, (6, 3, 4, 5), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    whitened = DistilledDataset(
+        torch.zeros(6, 3, 4, 5),
+        torch.arange(6) % 3,
+        class_names=("ape", "bee", "cat"),
+        preprocessing=Preprocessing.fit(pixels, zca=True),
+    )
+    assert "whitening" in (whitened.export(tmp_path / "a", "parquet").lossy or "")
+    assert whitened.export(tmp_path / "b", "npz").lossy is None

@@ -77,13 +77,20 @@ class Augmentation(ABC):
         count = len(images)
         return self.apply(images, self.draw_train(count, generator), torch.arange(count))
 
-    def check(self, images: Tensor, other: Tensor | None = None, class_names: Sequence[str] = ()) -> None:
+    def check(
+        self,
+        images: Tensor,
+        other: Tensor | None = None,
+        class_names: Sequence[str] = (),
+        whitened: bool = False,
+    ) -> None:
         """Refuse data on which this augmentation would be wrong, warn where it is doubtful; once per run.
 
         Args:
             images: (N, C, H, W) preprocessed real images, a batch is enough.
             other: the images (M, C, H, W) that will share draws with them, usually the synthetic ones.
             class_names: names of the classes, to recognise digits.
+            whitened: whether the images are whitened, which explains a standard deviation far from 1.
 
         Raises:
             DataError: images that are not preprocessed floating images, or shapes that differ between both

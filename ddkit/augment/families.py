@@ -166,13 +166,19 @@ class FamilyAugmentation(Augmentation):
         position = torch.cat(members).argsort()
         return torch.cat(results).index_select(0, position.to(blocks.device))
 
-    def check(self, images: Tensor, other: Tensor | None = None, class_names: Sequence[str] = ()) -> None:
+    def check(
+        self,
+        images: Tensor,
+        other: Tensor | None = None,
+        class_names: Sequence[str] = (),
+        whitened: bool = False,
+    ) -> None:
         """Refuse images that are not preprocessed; warn about doubtful scaling and about flipping digits.
 
         Args and errors as :meth:`Augmentation.check`.
         """
         _check_shape(images)
-        super().check(images, other, class_names)
+        super().check(images, other, class_names, whitened)
         pixels = images.detach().float()
         if not bool(pixels.isfinite().all()):
             raise DataError("images hold NaN or infinite pixels: clean the data before augmenting it")
@@ -182,7 +188,7 @@ class FamilyAugmentation(Augmentation):
                 f"pixels lie in [{low:g}, {high:g}]: augmentation expects unit variance; apply the preprocessing first"
             )
         deviation = pixels.std(dim=(0, 2, 3))
-        if bool(((deviation < _STANDARD_DEVIATION[0]) | (deviation > _STANDARD_DEVIATION[1])).any()):
+        if not whitened and bool(((deviation < _STANDARD_DEVIATION[0]) | (deviation > _STANDARD_DEVIATION[1])).any()):
             values = ", ".join(f"{value:.2g}" for value in deviation.tolist())
             warnings.warn(
                 f"standard deviation per channel is {values}, far from 1, for which the augmentation's "

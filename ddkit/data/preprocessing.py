@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -89,27 +89,37 @@ class Preprocessing:
         return cls((0.0,) * channels, (1.0,) * channels)
 
     @classmethod
-    def fit(cls, images: Tensor, zca: bool = False, regularisation: float = 0.1) -> Preprocessing:
-        r"""Take the channel statistics of ``images`` and, if asked, the ZCA of the standardised pixels.
+    def fit(
+        cls, images: Tensor, zca: bool | Literal["standardised", "pixels"] = False, regularisation: float = 0.1
+    ) -> Preprocessing:
+        r"""Take the channel statistics of ``images`` and, if asked, a ZCA.
 
         :math:`W = U \, \mathrm{diag}((s + r)^{-1/2}) \, U^\top` with :math:`\mathrm{Cov} = U \mathrm{diag}(s)
-        U^\top` and :math:`r = \mathrm{regularisation} \cdot \mathrm{tr}(\mathrm{Cov}) / D`, as FRePo and KIP
-        use it. A channel that is constant is centred and not scaled.
+        U^\top`. ``standardised`` (or True) whitens the standardised pixels with :math:`r = \mathrm{regularisation}
+        \cdot \mathrm{tr}(\mathrm{Cov}) / D`, as KIP and FRePo do. ``pixels`` whitens the pixels on the [0, 1] scale,
+        without standardising them, with :math:`r = \mathrm{regularisation}`, as trajectory matching does (MTT); what
+        comes out has a standard deviation well below 1. A channel that is constant is centred and not scaled.
 
         Args:
             images: uint8 ``(N, C, H, W)``; the training images only.
-            zca: whether to fit the whitening as well.
-            regularisation: share of the mean eigenvalue added to every eigenvalue, positive.
+            zca: whether, or which, whitening to fit as well.
+            regularisation: added to every eigenvalue, in the unit that ``zca`` says; positive.
 
         Raises:
-            DataError: images that are not uint8 ``(N, C, H, W)``, an empty set, a regularisation that is not
-                positive, or images too large to whiten.
+            DataError: images that are not uint8 ``(N, C, H, W)``, an empty set, a whitening that does not exist, a
+                regularisation that is not positive, or images too large to whiten.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.numel() == 0:
             raise DataError(
                 f"cannot fit preprocessing on {images.dtype} images of shape {tuple(images.shape)}: "
                 "give at least one uint8 image as (N, C, H, W)"
             )
+        if zca not in (False, True, "standardised", "pixels"):
+            raise DataError(f"unknown whitening zca={zca!r}: choose standardised or pixels")
+        if zca == "pixels":
+            mean, std = torch.zeros(images.shape[1]).double(), torch.ones(images.shape[1]).double()
+            whitened = whitening(images, mean, std, regularisation, relative=False)
+            return cls(tuple(mean.tolist()), tuple(std.tolist()), *whitened)
         mean, std = channel_statistics(images)
         std = torch.where(std > 0, std, torch.ones_like(std))
         tensors: tuple[Tensor, ...] = ()

@@ -69,14 +69,17 @@ def covariance(images: Tensor) -> tuple[Tensor, Tensor]:
     return mean + 128, gram / len(images) - torch.outer(mean, mean)
 
 
-def whitening(images: Tensor, mean: Tensor, std: Tensor, regularisation: float) -> tuple[Tensor, Tensor, Tensor]:
+def whitening(
+    images: Tensor, mean: Tensor, std: Tensor, regularisation: float, relative: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
     """Fit ZCA to the standardised pixels of ``images``; the equation is that of ``Preprocessing.fit``.
 
     Args:
         images: uint8 ``(N, C, H, W)``.
         mean: per channel, [0, 1] scale, float64 ``(C,)``.
         std: per channel, [0, 1] scale, positive, float64 ``(C,)``.
-        regularisation: share of the mean eigenvalue added to every eigenvalue.
+        regularisation: added to every eigenvalue, as a share of their mean where ``relative``.
+        relative: see ``regularisation``.
 
     Returns:
         zca mean ``(D,)``, matrix ``(D, D)`` and its inverse ``(D, D)``; float32, on the CPU.
@@ -101,7 +104,8 @@ def whitening(images: Tensor, mean: Tensor, std: Tensor, regularisation: float) 
     if trace <= 0:
         raise DataError("ZCA cannot be fitted: all images are the same; leave zca off")
     eigenvalues, vectors = torch.linalg.eigh(cov)
-    roots = (eigenvalues.clamp_min(0) + regularisation * trace / size).sqrt()
+    added = regularisation * trace / size if relative else regularisation
+    roots = (eigenvalues.clamp_min(0) + added).sqrt()
     matrix = (vectors / roots) @ vectors.T
     inverse = (vectors * roots) @ vectors.T
     return zca_mean.float().cpu(), matrix.float().cpu(), inverse.float().cpu()

@@ -21,8 +21,8 @@ class Callback:
     stopped.
     """
 
-    def on_prepare(self, run: Run) -> None:
-        """The starting point of a new run is about to be computed."""
+    def on_prepare(self, run: Run, what: str, done: int, total: int) -> None:
+        """``done`` of ``total`` parts of ``what`` are done, before the first step (a generator to train, ...)."""
 
     def on_start(self, run: Run) -> None:
         """The run starts, or goes on at ``run.step``."""
@@ -47,15 +47,31 @@ class Callback:
 class ProgressBar(Callback):
     """A bar with steps, rate, remaining time and loss, on standard error."""
 
-    def on_prepare(self, run: Run) -> None:
-        """Say what takes a while before the first step."""
-        if run.synthesizer.slow_start:
-            from rich.console import Console
+    def __init__(self) -> None:
+        self._preparing: Any = None
+        self._parts: dict[str, Any] = {}
+        self._progress: Any = None
 
-            Console(stderr=True).print(f"starting point: {run.synthesizer.slow_start} ...", highlight=False)
+    def on_prepare(self, run: Run, what: str, done: int, total: int) -> None:
+        """Show a bar for what takes a while before the first step."""
+        from rich.console import Console
+        from rich.progress import Progress
+
+        if self._preparing is None:
+            self._preparing = Progress(console=Console(stderr=True), refresh_per_second=4)
+            self._preparing.start()
+        if what not in self._parts:
+            self._parts[what] = self._preparing.add_task(what, total=total)
+        self._preparing.update(self._parts[what], completed=done, total=total)
+
+    def _prepared(self) -> None:
+        if self._preparing is not None:
+            self._preparing.stop()
+            self._preparing, self._parts = None, {}
 
     def on_start(self, run: Run) -> None:
         """Open the bar."""
+        self._prepared()
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -83,7 +99,9 @@ class ProgressBar(Callback):
 
     def on_end(self, run: Run) -> None:
         """Close the bar."""
-        self._progress.stop()
+        self._prepared()
+        if self._progress is not None:
+            self._progress.stop()
 
 
 class JsonlMetrics(Callback):
@@ -233,12 +251,13 @@ class PeriodicEvaluation(Callback):
             return
         from ddkit.evaluation import evaluate, recipe
 
+        current = run.materialise({"method": run.config.title})
         result = evaluate(
-            run.materialise({"method": run.config.title}),
+            current,
             self.held_out,
             architectures=(run.config.model,),
             repeats=self.repeats,
-            recipe=recipe(self.recipe, run.real.name),
+            recipe=recipe(self.recipe, run.real.name).replace(**current.metadata.get("learned", {})),
             seed=run.config.seed,
             device=resolve_device(run.config.device),
         )

@@ -17,7 +17,7 @@ from ddkit.engine.interrupt import Interrupt
 from ddkit.engine.resume import Checkpoints
 from ddkit.engine.run import Run, RunFolder, environment, peak_memory_bytes
 from ddkit.engine.selection import CoresetSession
-from ddkit.engine.session import Session, result_metadata
+from ddkit.engine.session import Session, result_metadata, whitened
 from ddkit.errors import ConfigError, DataError, InterruptedRunError
 from ddkit.networks import NetworkSource
 from ddkit.objectives import Objective, Signal
@@ -124,7 +124,8 @@ class Distiller:
             command: what the user typed, kept for the report.
 
         Returns:
-            the result of the last step.
+            the result of the last step. Where a moving average is kept it is that of the averaged data, and the run
+            folder keeps those of the last step as ``last.safetensors`` beside it.
 
         Raises:
             ConfigError: bad settings, or a folder that holds another run.
@@ -139,9 +140,10 @@ class Distiller:
                 f"RealData.from_tensors(images, labels)"
             )
         config = self.configure(real)
-        session = self._session(config, real)
-        metadata = result_metadata(config, real)
+        real = whitened(real, config)
         folder = RunFolder(out) if out is not None else None
+        session = self._session(config, real, folder)
+        metadata = result_metadata(config, real)
         if folder is not None:
             folder.claim(
                 config,
@@ -161,6 +163,10 @@ class Distiller:
             run = self._loop(session, folder)
             metadata["steps"] = run.step
             result = session.materialise(metadata)
+            if folder is not None and session.average is not None:
+                session.materialise({**metadata, "ema": "the data of the last step, not averaged"}, last=True).save(
+                    folder.last
+                )
             steps, seconds, stop = run.step, run.seconds, run.stop
         if folder is not None:
             result.save(folder.artifact)
@@ -177,9 +183,9 @@ class Distiller:
             )
         return result
 
-    def _session(self, config: DistillConfig, real: RealData) -> Session | CoresetSession:
+    def _session(self, config: DistillConfig, real: RealData, folder: RunFolder | None) -> Session | CoresetSession:
         if not config.selection:
-            return Session(config, real, self.objects)
+            return Session(config, real, self.objects, folder.path if folder is not None else None)
         if self.objects:
             raise ConfigError(
                 f"'{config.method}' picks real images and would ignore {', '.join(sorted(self.objects))}: "

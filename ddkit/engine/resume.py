@@ -42,22 +42,34 @@ class Checkpoints:
             CheckpointError: the checkpoint is damaged.
         """
         state = self.run.folder.load_checkpoint() if self.run.folder else None
-        if state is None:
-            began = time.monotonic()
-            for callback in self.callbacks:
-                callback.on_prepare(self.run)
-            try:
+        began = time.monotonic()
+        try:
+            self.session.prepare(self._report)
+            if state is None:
                 self.session.start()
-            except KeyboardInterrupt:
-                raise InterruptedRunError(
-                    "interrupted while the starting point was computed, which is kept only once it is done: nothing is "
-                    "lost but its time; the same command with --resume starts it again"
-                ) from None
+        except KeyboardInterrupt:
+            self._close()
+            raise InterruptedRunError(
+                "interrupted before the first step: expert trajectories that were finished are kept, any other starting "
+                "point is computed again; go on with the same command and --resume"
+            ) from None
+        except BaseException:
+            self._close()
+            raise
+        if state is None:
             self.run.seconds = time.monotonic() - began
             return
         self.run.step, self.run.seconds, self.run.stop = int(state["step"]), float(state["seconds"]), state["stop"]
         self.session.load_state_dict(state["session"])
         _remember(self.callbacks, state["callbacks"])
+
+    def _report(self, what: str, done: int, total: int) -> None:
+        for callback in self.callbacks:
+            callback.on_prepare(self.run, what, done, total)
+
+    def _close(self) -> None:
+        for callback in self.callbacks:
+            callback.on_end(self.run)
 
     def save_slow_start(self) -> None:
         """Save a starting point that took long, once the callbacks have started."""

@@ -58,9 +58,9 @@ class Run:
 class RunFolder:
     """The folder of one run.
 
-    ``config.json`` (configuration and data), ``checkpoint.safetensors`` (while it runs), ``distilled.safetensors``
-    (the result), ``metrics.jsonl``, ``run.json`` (cost, versions, hardware), ``images/``, later ``evaluation.json``
-    and ``report.html``.
+    ``config.json`` (configuration and data), ``checkpoint.safetensors`` (while it runs), ``distilled.safetensors`` (the
+    result), ``last.safetensors`` (that of the last step, where the result is a moving average), ``metrics.jsonl``,
+    ``run.json`` (cost, versions, hardware), ``images/``, later ``evaluation.json`` and ``report.html``.
 
     Args:
         path: the folder; it need not exist.
@@ -71,6 +71,7 @@ class RunFolder:
         self.config = self.path / "config.json"
         self.checkpoint = self.path / "checkpoint.safetensors"
         self.artifact = self.path / "distilled.safetensors"
+        self.last = self.path / "last.safetensors"
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "run.json"
         self.images = self.path / "images"
@@ -133,7 +134,7 @@ class RunFolder:
 
     def _leftovers(self) -> list[Path]:
         """Return the temporary files that a killed process left behind."""
-        files = (self.config, self.checkpoint, self.artifact, self.metrics, self.summary)
+        files = (self.config, self.checkpoint, self.artifact, self.last, self.metrics, self.summary)
         found = [leftover for file in files for leftover in self.path.glob(temporary_pattern(file))]
         return found + list(self.images.glob(temporary_pattern(self.images / "*.png")))
 

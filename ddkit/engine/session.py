@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,16 +18,19 @@ from ddkit import objectives as objective_pieces
 from ddkit import synthesis as synthesis_pieces
 from ddkit.artifact import DistilledDataset
 from ddkit.config import DistillConfig, OptimiserConfig
-from ddkit.data import RealData
+from ddkit.data import Preprocessing, RealData
 from ddkit.engine.devices import precision_for, resolve_device
 from ddkit.errors import ConfigError, DataError, DivergedError, unknown_name
 from ddkit.models import ModelSpec
 from ddkit.networks import Network, NetworkSource
 from ddkit.objectives import Context, Objective, Signal
 from ddkit.precision import Precision
+from ddkit.progress import Report
 from ddkit.streams import Streams
 from ddkit.synthesis import Synthesizer
 
+#: Share of the starting point in a moving average from which on the user is warned.
+SLOW_AVERAGE = 0.05
 #: Real images on which the augmentation is checked before a run.
 _CHECKED_IMAGES = 256
 
@@ -37,13 +42,20 @@ class Session:
         config: full configuration.
         real: training data.
         objects: pieces given as objects instead of names (``synthesis``, ``objective``, ``networks``, ``signal``).
+        folder: where pieces may keep large intermediate files; None for a run in memory.
 
     Raises:
         ConfigError: an unknown piece or option, or a combination that makes no sense.
         DataError: data that do not fit.
     """
 
-    def __init__(self, config: DistillConfig, real: RealData, objects: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        config: DistillConfig,
+        real: RealData,
+        objects: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
+    ) -> None:
         objects = objects or {}
         _check_no_class_is_empty(real)
         self.config = config
@@ -51,24 +63,49 @@ class Session:
         self.device = resolve_device(config.device)
         self.real = real.to(self.device) if self.device.type != "cpu" else real
         objective, networks, self.signal = self._pieces(objects)
+        self.constraint = self._constraint()
         augmentation = augment.create(config.augmentation, **config.augmentation_options)
         self.signal.check(config, self.real)
         self.synthesizer = self._synthesizer(objects).to(self.device)
-        augmentation.check(self.real.batch(torch.arange(min(len(real), _CHECKED_IMAGES))), class_names=real.class_names)
+        augmentation.check(
+            self.real.batch(torch.arange(min(len(real), _CHECKED_IMAGES))),
+            class_names=real.class_names,
+            whitened=real.preprocessing.zca_matrix is not None,
+        )
         precision = self._precision(objective, networks)
         spec = ModelSpec.parse(config.model)
         network = Network(spec, real.shape, real.num_classes, device=self.device, precision=precision)
         self.objective, self.networks = objective, networks
         self.signal.setup(self.real, self.streams, augmentation, objective.real_batch)
         context = Context(
-            real.num_classes, self.signal, networks, network, augmentation, self.streams, config.steps, config.init
+            real.num_classes,
+            self.signal,
+            networks,
+            network,
+            augmentation,
+            self.streams,
+            config.steps,
+            config.init,
+            folder,
         )
         networks.setup(context)
         objective.setup(context, self.synthesizer)
+        if self.constraint is not None:
+            self.constraint.setup(context, self.synthesizer)
         self.groups = {**self.synthesizer.parameter_groups(), **objective.parameter_groups()}
         self.optimisers = build_optimisers(self.groups, config.optimiser)
         self.rates = {name: config.optimiser.of(name).rate for name in self.groups}
         self.average = _Average(self.synthesizer, config.ema) if config.ema else None
+        _warn_of_a_slow_average(config)
+
+    def prepare(self, report: Report) -> None:
+        """Do what takes long before the first step, on a resumed run as well (expert trajectories to train).
+
+        Args:
+            report: told how far it is; :meth:`start` tells it, too.
+        """
+        self.synthesizer.report = report
+        self.networks.prepare(report)
 
     def start(self) -> None:
         """Set the starting point of a new run; a resumed one takes it from its checkpoint instead.
@@ -78,6 +115,13 @@ class Session:
         self.synthesizer.initialise(self.real, self.config.init, self.streams("initialisation"))
         if self.average is not None:
             self.average.restart(self.synthesizer)
+
+    def _constraint(self) -> Any:
+        if self.config.constraint is None:
+            return None
+        from ddkit.objectives import constraints
+
+        return constraints.registry.create(self.config.constraint.name, self.config.constraint.options)
 
     def _pieces(self, objects: Mapping[str, Any]) -> tuple[Objective, NetworkSource, Signal]:
         config = self.config
@@ -121,6 +165,8 @@ class Session:
         config = self.config
         passes = objective.passes_per_step(self.synthesizer)
         passes += 3.0 * networks.passes_per_step(self.synthesizer)
+        if self.constraint is not None:
+            passes += self.constraint.passes_per_step(self.synthesizer)
         passes *= config.steps
         return precision_for(config.model, self.real, passes, self.device, config.precision, config.compile)
 
@@ -138,6 +184,8 @@ class Session:
             for group in optimiser.param_groups:
                 group["lr"] = self.rates[name](number, self.config.steps)
         scalars = self.objective.backward(self.synthesizer)
+        if self.constraint is not None:
+            scalars = {**scalars, **self.constraint.backward(self.synthesizer)}
         for name, value in scalars.items():
             if not math.isfinite(value):
                 raise self._diverged(number, f"{name} is {value}")
@@ -149,6 +197,8 @@ class Session:
             optimiser.step()
         self.synthesizer.after_step()
         self.objective.after_step(self.synthesizer)
+        if self.constraint is not None:
+            self.constraint.after_step(self.synthesizer)
         for name, parameter in learnt:
             if not bool(torch.isfinite(parameter.detach()).all()):
                 raise self._diverged(number, f"'{name}' is not finite after the update")
@@ -163,10 +213,14 @@ class Session:
             f"(now {self.config.optimiser.lr}) and start again; checkpoints from before this step are kept"
         )
 
-    def materialise(self, metadata: dict[str, Any]) -> DistilledDataset:
+    def materialise(self, metadata: dict[str, Any], *, last: bool = False) -> DistilledDataset:
         """Return the present synthetic data (their moving average, if one is kept) as an artifact.
 
         The run can go on afterwards as if nothing had been asked.
+
+        Args:
+            metadata: what the card says beside what the pieces add.
+            last: take the data of the last step even where a moving average is kept.
         """
         metadata = {**metadata, **self.objective.metadata()}
         if card := self.signal.metadata():
@@ -175,7 +229,9 @@ class Session:
             metadata["networks"] = counts
         if changes := self.objective.recipe_changes():
             metadata["recipe"] = {**metadata.get("recipe", {}), **changes}
-        with self.average.in_place_of(self.synthesizer) if self.average is not None else nullcontext():
+            metadata["learned"] = {**metadata.get("learned", {}), **changes}
+        average = nullcontext() if self.average is None or last else self.average.in_place_of(self.synthesizer)
+        with average, self.objective.finishing(self.synthesizer):
             return self.synthesizer.materialise(self.real.preprocessing, self.real.class_names, metadata)
 
     def state_dict(self) -> dict[str, Any]:
@@ -188,6 +244,7 @@ class Session:
             "signal": self.signal.state_dict(),
             "streams": self.streams.state_dict(),
             "average": self.average.state_dict() if self.average is not None else {},
+            "constraint": self.constraint.state_dict() if self.constraint is not None else {},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -201,6 +258,8 @@ class Session:
         self.streams.load_state_dict(state["streams"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if self.constraint is not None:
+            self.constraint.load_state_dict(state["constraint"])
 
 
 def _check_no_class_is_empty(real: RealData) -> None:
@@ -292,3 +351,25 @@ def result_metadata(config: DistillConfig, real: RealData) -> dict[str, Any]:
         "recipe": recipe.model_dump(mode="json"),
         "selection": "last step; nothing was selected on test data",
     }
+
+
+def whitened(real: RealData, config: DistillConfig) -> RealData:
+    """Return the real data with the whitening that ``config.zca`` asks for; as they are where it asks for none.
+
+    Raises:
+        DataError: images too large to whiten.
+    """
+    if config.zca is None:
+        return real
+    return real.with_preprocessing(Preprocessing.fit(real.images, zca=config.zca))
+
+
+def _warn_of_a_slow_average(config: DistillConfig) -> None:
+    """Warn when a moving average would still hold much of its starting point at the end of the run."""
+    if config.ema is None or config.ema**config.steps <= SLOW_AVERAGE:
+        return
+    warnings.warn(
+        f"ema={config.ema} over {config.steps} steps leaves {config.ema**config.steps:.0%} of the starting point in the "
+        f"result: run more steps, or choose ema <= {SLOW_AVERAGE ** (1 / max(1, config.steps)):.4g}",
+        stacklevel=2,
+    )

@@ -12,7 +12,7 @@ from ddkit.data import RealData
 from ddkit.errors import ConfigError, DataError
 from ddkit.evaluation.baselines import baseline_sets
 from ddkit.evaluation.compatibility import check_compatible
-from ddkit.evaluation.evaluate import WHOLE_RECIPE, evaluate, evaluate_real
+from ddkit.evaluation.evaluate import WHOLE_RECIPE, evaluate, evaluate_real, recipe_for_others, recipe_of
 from ddkit.evaluation.recipe import TrainingRecipe
 from ddkit.evaluation.results import ArchitectureResult, EvaluationResult
 from ddkit.files import write_text
@@ -57,7 +57,10 @@ def assess(
     report_progress: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> list[tuple[str, EvaluationResult]]:
-    """Evaluate a distilled set and its baselines under one recipe.
+    """Evaluate a distilled set and its baselines under one recipe, but for what only the set has.
+
+    A learning rate that was learned with the set is not that of real images: baselines are trained with the recipe's
+    own, see :func:`~ddkit.evaluation.evaluate.recipe_for_others`.
 
     Draw d of a random baseline is evaluated with ``seed + d``, so its networks start differently from those of the
     other draws; the first draw and every baseline that is not drawn share the initialisations of the distilled set.
@@ -93,6 +96,7 @@ def assess(
         spec.build(test.shape, test.num_classes, 0)
     label = str(distilled.metadata.get("method") or "distilled")
     draws = max(1, min(draws, repeats))
+    others = recipe_for_others(distilled, recipe_of(distilled) if recipe is None else recipe)
     sets = baseline_sets(train, distilled, baselines, seed, draws) if train is not None and baselines else {}
     report_progress(f"training {repeats} network{'s' * (repeats != 1)} on the distilled set")
     results = [(label, evaluate(distilled, test, specs, repeats, recipe, seed, **options))]
@@ -104,7 +108,7 @@ def assess(
         else:
             pairs = zip(members, _shares(repeats, len(members)), strict=True)
             result = merge_draws(
-                [evaluate(one, test, specs, share, recipe, seed + d, **options) for d, (one, share) in enumerate(pairs)]
+                [evaluate(one, test, specs, share, others, seed + d, **options) for d, (one, share) in enumerate(pairs)]
             )
         results.append((kind, result))
     return results

@@ -13,7 +13,7 @@ from ddkit.artifact import DistilledDataset
 from ddkit.coresets import herding_indices, pixel_features, random_indices
 from ddkit.data import RealData
 from ddkit.errors import ConfigError, DataError, unknown_name
-from ddkit.evaluation.evaluate import WHOLE_RECIPE, evaluate_real
+from ddkit.evaluation.evaluate import WHOLE_RECIPE, evaluate_real, recipe_for_others, recipe_of
 from ddkit.models import ModelSpec
 from ddkit.streams import Streams
 
@@ -79,8 +79,11 @@ class _Request:
             "fingerprint": self.train.fingerprint,
             "count": len(self.train),
         }
-        recipe = self.distilled.metadata.get("recipe")
-        return {"method": kind, "seed": self.seed, "source": source, **({"recipe": recipe} if recipe else {})}
+        provenance = {"method": kind, "seed": self.seed, "source": source}
+        if self.distilled.metadata.get("recipe"):
+            recipe = recipe_for_others(self.distilled, recipe_of(self.distilled))
+            provenance["recipe"] = recipe.model_dump(mode="json")
+        return provenance
 
     def prefix_of_classes(self, chosen: Tensor, n: int, counts: Sequence[int]) -> Tensor:
         """Keep the first ``counts[c]`` of the ``n`` images chosen of every class, in class order."""

@@ -76,6 +76,7 @@ def training_set(
         images = images.detach().to(device)
     if len(images) == 0 or len(labels) != len(images):
         raise DataError(f"got {len(images)} training images and {len(labels)} labels; give as many, at least one")
+    _check_views(labels, recipe)
     labels = labels.detach().to(device)
     dtype = images.dtype if isinstance(images, Tensor) else torch.float32
     if labels.is_floating_point():
@@ -89,12 +90,26 @@ def training_set(
     return TrainingSet(images, labels, num_classes)
 
 
+def _check_views(labels: Tensor, recipe: TrainingRecipe) -> None:
+    """Refuse a set that does not consist of runs of ``recipe.views`` images of one class.
+
+    Raises:
+        DataError: runs that do not divide the set, or hard labels that differ within one.
+    """
+    remedy = "set the recipe's views to the images per stored code, or to 1 to show all of them in every epoch"
+    if len(labels) % recipe.views:
+        raise DataError(f"{len(labels)} training images are no runs of views={recipe.views} of one code: {remedy}")
+    runs = labels.unflatten(0, (-1, recipe.views))
+    if not labels.is_floating_point() and bool((runs != runs[:, :1]).any()):
+        raise DataError(f"training images of different classes share a run of views={recipe.views}: {remedy}")
+
+
 class Batches:
-    """The batches that R networks train on, each network with an order, augmentation and CutMix of its own.
+    """The batches that R networks train on: each network has an order, views, augmentation and CutMix of its own.
 
     Args:
         data: what to train on.
-        recipe: batch size, augmentation and CutMix.
+        recipe: batch size, views, augmentation and CutMix.
         streams: random streams of each network.
         pad: whether the last partial batch is filled up with rows of weight zero.
     """
@@ -102,7 +117,8 @@ class Batches:
     def __init__(self, data: TrainingSet, recipe: TrainingRecipe, streams: Sequence[Streams], pad: bool) -> None:
         self.data, self.recipe, self.streams, self.pad = data, recipe, streams, pad
         self.augmentation = create(recipe.augmentation, **recipe.augmentation_options)
-        self.size = min(recipe.batch_size, len(data))
+        self.count = recipe.shown(len(data))
+        self.size = min(recipe.batch_size, self.count)
 
     def epoch(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield the batches of one epoch.
@@ -112,7 +128,7 @@ class Batches:
             that count and 0 on padding.
         """
         device = self.data.targets.device
-        for index, real in _orders(self.streams, len(self.data), self.size, self.pad, device):
+        for index, real in _orders(self.streams, self.count, self.recipe.views, self.size, self.pad, device):
             images, targets = self.data.batch(index.flatten())
             images, targets = images.unflatten(0, index.shape), targets.unflatten(0, index.shape)
             if not isinstance(self.augmentation, NoAugmentation):
@@ -126,10 +142,17 @@ class Batches:
 
 
 def _orders(
-    streams: Sequence[Streams], count: int, batch: int, pad: bool, device: torch.device
+    streams: Sequence[Streams], count: int, views: int, batch: int, pad: bool, device: torch.device
 ) -> Iterator[tuple[Tensor, int]]:
-    """Yield one epoch of index tensors (R, B), each with the number of its columns that are not padding."""
-    order = torch.stack([torch.randperm(count, generator=stream("order")) for stream in streams]).to(device)
+    """Yield one epoch of index tensors (R, B), each with the number of its columns that are not padding.
+
+    An epoch shows one of the ``views`` consecutive images of each of ``count`` codes.
+    """
+    order = torch.stack([torch.randperm(count, generator=stream("order")) for stream in streams])
+    if views > 1:
+        chosen = [torch.randint(views, (count,), generator=stream("views")) for stream in streams]
+        order = order * views + torch.stack(chosen)
+    order = order.to(device)
     for start in range(0, count, batch):
         index = order[:, start : start + batch]
         real = index.shape[1]

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from ddkit.artifact import DistilledDataset
+from ddkit.config import Piece
 from ddkit.data import RealData
 from ddkit.errors import ConfigError
 from ddkit.evaluation.accuracy import accuracies
 from ddkit.evaluation.compatibility import check_compatible, check_splits
 from ddkit.evaluation.recipe import TrainingRecipe
+from ddkit.evaluation.recipe import recipe as named_recipe
 from ddkit.evaluation.results import ArchitectureResult, EvaluationResult
 from ddkit.evaluation.train import TrainingPrecision, train_networks
 from ddkit.executor import Executor
@@ -43,6 +45,27 @@ def recipe_of(distilled: DistilledDataset) -> TrainingRecipe:
         return TrainingRecipe(**own)
     source = distilled.metadata.get("source") or {}
     return TrainingRecipe.standard(str(source.get("name", "")))
+
+
+def recipe_for_others(distilled: DistilledDataset, recipe: TrainingRecipe) -> TrainingRecipe:
+    """Return ``recipe`` for real images that stand beside a distilled set.
+
+    What was learned together with the set (a learning rate) and what its decoding asks for (views) is its own: others
+    get what the recipe says without.
+
+    Args:
+        distilled: the set.
+        recipe: with which it is evaluated.
+    """
+    learned = distilled.metadata.get("learned") or {}
+    own = [name for name, value in learned.items() if getattr(recipe, name) == value]
+    if not own and recipe.views == 1:
+        return recipe
+    source = distilled.metadata.get("source") or {}
+    stated = (distilled.metadata.get("config") or {}).get("recipe") or "dsa"
+    piece = Piece(name=stated) if isinstance(stated, str) else Piece(**stated)
+    plain = named_recipe(piece.name, str(source.get("name", "")), **piece.options)
+    return recipe.replace(views=1, **{name: getattr(plain, name) for name in own})
 
 
 @dataclass(frozen=True)

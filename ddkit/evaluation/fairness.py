@@ -16,7 +16,7 @@ from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
 from ddkit.errors import ConfigError
 from ddkit.evaluation.baselines import baseline_sets
-from ddkit.evaluation.evaluate import WHOLE_RECIPE, evaluate, evaluate_real, recipe_of
+from ddkit.evaluation.evaluate import WHOLE_RECIPE, evaluate, evaluate_real, recipe_for_others, recipe_of
 from ddkit.evaluation.recipe import TrainingRecipe
 from ddkit.models import ModelSpec
 
@@ -192,9 +192,9 @@ def robust_scores(
 
     accuracies = {
         "distilled-augmented": mean([distilled], augmented),
-        "random-augmented": mean(controls, augmented),
+        "random-augmented": mean(controls, recipe_for_others(distilled, augmented)),
         "distilled-plain": mean([distilled], plain),
-        "random-plain": mean(controls, plain),
+        "random-plain": mean(controls, recipe_for_others(distilled, plain)),
     }
     own = "augmented" if recipe.augments else "plain"
     hard = accuracies[f"distilled-{own}"]

@@ -40,6 +40,9 @@ class TrainingRecipe(BaseModel):
             for hard labels), ``"auto"`` = ``"mse"`` for regression labels and ``"ce"`` otherwise.
         cutmix: probability in [0, 1] that a batch is mixed by :func:`ddkit.augment.cutmix`, after the
             augmentation; cross-entropy only.
+        views: V, how many consecutive training images show one stored code (HaBa: hallucinators per basis). An
+            epoch shows each code once, through a view drawn at random, so it is V times shorter; batches and
+            steps count codes. 1 shows every image in every epoch.
 
     Raises:
         ConfigError: an unknown field or a value out of range.
@@ -60,6 +63,7 @@ class TrainingRecipe(BaseModel):
     gamma: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     loss: Literal["auto", "ce", "mse"] = "auto"
     cutmix: float = Field(default=0.0, ge=0, le=1)
+    views: int = Field(default=1, ge=1)
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -164,9 +168,13 @@ class TrainingRecipe(BaseModel):
         """Say whether a fresh optimiser (no momentum) starts at the beginning of this 0-based epoch."""
         return epoch == 0 or (self.schedule == "halve" and epoch == self.epochs // 2 + 2)
 
+    def shown(self, images: int) -> int:
+        """Return how many of this many training images an epoch shows: one of every ``views``."""
+        return images // self.views
+
     def steps(self, images: int) -> int:
         """Return how many SGD steps training on this many images takes."""
-        return self.total_epochs * math.ceil(images / self.batch_size)
+        return self.total_epochs * math.ceil(self.shown(images) / self.batch_size)
 
     def loss_for(self, label_kind: str) -> Literal["ce", "mse"]:
         """Resolve ``loss="auto"`` for labels of kind ``"hard"``, ``"soft"`` or ``"regression"``."""

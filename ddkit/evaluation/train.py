@@ -118,9 +118,9 @@ def train_networks(
 ) -> list[nn.Module]:
     """Train one freshly initialised network per seed with ``recipe``.
 
-    Network r draws its initialisation, its batch order, its augmentation and its CutMix from separate streams
-    of ``seeds[r]``, so it does not depend on how many others are trained or on how: serial and stacked
-    training agree to rounding.
+    Network r draws its initialisation, batch order, views, augmentation and CutMix from separate streams of
+    ``seeds[r]``, so it does not depend on how many others are trained or on how: serial and stacked training
+    agree to rounding.
 
     Args:
         images: preprocessed float images (N, C, H, W), whose number format the networks take (float64 for
@@ -155,18 +155,19 @@ def train_networks(
     if precision not in ("float32", "bfloat16"):
         raise ConfigError(f"precision='{precision}' is unknown; use 'float32' or 'bfloat16'")
     data = training_set(images, labels, recipe, num_classes, torch.device(device))
+    count = recipe.shown(len(data))
     setting = Setting(
         spec=spec,
         shape=data.shape,
         num_classes=num_classes,
-        batch=min(recipe.batch_size, len(data)),
+        batch=min(recipe.batch_size, count),
         soft=data.targets.is_floating_point() or recipe.cutmix > 0,
         kind=recipe.loss_for("hard"),
         precision=Precision(getattr(torch, precision), compile),
         device=data.targets.device,
         dtype=data.dtype,
     )
-    size, pad = _plan(setting, len(data), seeds, stacked, pad_last)
+    size, pad = _plan(setting, count, seeds, stacked, pad_last)
     total = recipe.total_epochs * len(seeds)
     networks: list[nn.Module] = []
     for start in range(0, len(seeds), max(size, 1)):

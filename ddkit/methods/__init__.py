@@ -1,6 +1,6 @@
 """The named methods. Other packages add theirs through the ``ddkit.methods`` entry point group."""
 
-from ddkit.methods import cafe, coresets, dc, dcc, dm, dsa, idc, itgan, kfs
+from ddkit.methods import cafe, coresets, dc, dcc, dm, dsa, ftd, haba, idc, itgan, kfs, mtt, tesla
 from ddkit.methods.base import Method, register, registry
 
 
@@ -23,10 +23,14 @@ __all__ = [
     "dcc",
     "dm",
     "dsa",
+    "ftd",
     "get",
+    "haba",
     "idc",
     "itgan",
     "kfs",
+    "mtt",
     "register",
     "registry",
+    "tesla",
 ]

@@ -82,14 +82,33 @@ class Method:
         if not changed:
             return {}
         settings: dict[str, Any] = {}
+        if "objective" in changed and "networks" not in changed and now["objective"] in objectives:
+            networks = objectives.get(now["objective"]).needs_networks
+            settings = {"networks": {"name": networks}} if networks else {}
         known = now["synthesis"] in syntheses and ("synthesis" in changed or now["objective"] in objectives)
         if known and changed != ["networks"]:
-            synthesis = syntheses.get(now["synthesis"])
-            settings = synthesis.defaults(now["objective"])
-            if "synthesis" in changed and now["synthesis"] == _name(wanted["synthesis"]):  # not an object
-                options = synthesis.options_for(data, max(1, wanted["ipc"]))
+            settings |= self._for_synthesis(now, preset)
+        if "synthesis" in changed:
+            settings |= {"constraint": None, "recipe": _without(preset.get("recipe", {}), "views")}
+            if known and now["synthesis"] == _name(wanted["synthesis"]):  # not an object
+                options = syntheses.get(now["synthesis"]).options_for(data, max(1, wanted["ipc"]))
                 settings = {**settings, "synthesis": {"name": now["synthesis"], **options}}
         return {"composition": " x ".join([self.name, *(now[piece] for piece in changed)]), **settings}
+
+    @staticmethod
+    def _for_synthesis(now: Mapping[str, str], preset: Mapping[str, Any]) -> dict[str, Any]:
+        """Return starting point and optimiser for the synthesis, and for what the objective learns beside it."""
+        settings = syntheses.get(now["synthesis"]).defaults(now["objective"])
+        if now["objective"] not in objectives:
+            return settings
+        own = objectives.get(now["objective"]).group_defaults
+        kept = preset.get("optimiser", {}).get("groups", {})
+        groups = {name: kept.get(name, default) for name, default in own.items()}
+        if groups:
+            optimiser = dict(settings.get("optimiser", {}))
+            optimiser["groups"] = {**optimiser.get("groups", {}), **groups}
+            settings = {**settings, "optimiser": optimiser}
+        return settings
 
     def _refuse_pieces(self, overrides: Mapping[str, Any]) -> None:
         for piece in ("synthesis", "objective", "networks", "signal"):
@@ -110,6 +129,11 @@ class Method:
             "url": self.url,
             "cost": self.cost,
         }
+
+
+def _without(settings: Any, key: str) -> Any:
+    """Return ``settings`` without an option; a piece given by its name alone has none."""
+    return {k: v for k, v in settings.items() if k != key} if isinstance(settings, Mapping) else settings
 
 
 _PIECES: dict[str, Registry[Any]] = {"synthesis": syntheses, "objective": objectives, "networks": sources}

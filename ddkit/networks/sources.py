@@ -10,6 +10,7 @@ import torch
 from ddkit.networks.network import Network
 from ddkit.networks.options import require_at_least, require_rate
 from ddkit.networks.training import require_finite, train_epochs
+from ddkit.progress import Report
 from ddkit.registry import Registry
 from ddkit.synthesis import Synthesizer
 
@@ -40,6 +41,13 @@ class NetworkSource(ABC):
         self.network = context.network
         self.streams = context.streams
         self.augmentation = context.augmentation
+
+    def prepare(self, report: Report) -> None:
+        """Do what takes long before the first step; called once after :meth:`setup`, on a resumed run as well.
+
+        Args:
+            report: told how far it is.
+        """
 
     @abstractmethod
     def current(self) -> Network:

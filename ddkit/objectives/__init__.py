@@ -7,6 +7,7 @@ from ddkit.objectives.distribution import DistributionMatching
 from ddkit.objectives.gradient import GradientMatching
 from ddkit.objectives.signal import LayerFeatures, RealSignal, Signal
 from ddkit.objectives.signal import registry as signals
+from ddkit.objectives.trajectory import TrajectoryMatching
 
 __all__ = [
     "Context",
@@ -17,6 +18,7 @@ __all__ = [
     "Objective",
     "RealSignal",
     "Signal",
+    "TrajectoryMatching",
     "gradient_distance",
     "registry",
     "signals",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -32,6 +34,8 @@ class Context:
         streams: random streams of the run.
         steps: outer steps of the whole run; 0 where there is none.
         init: how the synthesizer starts.
+        folder: where a piece may keep large intermediate files of this run (expert trajectories); None for a run in
+            memory.
     """
 
     num_classes: int
@@ -42,6 +46,7 @@ class Context:
     streams: Streams
     steps: int = 0
     init: str = "real"
+    folder: Path | None = None
 
 
 def require_counts(**counts: int | None) -> None:
@@ -64,6 +69,10 @@ class Objective(ABC):
 
     #: Real images per class and query, unless an option says otherwise.
     real_batch: int = 256
+    #: Network source without which this objective cannot work; None where any will do.
+    needs_networks: ClassVar[str | None] = None
+    #: Optimiser settings of what this objective learns beside the synthetic data, by group.
+    group_defaults: ClassVar[dict[str, dict[str, Any]]] = {}
 
     def setup(self, context: Context, synthesizer: Synthesizer) -> None:
         """Receive the context; refuse a synthesizer or network that makes no sense with the reason.
@@ -90,6 +99,13 @@ class Objective(ABC):
 
     def after_step(self, synthesizer: Synthesizer) -> None:
         """React to an update: keep a learned value in its range, train an auxiliary network."""
+
+    def finishing(self, synthesizer: Synthesizer) -> AbstractContextManager[Any]:
+        """Return a context in which the synthesizer holds what only a result has, such as labels of its last images.
+
+        The engine materialises inside it; the run can go on afterwards as if nothing had been asked.
+        """
+        return nullcontext()
 
     def recipe_changes(self) -> dict[str, Any]:
         """Return fields of the training recipe that were learned and travel with the artifact."""

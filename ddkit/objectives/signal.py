@@ -131,6 +131,14 @@ class Signal(ABC):
         """
         raise self._lacks("real images")
 
+    def whole(self) -> RealData:
+        """Return the real data themselves, for what trains on all of them (expert trajectories).
+
+        Raises:
+            ConfigError: this signal does not hand out real images.
+        """
+        raise self._lacks("real images")
+
     def images_at(self, index: Tensor) -> Tensor:
         """Return the preprocessed real images (N, C, H, W) at ``index`` (N,) int64.
 
@@ -277,6 +285,10 @@ class RealSignal(Signal):
         """Return ``count`` images drawn from the whole set."""
         index = torch.randperm(len(self.real), generator=self.streams(stream))[:count]
         return self.images_at(index), self.real.labels[index.to(self.real.labels.device)]
+
+    def whole(self) -> RealData:
+        """Return the real data."""
+        return self.real
 
     def images_at(self, index: Tensor) -> Tensor:
         """Return the real images at ``index``."""

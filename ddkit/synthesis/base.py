@@ -13,6 +13,7 @@ from ddkit.artifact import DistilledDataset
 from ddkit.budget import Budget
 from ddkit.data import Preprocessing, RealData
 from ddkit.errors import ConfigError, unknown_name
+from ddkit.progress import Report, silent
 from ddkit.registry import Registry
 from ddkit.synthesis.labels import HardLabels, LabelKind, make_labels
 
@@ -30,7 +31,7 @@ class Synthesizer(nn.Module, ABC):
         num_classes: K, at least 2.
         ipc: stored images (or codes) per class.
         shape: (C, H, W) of a decoded image.
-        labels: ``hard``, ``soft``, ``learned``, or (M, K) fixed probabilities.
+        labels: ``hard``, ``soft``, ``learned``, ``assigned``, or (M, K) fixed probabilities.
         label_confidence: initial probability of the own class of soft and learned labels.
         decoded_per_class: decoded images per class; ``ipc`` unless the synthesizer decodes one code into several.
 
@@ -40,8 +41,8 @@ class Synthesizer(nn.Module, ABC):
 
     name: ClassVar[str]
     inits: ClassVar[tuple[str, ...]] = ("real", "noise")
-    #: What :meth:`initialise` does where it takes a while, for the user who waits; empty where it does not.
-    slow_start: ClassVar[str] = ""
+    #: Told how far :meth:`initialise` is where it takes a while.
+    report: Report = staticmethod(silent)
 
     classes: Tensor
     #: (M,) int64, index of the real image from which each decoded image started; -1 where there is none.
@@ -99,10 +100,59 @@ class Synthesizer(nn.Module, ABC):
         """
         return self.index_of(classes)
 
+    def inner_batches(self, steps: int, size: int | None, generator: torch.Generator) -> list[Tensor]:
+        """Return the decoded images on which a student trains in each of ``steps`` inner steps.
+
+        They are consecutive chunks of a random permutation of all decoded images, drawn anew whenever it is used up. A
+        remainder shorter than ``size`` is dropped, where the programs of the field train on the short chunk: batches of
+        one shape are compiled once. A synthesizer that decodes one code into several images may override it.
+
+        Args:
+            steps: number of batches, at least 0.
+            size: images per batch; None for all, but at most as many as an outer step of another objective looks at.
+            generator: on the CPU.
+
+        Returns:
+            ``steps`` tensors (size,) int64 of decoded indices, on the CPU.
+
+        Raises:
+            ConfigError: a size below 1 or above the number of decoded images.
+        """
+        count = len(self)
+        size = min(count, self.num_classes * self.batch_per_class) if size is None else size
+        if not 1 <= size <= count:
+            raise ConfigError(
+                f"a batch of {size} synthetic images must hold between 1 and all {count} of them: choose a size in "
+                f"that range, or none for all"
+            )
+        batches: list[Tensor] = []
+        while len(batches) < steps:
+            chunks = torch.randperm(count, generator=generator).split(size)
+            batches += chunks[: count // size]
+        return batches[:steps]
+
     @property
     def batch_per_class(self) -> int:
         """Decoded images of each class that an outer step looks at: how many :meth:`batch_index` returns."""
         return self.decoded_per_class
+
+    @property
+    def views(self) -> int:
+        """Decoded images that show one stored image or code; 1 where that number is not the same for all."""
+        views, rest = divmod(self.decoded_per_class, self.ipc)
+        return 1 if rest else views
+
+    def view_index(self, codes: Tensor, view: int) -> Tensor:
+        """Return which decoded images show the stored images or codes ``codes`` (n,), numbered class by class.
+
+        Args:
+            codes: (n,) int64 in ``0 .. len(self) // views - 1``.
+            view: which of their images, in ``0 .. views - 1``.
+
+        Returns:
+            (n,) int64. The images of one code are neighbours here: ``code * views + view``.
+        """
+        return codes * self.views + view
 
     @property
     def pairing_inits(self) -> tuple[str, ...]:

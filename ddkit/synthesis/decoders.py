@@ -71,7 +71,6 @@ class SharedDecoders(Synthesizer):
 
     name = "shared-decoders"
     inits = ("real", "noise")
-    slow_start = "fitting codes and decoders to real images"
 
     @classmethod
     def defaults(cls, objective: str) -> dict[str, Any]:
@@ -133,6 +132,11 @@ class SharedDecoders(Synthesizer):
         """All codes through ``batch_decoders`` decoders, or all."""
         return self.decoded_per_class // self.decoders * (self.batch_decoders or self.decoders)
 
+    @property
+    def views(self) -> int:
+        """Images of one code: as many as there are decoders."""
+        return self.decoders
+
     def decode(self, index: Tensor) -> Tensor:
         """Return the images at ``index`` (M,), decoding only the codes and decoders that occur in it."""
         codes, row = torch.unique(index // self.decoders, return_inverse=True)
@@ -178,12 +182,13 @@ class SharedDecoders(Synthesizer):
         ]
         optimiser = torch.optim.Adam(rates)
         rows = torch.arange(len(targets), device=targets.device).split(max(1, CHUNK // self.decoders))
-        for _ in range(self.warm_steps):
+        for number in range(self.warm_steps):
             optimiser.zero_grad()
             for part in rows:
                 error = decode_pairs(self.codes[part], self._decoder(), self.shape) - targets[part]
                 (error.square().sum() / targets.numel()).backward()
             optimiser.step()
+            self.report("fitting codes and decoders", number + 1, self.warm_steps)
         optimiser.zero_grad()
 
     def _decoder(self) -> list[nn.Parameter]:

@@ -72,7 +72,7 @@ class MultiFormation(Synthesizer):
     @classmethod
     def defaults(cls, objective: str) -> dict[str, Any]:
         """SGD with momentum 0.5; a tenth of the rates for pixels, for standard deviations of about 0.3."""
-        rate = 0.1 if objective == "distribution" else 0.01
+        rate = {"distribution": 0.1, "trajectory": 10.0}.get(objective, 0.01)
         return {"init": "real", "optimiser": {"name": "sgd", "lr": rate, "momentum": 0.5}}
 
     def __init__(
@@ -121,6 +121,17 @@ class MultiFormation(Synthesizer):
     def batch_per_class(self) -> int:
         """At most ``batch_images``."""
         return min(self.batch_images, self.decoded_per_class)
+
+    @property
+    def views(self) -> int:
+        """Patches of one stored image; 1 under ``bound`` where images are cut differently."""
+        per_image = torch.bincount(self.plan[:, 1])
+        return int(per_image[0]) if bool((per_image == per_image[0]).all()) else 1
+
+    def view_index(self, codes: Tensor, view: int) -> Tensor:
+        """Return where patch ``view`` of the stored images ``codes`` (n,) is: patches vary slowest in a class."""
+        first = codes.div(self.ipc, rounding_mode="floor") * self.decoded_per_class
+        return first + view * self.ipc + codes % self.ipc
 
     @property
     def pairing_inits(self) -> tuple[str, ...]:

@@ -34,8 +34,8 @@ class Pixels(Synthesizer):
 
     @classmethod
     def defaults(cls, objective: str) -> dict[str, Any]:
-        """SGD with momentum 0.5; rate 1 for features (DM), 0.1 for everything else (DC)."""
-        rate = 1.0 if objective == "distribution" else 0.1
+        """SGD with momentum 0.5; rate 1 for features (DM), 100 for trajectories (MTT), 0.1 for everything else (DC)."""
+        rate = {"distribution": 1.0, "trajectory": 100.0}.get(objective, 0.1)
         return {"init": "real", "optimiser": {"name": "sgd", "lr": rate, "momentum": 0.5}}
 
     def __init__(

@@ -133,6 +133,22 @@ def test_whitened_covariance_matches_its_closed_form(shape: tuple[int, int, int]
     torch.testing.assert_close(torch.cov(output.T, correction=0), expected, atol=1e-5, rtol=0)
 
 
+def test_whitening_of_pixels_adds_its_regularisation_to_unstandardised_eigenvalues(generator: torch.Generator) -> None:
+    images = correlated_images(generator, 300, 3, 3, 4)
+    preprocessing = Preprocessing.fit(images, zca="pixels", regularisation=0.1)
+    cov = torch.cov((images.double() / 255).flatten(1).T, correction=0)
+    values, vectors = torch.linalg.eigh(cov)
+    expected = vectors @ torch.diag(values / (values + 0.1)) @ vectors.T
+    output = preprocessing.apply(images).double().flatten(1)
+    torch.testing.assert_close(torch.cov(output.T, correction=0), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(preprocessing.invert(preprocessing.apply(images)), images / 255, atol=1e-5, rtol=0)
+
+
+def test_unknown_whitening_is_refused(generator: torch.Generator) -> None:
+    with pytest.raises(DataError, match="standardised or pixels"):
+        Preprocessing.fit(correlated_images(generator, 5, 1, 4, 4), zca="sphering")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 6, 5)])
 def test_zca_inverse_undoes_zca(shape: tuple[int, int, int], generator: torch.Generator) -> None:
     images = correlated_images(generator, 100, *shape)

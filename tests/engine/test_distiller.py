@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from ddkit.artifact import DistilledDataset
 from ddkit.config import DistillConfig
-from ddkit.data import RealData
+from ddkit.data import Preprocessing, RealData
 from ddkit.engine import Callback, Distiller, Run
 from ddkit.errors import ConfigError, DataError, DDKitError, DivergedError, InterruptedRunError
 from ddkit.methods.dc import loops
 from ddkit.networks import FreshNetworks, SyntheticTrainedNetworks
 from ddkit.objectives import Objective, RealSignal
 from ddkit.objectives.signal import Signal
+from ddkit.progress import Report
 from ddkit.synthesis import Synthesizer, registry
 
 from .runs import LOOPS, SMALL, loops_of, small, toy_data
@@ -430,34 +431,75 @@ def test_what_is_no_real_data_is_refused_with_the_way_there() -> None:
         small().fit(torch.zeros(3, 1, 8, 8))  # type: ignore[arg-type]
 
 
+class Watch(Callback):
+    """Writes down what the engine tells it."""
+
+    def __init__(self) -> None:
+        self.order: list[str] = []
+
+    def on_prepare(self, run: Run, what: str, done: int, total: int) -> None:
+        self.order.append(f"{what} {done}/{total}")
+
+    def on_start(self, run: Run) -> None:
+        self.order.append(f"start {run.seconds > 0}")
+
+    def on_checkpoint(self, run: Run) -> None:
+        self.order.append(f"checkpoint {run.step}")
+
+    def on_end(self, run: Run) -> None:
+        self.order.append("end")
+
+
 def test_interrupted_starting_point_says_what_is_kept(tmp_path: Path) -> None:
-    class Stop(Callback):
-        def on_prepare(self, run: Run) -> None:
-            run.synthesizer.initialise = raising  # type: ignore[method-assign]
+    class Interrupted(FreshNetworks):
+        patient = False
 
-    def raising(*_: Any) -> None:
-        raise KeyboardInterrupt
+        def prepare(self, report: Report) -> None:
+            report("training something", 1, 2)
+            if not self.patient:
+                raise KeyboardInterrupt
 
-    with pytest.raises(InterruptedRunError, match="while the starting point was computed"):
-        small(callbacks=[Stop()]).fit(toy_data(), out=tmp_path / "run")
-    assert small().fit(toy_data(), out=tmp_path / "run", resume=True).metadata["steps"] == 9
+    watch = Watch()
+    with pytest.raises(InterruptedRunError, match="before the first step"):
+        small(callbacks=[watch], networks=Interrupted()).fit(toy_data(), out=tmp_path / "run")
+    assert watch.order == ["training something 1/2", "end"]
+    Interrupted.patient = True
+    resumed = small(networks=Interrupted()).fit(toy_data(), out=tmp_path / "run", resume=True)
+    assert resumed.metadata["steps"] == 9
 
 
 def test_starting_point_counts_as_time_of_the_run_and_is_saved_after_callbacks_have_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ddkit.engine.resume.STARTING_SECONDS", 0.0)
-    order: list[str] = []
+    watch = Watch()
+    small(callbacks=[watch], steps=1).fit(toy_data(), out=tmp_path / "run")
+    assert watch.order == ["start True", "checkpoint 0", "end"]
 
-    class Watch(Callback):
-        def on_prepare(self, run: Run) -> None:
-            order.append("prepare")
 
-        def on_start(self, run: Run) -> None:
-            order.append(f"start {run.seconds > 0}")
+def test_slow_starting_points_say_how_far_they_are() -> None:
+    watch = Watch()
+    decoders = {"name": "shared-decoders", "warm_steps": 3, "decoders": 2, "hidden": 2, "codes": 2, "code_channels": 1}
+    small(callbacks=[watch], steps=1, synthesis=decoders).fit(toy_data())
+    assert watch.order[:3] == [f"fitting codes and decoders {done}/3" for done in (1, 2, 3)]
 
-        def on_checkpoint(self, run: Run) -> None:
-            order.append(f"checkpoint {run.step}")
 
-    small(callbacks=[Watch()], steps=1).fit(toy_data(), out=tmp_path / "run")
-    assert order == ["prepare", "start True", "checkpoint 0"]
+def test_run_folder_keeps_the_last_step_beside_the_average(tmp_path: Path) -> None:
+    options = {"objective": PullToZero(), "optimiser": {"lr": 0.5, "momentum": 0.0}, "steps": 6}
+    averaged = small(**options, ema=0.5).fit(toy_data(), out=tmp_path / "averaged")
+    plain = small(**options).fit(toy_data(), out=tmp_path / "plain")
+    last = DistilledDataset.load(tmp_path / "averaged" / "last.safetensors")
+    assert torch.equal(last.images, plain.images) and not torch.equal(averaged.images, plain.images)
+    assert not (tmp_path / "plain" / "last.safetensors").exists()
+
+
+def test_average_that_hardly_leaves_its_start_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="leaves 97% of the starting point"):
+        small(steps=3, ema=0.99).fit(toy_data())
+
+
+@pytest.mark.parametrize("kind", ["standardised", "pixels"])
+def test_whitening_that_the_settings_ask_for_travels_with_the_result(kind: Any) -> None:
+    data = toy_data()
+    result = small(steps=1, zca=kind).fit(data)
+    assert result.preprocessing == Preprocessing.fit(data.images, zca=kind) != data.preprocessing

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,11 @@ from ddkit.evaluation import (
     EvaluationResult,
     TrainingRecipe,
     assess,
+    baseline_sets,
     evaluate,
     merge_draws,
     read_evaluation,
+    recipe_of,
     write_evaluation,
 )
 from ddkit.models import ModelSpec
@@ -153,3 +156,18 @@ def test_model_specs_are_accepted_beside_texts(digits: Pair, distilled: Distille
     specs = (ModelSpec.parse(TINY), TINY.canonical())
     ((_, measured),) = assess(distilled, digits[1], architectures=specs, repeats=1, recipe=RECIPE)  # type: ignore[arg-type]
     assert measured.rows[0].accuracies == measured.rows[1].accuracies
+
+
+def test_baselines_do_not_inherit_what_was_learned_with_the_set(digits: Pair) -> None:
+    train, test = digits
+    recipe = RECIPE.replace(lr=0.07)
+    own = random_set(
+        train, 1, method="mtt", recipe=recipe.model_dump(mode="json"), learned={"lr": 0.07}, config={"recipe": "dc"}
+    )
+    options: dict[str, Any] = {"train": train, "baselines": ("random",), "architectures": (TINY.canonical(),)}
+    (_, mine), (_, random) = assess(own, test, repeats=1, **options)
+    assert (mine.recipe.lr, random.recipe.lr) == (0.07, TrainingRecipe().lr)
+    assert random.recipe.epochs == recipe.epochs
+    _, (_, random) = assess(own, test, repeats=1, recipe=recipe.replace(lr=0.05), **options)
+    assert random.recipe.lr == 0.05, "a rate that the user asks for holds for all"
+    assert recipe_of(baseline_sets(train, own, ("random",))["random"][0]).lr == TrainingRecipe().lr

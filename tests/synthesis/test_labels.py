@@ -7,7 +7,7 @@ import torch
 
 from ddkit.errors import ConfigError
 from ddkit.synthesis import HardLabels, SoftLabels
-from ddkit.synthesis.labels import make_labels
+from ddkit.synthesis.labels import AssignedLabels, make_labels
 
 CLASSES = torch.tensor([0, 0, 1, 2])
 ALL = torch.arange(4)
@@ -57,11 +57,33 @@ def test_confidence_of_one_is_finite_when_learned() -> None:
     assert all(bool(p.grad.isfinite().all()) for p in labels.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("kind", ["hard", "soft", "learned"])
+@pytest.mark.parametrize("kind", ["hard", "soft", "learned", "assigned"])
 def test_state_survives(kind: str) -> None:
     first, second = make_labels(kind, CLASSES, 3, 0.9), make_labels(kind, CLASSES, 3, 0.5)
     second.load_state_dict(first.state_dict())
     assert torch.equal(first(ALL), second(ALL))
+
+
+def test_assigned_labels_start_one_hot_and_take_what_is_assigned() -> None:
+    labels = make_labels("assigned", CLASSES, 3, 0.9)
+    assert isinstance(labels, AssignedLabels)
+    assert labels.artifact_kind == "soft"
+    assert list(labels.parameters()) == []
+    assert labels(ALL).tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    labels.assign(torch.tensor([3, 0]), torch.tensor([[0.2, 0.3, 0.5], [0.0, 0.5, 0.5]], dtype=torch.float64))
+    torch.testing.assert_close(labels(torch.tensor([0, 3])), torch.tensor([[0.0, 0.5, 0.5], [0.2, 0.3, 0.5]]))
+    assert labels(torch.tensor([1, 2])).tolist() == [[1, 0, 0], [0, 1, 0]]
+    other = make_labels("assigned", CLASSES, 3, 0.9)
+    other.load_state_dict(labels.state_dict())
+    assert torch.equal(other(ALL), labels(ALL))
+
+
+@pytest.mark.parametrize("row", [[0.5, 0.4, 0.0], [1.5, -0.5, 0.0], [float("nan"), 0.5, 0.5]])
+def test_assigning_what_is_no_distribution_is_refused(row: list[float]) -> None:
+    labels = AssignedLabels(CLASSES, 3)
+    with pytest.raises(ConfigError, match="must be probabilities"):
+        labels.assign(torch.tensor([1]), torch.tensor([row]))
+    assert labels(ALL)[1].tolist() == [1, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,6 @@ class GANCodes(Synthesizer):
 
     name = "gan"
     inits = ("inverted", "prior")
-    slow_start = "training the generator unless one is given, looking for the codes of real images"
 
     scale: Tensor
     shift: Tensor
@@ -224,7 +223,10 @@ class GANCodes(Synthesizer):
     def _train_generator(self, real: RealData, generator: torch.Generator) -> None:
         assert isinstance(self.generator, Generator)
         size = {"code_size": self.generator.code_size, "width": self.generator.width}
-        trained = train_generator(real, generator, **size, **self.training_options, device=self.codes.device)
+        device, report = self.codes.device, self.report
+        trained = train_generator(
+            real, generator, **size, **self.training_options, device=device, report=report
+        )
         self.generator.load_state_dict(trained.state_dict())
 
     def _invert(self, real: RealData, generator: torch.Generator) -> None:
@@ -239,6 +241,7 @@ class GANCodes(Synthesizer):
             lambda position: real.batch(index[position]).to(device, dtype),
             steps=self.inversion_steps,
             lr=self.inversion_lr,
+            report=self.report,
         )
         with torch.no_grad():
             self.codes.copy_(codes)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ddkit.data import RealData
 from ddkit.errors import DivergedError
 from ddkit.models import ModelSpec
+from ddkit.progress import Report, silent
 
 #: Codes inverted together; each is a problem of its own, so this bounds memory and changes nothing.
 BLOCK = 500
@@ -59,6 +60,7 @@ def invert(
     *,
     steps: int,
     lr: float,
+    report: Report = silent,
 ) -> tuple[Tensor, Tensor]:
     r"""Move every code until it generates its own real image (IT-GAN, https://arxiv.org/abs/2204.07513, stage 1).
 
@@ -78,6 +80,7 @@ def invert(
         targets: maps positions (n,) int64 on the CPU to the real images (n, C, H, W) of these codes.
         steps: updates of every code.
         lr: learning rate of Adam.
+        report: told how many codes are done.
 
     Returns:
         the codes (M, d), without a graph, and their mean feature and pixel loss before and after: (2, 2), rows before
@@ -109,6 +112,7 @@ def invert(
         with torch.no_grad():
             losses.append(torch.stack([before, terms()]))
         found.append(code.detach())
+        report("looking for the codes of real images", sum(map(len, found)), len(codes))
     result, loss = torch.cat(found), torch.stack(losses).sum(0) / len(codes)
     if not bool(result.isfinite().all() and loss.isfinite().all()):
         raise DivergedError(f"inversion diverged: lower synthesis.inversion_lr (now {lr})")

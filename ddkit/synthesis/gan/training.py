@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ddkit.data import RealData
 from ddkit.errors import ConfigError, DivergedError
+from ddkit.progress import Report, silent
 from ddkit.synthesis.gan.generator import ConditionalBatchNorm, Discriminator, Generator, seeded
 
 GENERATOR_RATE, DISCRIMINATOR_RATE = 4e-4, 8e-4
@@ -30,6 +31,7 @@ def train_generator(
     steps: int = 1500,
     batch: int = 64,
     device: torch.device | str = "cpu",
+    report: Report = silent,
 ) -> Generator:
     r"""Train a class-conditional generator by the hinge loss, one discriminator step per generator step.
 
@@ -47,6 +49,7 @@ def train_generator(
         steps: rounds.
         batch: real, and as many generated, images per round.
         device: where to train.
+        report: told how many rounds are done.
 
     Returns:
         the frozen generator, in eval mode, on ``device``.
@@ -67,7 +70,8 @@ def train_generator(
     average = copy.deepcopy(trained).requires_grad_(False)
     optimiser = torch.optim.Adam(trained.parameters(), lr=GENERATOR_RATE, betas=BETAS, fused=True)
     opponent = torch.optim.Adam(judge.parameters(), lr=DISCRIMINATOR_RATE, betas=BETAS, fused=True)
-    for images, labels, codes in _rounds(real, code_size, steps, batch, generator, device):
+    rounds = _rounds(real, code_size, steps, batch, generator, device)
+    for number, (images, labels, codes) in enumerate(rounds, start=1):
         fake = trained(codes, labels)
         scores = judge(torch.cat([images, fake.detach()]), labels.repeat(2))
         _step(opponent, F.relu(1 - scores[:batch]).mean() + F.relu(1 + scores[batch:]).mean())
@@ -76,6 +80,7 @@ def train_generator(
         judge.requires_grad_(True)
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), AVERAGE_RATE)
+        report("training the generator", number, steps)
     if not all(bool(weights.isfinite().all()) for weights in average.parameters()):
         raise DivergedError(
             f"the generator diverged within {steps} training steps: lower synthesis.generator_steps, or bring a "

@@ -1,0 +1,24 @@
+"""Gradients of what a student has become with respect to what it was trained on."""
+
+from ddkit.objectives.unrolling.adjoint import Adjoint
+from ddkit.objectives.unrolling.base import MetaGradient, Unrolled, registry
+from ddkit.objectives.unrolling.flat import FlatLoss, FlatNetwork, Product
+from ddkit.objectives.unrolling.full import FullUnroll
+from ddkit.objectives.unrolling.problem import Batch, InnerProblem, Terminal, distance_to
+from ddkit.objectives.unrolling.tesla import Tesla
+
+__all__ = [
+    "Adjoint",
+    "Batch",
+    "FlatLoss",
+    "FlatNetwork",
+    "FullUnroll",
+    "InnerProblem",
+    "MetaGradient",
+    "Product",
+    "Terminal",
+    "Tesla",
+    "Unrolled",
+    "distance_to",
+    "registry",
+]

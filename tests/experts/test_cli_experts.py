@@ -1,0 +1,102 @@
+"""Does ``ddkit experts`` say the size first, train, extend, verify, and refuse mistakes in one line?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ddkit import cli_experts
+from ddkit.cli import main
+from ddkit.experts import ExpertBuffer
+
+Command = Callable[..., tuple[int, str, str]]
+SMALL = ("--data", "digits", "--model", "convnet:width=4,depth=2", "--epochs", "1")
+
+
+@pytest.fixture
+def ddkit(capsys: pytest.CaptureFixture[str]) -> Command:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        status = 0
+        capsys.readouterr()
+        try:
+            main(["experts", *(str(argument) for argument in arguments)])
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+def refused(outcome: tuple[int, str, str], *words: str) -> None:
+    status, out, err = outcome
+    assert (status, out) == (2, "")
+    assert len(err.splitlines()) == 1, err
+    assert all(word in err for word in words), err
+
+
+def test_buffer_is_trained_extended_and_verified(ddkit: Command, tmp_path: Path) -> None:
+    out = tmp_path / "experts"
+    status, text, told = ddkit(*SMALL, "--count", 1, "--out", out)
+    assert status == 0
+    assert "1 experts of convnet(depth=2,width=4), 1 epochs each on 1,347 images of digits, plain SGD" in told
+    assert "MB in float32" in told and "free" in told
+    assert "flatness" in text
+    assert f"next: ddkit distill --method mtt --data digits --set networks.buffer={out}" in text
+    status, text, _ = ddkit(*SMALL, "--count", 2, "--out", out, "--json")
+    document = json.loads(text)
+    assert (status, document["experts"], len(document["table"])) == (0, 2, 2)
+    status, text, told = ddkit("--out", out, "--verify", "--json")
+    assert (status, json.loads(text)["digest"], told) == (0, document["digest"], "")
+    assert ExpertBuffer(out).settings.augmentation == "color_crop_cutout_scale_rotate"
+
+
+def test_all_options_reach_the_settings(ddkit: Command, tmp_path: Path) -> None:
+    options = ("--lr", 0.02, "--batch-size", 99, "--augmentation", "crop", "--rho", 0.5, "--alpha", 0.3, "--seed", 4)
+    more = ("--no-adaptive", "--half", "--zca", "--count", 1)
+    status, text, _ = ddkit(*SMALL, *options, *more, "--out", tmp_path / "x", "--json", "--dry-run")
+    settings = json.loads(text)["settings"]
+    assert status == 0
+    expected = {"lr": 0.02, "batch_size": 99, "augmentation": "crop", "rho": 0.5, "alpha": 0.3, "seed": 4}
+    assert expected | {"adaptive": False, "dtype": "float16", "epochs": 1} == {
+        key: settings[key] for key in (*expected, "adaptive", "dtype", "epochs")
+    }
+
+
+def test_dry_run_writes_nothing(ddkit: Command, tmp_path: Path) -> None:
+    status, text, _ = ddkit(*SMALL, "--count", 100, "--out", tmp_path / "x", "--dry-run", "--json")
+    facts = json.loads(text)
+    assert status == 0
+    assert facts["bytes"] > 100_000 and facts["free_bytes"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_are_refused_in_one_line(ddkit: Command, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "x")
+    refused(ddkit(*SMALL, *out), "--count is missing")
+    refused(ddkit(*SMALL, *out, "--count", 0), "--count 0")
+    refused(ddkit(*SMALL, *out, "--count", 1, "--rho", -1), "rho=-1.0")
+    refused(ddkit(*SMALL, *out, "--count", 1, "--model", "convnt"), "did you mean 'convnet'")
+    refused(ddkit(*SMALL, *out, "--count", 1, "--model", "convnet:norm=batch"), "uses batch norm")
+    refused(ddkit(*SMALL, *out, "--count", 1, "--executor", "rays", "--json"), "ray")
+    refused(ddkit(*out, "--verify"), "holds no experts")
+    refused(ddkit(*out, "--verify", "--dry-run"), "exclude each other")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interruption_says_how_many_are_finished(
+    ddkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = cli_experts.build_buffer
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        original(arguments[0], arguments[1], arguments[2], 1)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_experts, "build_buffer", interrupted)
+    status, _, told = ddkit(*SMALL, "--count", 3, "--out", tmp_path / "x", "--json")
+    assert status == 130
+    assert "1 of 3 experts" in told and "the same command trains the others" in told
