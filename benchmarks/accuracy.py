@@ -50,9 +50,16 @@ IDC_SCHEDULE = {
     "optimiser": {"name": "adam", "lr": 0.02},
 }
 #: Trajectory cells by data and IPC: what all four methods share; experts are those of ``experts.py``.
-SEGMENTS = {
+SEGMENTS: dict[str, dict[str, Any]] = {
     "mnist-1": {"steps": 150, "student_steps": 20, "expert_epochs": 2, "max_start_epoch": 5, "rate": 100.0},
-    "mnist-10": {"steps": 40, "student_steps": 20, "expert_epochs": 2, "max_start_epoch": 5, "rate": 300.0, "batch": 50},
+    "mnist-10": {
+        "steps": 40,
+        "student_steps": 20,
+        "expert_epochs": 2,
+        "max_start_epoch": 5,
+        "rate": 300.0,
+        "batch": 50,
+    },
     "cifar10-1": {"steps": 120, "student_steps": 30, "expert_epochs": 2, "max_start_epoch": 3, "rate": 100.0},
 }
 TRAJECTORY = ("mtt", "tesla", "ftd", "haba")
@@ -118,7 +125,9 @@ CELLS: dict[str, dict[str, Any]] = {
     },
 }
 CONTROLS = tuple(
-    f"{control}-{cell}" for control in ("random", "random@bytes") for cell in ("mnist-1", "mnist-10", "cifar10-1", "cifar10-10")
+    f"{control}-{cell}"
+    for control in ("random", "random@bytes")
+    for cell in ("mnist-1", "mnist-10", "cifar10-1", "cifar10-10")
 )
 #: Image passes and largest number of epochs of an evaluation.
 PASSES, MOST_EPOCHS = 50_000, 1000

@@ -3,8 +3,8 @@
     python benchmarks/bench_unroll.py --out benchmarks/results/unroll.json --figure docs/images/unroll-memory.png
 
 Each measurement has a process of its own: ConvNet-D3 of width 128 on a batch of 10 images of 3x32x32, eager, float32.
-Memory is the peak resident memory above that of the process before the meta-gradient; it is measured apart from time, in
-a process whose allocator hands every tensor back when it is freed, so that fragmentation does not count.
+Memory is the peak resident memory above that of the process before the meta-gradient; it is measured apart from time,
+in a process whose allocator hands every tensor back when it is freed, so that fragmentation does not count.
 """
 
 from __future__ import annotations

@@ -52,8 +52,8 @@ def export(distilled: DistilledDataset, path: Path | str, format: str) -> Export
       ``.parquet`` file or a folder.
     - ``imagefolder``: PNGs named ``<class>/<number>.png``, which ``torchvision``'s ``ImageFolder`` reads.
     - ``npz``: ``images`` (float32, preprocessed), ``labels``, ``class_names``, ``label_kind``, ``mean``,
-      ``std`` and the ZCA arrays if any; the decoded images exactly, read with ``allow_pickle=False``. ``path`` is an ``.npz``
-      file or a folder.
+      ``std`` and the ZCA arrays if any; the decoded images exactly, read with ``allow_pickle=False``. ``path``
+      is an ``.npz`` file or a folder.
 
     Raises:
         UnknownNameError: no such format.

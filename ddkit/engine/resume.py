@@ -50,8 +50,8 @@ class Checkpoints:
         except KeyboardInterrupt:
             self._close()
             raise InterruptedRunError(
-                "interrupted before the first step: expert trajectories that were finished are kept, any other starting "
-                "point is computed again; go on with the same command and --resume"
+                "interrupted before the first step: experts that were finished are kept, any other starting point is "
+                "computed again; go on with the same command and --resume"
             ) from None
         except BaseException:
             self._close()

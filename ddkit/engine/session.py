@@ -369,7 +369,7 @@ def _warn_of_a_slow_average(config: DistillConfig) -> None:
     if config.ema is None or config.ema**config.steps <= SLOW_AVERAGE:
         return
     warnings.warn(
-        f"ema={config.ema} over {config.steps} steps leaves {config.ema**config.steps:.0%} of the starting point in the "
-        f"result: run more steps, or choose ema <= {SLOW_AVERAGE ** (1 / max(1, config.steps)):.4g}",
+        f"ema={config.ema} over {config.steps} steps leaves {config.ema**config.steps:.0%} of the starting point in "
+        f"the result: run more steps, or choose ema <= {SLOW_AVERAGE ** (1 / max(1, config.steps)):.4g}",
         stacklevel=2,
     )

@@ -29,8 +29,8 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
 
     IPC counts bases per class: the hallucinators' floats come on top, see the budget of the result. Published for
     CIFAR-10 only; other data get MTT's settings with HaBa's learning rate, except small sets, which keep MTT's rate
-    and momentum and a hundredth of the rate for hallucinators (measured on digits). An epoch of the evaluation shows one
-    hallucination of each base.
+    and momentum and a hundredth of that rate for hallucinators (measured on digits). An epoch of the evaluation shows
+    one hallucination of each base.
 
     Deviation: images are not standardised batch by batch as in the authors' program, where the accuracy of a test
     image depends on its batch.

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Epochs trained where the objective reads random checkpoints and does not say how many (Cazenavette et al. 2022).
 DEFAULT_EPOCHS = 50
+#: Settings of the training that make experts flat.
+FLATNESS = ("rho", "alpha", "adaptive")
 #: Squared distance from start to target of a segment below which an expert stands still.
 _STILL = 1e-12
 
@@ -54,7 +56,10 @@ class ExpertTrajectories(NetworkSource):
     above 0, the flat ones of Du et al. (2023). They come from a folder made by ``ddkit experts`` or
     :func:`ddkit.experts.build_buffer`, or are trained before the first step and kept in the folder of the run.
 
-    Options left at None are not compared with a given buffer; without one they take the defaults named below.
+    A given buffer says itself how its experts were trained. Only what makes them flat (``rho``, ``alpha``,
+    ``adaptive``) has to be what is asked for here, unless left at None. Without a buffer, options left at None take the
+    defaults named below.
+
     Deviation: experts are drawn uniformly instead of walking through shuffled files, which has the same distribution.
 
     Args:
@@ -69,14 +74,11 @@ class ExpertTrajectories(NetworkSource):
         alpha: see :class:`~ddkit.experts.ExpertSettings` (0).
         adaptive: likewise (True).
         dtype: number format in which experts are stored (float32).
-        any_experts: use a buffer although it was made with other settings than those given here.
+        any_experts: use a buffer although its experts are flat in another way than asked for here.
 
     Raises:
         ConfigError: an option out of range.
     """
-
-    #: What takes a while before the first step.
-    slow_start = "training experts on the real data unless a buffer is given"
 
     def __init__(
         self,
@@ -132,7 +134,8 @@ class ExpertTrajectories(NetworkSource):
         buffer.identity.require_data(self.context.signal.whole())
         if self.wanted is not None and self.wanted > buffer.epochs:
             raise self._too_few(self.wanted, buffer.epochs)
-        for name, value in self.given.items():
+        for name in FLATNESS:
+            value = self.given.get(name, getattr(settings, name))
             if getattr(settings, name) != value and not self.any_experts:
                 raise ConfigError(
                     f"networks.{name}={value}, but the experts in '{self.path}' were trained with "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ SOFT_LABELS: tuple[str, ...] = ("none", "per_segment", "fixed")
 
 #: A loss above this is worse than a student that walks away from the target by a whole segment ...
 HIGH_LOSS = 2.0
-#: ... and after so many steps in a row the user is told.
+#: ... and after so many steps in a row the user is told, as of a rate that stays at the lower end of its range.
 HIGH_STEPS = 50
 
 
@@ -79,8 +79,8 @@ class TrajectoryMatching(Objective):
         ConfigError: an option out of range or an unknown name.
     """
 
-    needs_networks = "experts"
-    group_defaults = {"student_lr": {"name": "sgd", "lr": 1e-5, "momentum": 0.5}}
+    needs_networks: ClassVar[str | None] = "experts"
+    group_defaults: ClassVar[dict[str, dict[str, Any]]] = {"student_lr": {"name": "sgd", "lr": 1e-5, "momentum": 0.5}}
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class TrajectoryMatching(Objective):
         self.meta_gradient: MetaGradient = meta_gradients.get(meta_gradient)()
         self.init_noise, self.soft_labels = init_noise, soft_labels
         self.epoch = 0  # of the present segment
-        self.high, self.warned = 0, False
+        self.high, self.warned, self.stuck = 0, False, 0
         self.labelled = False
 
     @property
@@ -240,6 +240,13 @@ class TrajectoryMatching(Objective):
                 f"the student's learning rate became {rate:.4g} after a segment from epoch {self.epoch}, the most is "
                 f"{highest:g}: lower optimiser.groups.student_lr.lr, or set objective.learn_lr=false"
             )
+        self.stuck = self.stuck + 1 if rate <= lowest else 0
+        if self.stuck == HIGH_STEPS:
+            warnings.warn(
+                f"the student's learning rate has been at the lower end of its range, {lowest:g}, for {HIGH_STEPS} "
+                f"steps: lower optimiser.groups.student_lr.lr, or set objective.learn_lr=false",
+                stacklevel=2,
+            )
         with torch.no_grad():
             self.rate.clamp_(min=lowest)
 
@@ -271,6 +278,7 @@ class TrajectoryMatching(Objective):
             "labelled": self.labelled,
             "high": self.high,
             "warned": self.warned,
+            "stuck": self.stuck,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -278,3 +286,4 @@ class TrajectoryMatching(Objective):
         with torch.no_grad():
             self.rate.copy_(state["rate"])
         self.labelled, self.high, self.warned = bool(state["labelled"]), int(state["high"]), bool(state["warned"])
+        self.stuck = int(state["stuck"])

@@ -10,7 +10,7 @@ from ddkit.synthesis.decoders import SharedDecoders
 from ddkit.synthesis.formation import MultiFormation
 from ddkit.synthesis.gan import GANCodes
 from ddkit.synthesis.hallucinators import Hallucinators
-from ddkit.synthesis.labels import HardLabels, Labels, SoftLabels
+from ddkit.synthesis.labels import AssignedLabels, HardLabels, Labels, SoftLabels
 from ddkit.synthesis.pixels import Pixels, check_ipc_fits, class_means
 
 
@@ -20,6 +20,7 @@ def decode(name: str, stored: Mapping[str, Tensor], options: Mapping[str, Any]) 
 
 
 __all__ = [
+    "AssignedLabels",
     "GANCodes",
     "Hallucinators",
     "HardLabels",

@@ -27,7 +27,7 @@ class Tesla(MetaGradient):
     published learning rates of images), the first pass keeps no graph, and weights are recomputed instead of stored.
     """
 
-    passes = 11.0
+    passes = 12.0
 
     def backward(self, problem: InnerProblem) -> Unrolled:
         """Find the end, then repeat the steps."""

@@ -224,9 +224,7 @@ class GANCodes(Synthesizer):
         assert isinstance(self.generator, Generator)
         size = {"code_size": self.generator.code_size, "width": self.generator.width}
         device, report = self.codes.device, self.report
-        trained = train_generator(
-            real, generator, **size, **self.training_options, device=device, report=report
-        )
+        trained = train_generator(real, generator, **size, **self.training_options, device=device, report=report)
         self.generator.load_state_dict(trained.state_dict())
 
     def _invert(self, real: RealData, generator: torch.Generator) -> None:
