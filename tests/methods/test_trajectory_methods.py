@@ -151,11 +151,12 @@ def test_diverging_rate_of_the_student_stops_the_run_and_keeps_the_checkpoint(tm
     assert not (tmp_path / "run" / "distilled.safetensors").exists()
 
 
-def test_rate_that_stays_at_the_lower_end_is_warned_of() -> None:
+def test_rate_that_stays_at_the_lower_end_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ddkit.objectives.trajectory.HIGH_STEPS", 10)
     data = toy_data()
-    options = small_overrides("mtt", data) | {"steps": 60}
+    options = small_overrides("mtt", data) | {"steps": 15}
     options["optimiser"] = {"groups": {"student_lr": {"lr": 10.0, "momentum": 0.5}}}
-    with pytest.warns(UserWarning, match="lower end of its range, 1e-06, for 50 steps"):
+    with pytest.warns(UserWarning, match="lower end of its range, 1e-06, for 10 steps"):
         Distiller("mtt", 2, **options).fit(data)
 
 
