@@ -51,16 +51,16 @@ IDC_SCHEDULE = {
 }
 #: Trajectory cells by data and IPC: what all four methods share; experts are those of ``experts.py``.
 SEGMENTS: dict[str, dict[str, Any]] = {
-    "mnist-1": {"steps": 150, "student_steps": 20, "expert_epochs": 2, "max_start_epoch": 5, "rate": 100.0},
+    "mnist-1": {"steps": 120, "student_steps": 20, "expert_epochs": 2, "max_start_epoch": 5, "rate": 100.0},
     "mnist-10": {
-        "steps": 40,
+        "steps": 30,
         "student_steps": 20,
         "expert_epochs": 2,
         "max_start_epoch": 5,
         "rate": 300.0,
         "batch": 50,
     },
-    "cifar10-1": {"steps": 120, "student_steps": 30, "expert_epochs": 2, "max_start_epoch": 3, "rate": 100.0},
+    "cifar10-1": {"steps": 80, "student_steps": 30, "expert_epochs": 2, "max_start_epoch": 3, "rate": 100.0},
 }
 TRAJECTORY = ("mtt", "tesla", "ftd", "haba")
 

@@ -18,7 +18,7 @@ from ddkit.experts import ExpertSettings, build_buffer
 from ddkit.files import write_text
 
 #: Real images on which experts are trained and which trajectory matching distils: the first of a permutation.
-IMAGES = 20_000
+IMAGES = 10_000
 COUNT = 4
 #: Epochs that segments reach, and batch and learning rate (twice the published one: an epoch has fewer steps).
 EPOCHS = {"mnist": 6, "cifar10": 4}

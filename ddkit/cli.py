@@ -67,7 +67,7 @@ def methods(
     from ddkit import methods as named
 
     if pieces:
-        from ddkit.cli_jobs import list_pieces
+        from ddkit.cli_pieces import list_pieces
 
         listed = list_pieces()
         return print_json(listed) if as_json else print_table(listed)
@@ -115,7 +115,7 @@ def distill(
     gradient, --networks fresh (`ddkit methods --pieces` lists them). Any setting can be overridden: --set
     optimiser.lr=0.5 --set model=convnet:width=64 --set augmentation=none. Ctrl-C saves the state; --resume goes on.
     """
-    from ddkit.cli_jobs import DistillRequest, distil
+    from ddkit.cli_distil import DistillRequest, distil
     from ddkit.engine import RunFolder
 
     folder = RunFolder(out)
@@ -189,8 +189,8 @@ def evaluate(
 
     --set changes the training recipe: --set epochs=300 --set augmentation=none.
     """
-    from ddkit.cli_jobs import EvaluateRequest
-    from ddkit.cli_jobs import evaluate as evaluate_run
+    from ddkit.cli_evaluate import EvaluateRequest
+    from ddkit.cli_evaluate import evaluate as evaluate_run
 
     distilled, results, extra = evaluate_run(
         EvaluateRequest(

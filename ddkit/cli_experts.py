@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ddkit import augment
-from ddkit.cli_jobs import DEFAULT_DATA, check_writable
+from ddkit.cli_common import DEFAULT_DATA, check_writable
 from ddkit.data import load
 from ddkit.engine import resolve_device
 from ddkit.errors import ConfigError, InterruptedRunError

@@ -1,13 +1,10 @@
-"""What do ``ddkit distill`` and ``ddkit evaluate`` do with their options?
+"""What does ``ddkit distill`` do with its options?
 
-Whatever is wrong with the options, the run folder or the result is refused here before work starts.
+Whatever is wrong with the options or the run folder is refused here before work starts.
 """
 
 from __future__ import annotations
 
-import inspect
-import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +12,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ddkit import evaluation as ev
-from ddkit import methods, networks, objectives, synthesis
+from ddkit import methods
 from ddkit.artifact import DistilledDataset
+from ddkit.cli_common import DEFAULT_DATA, DEFAULT_IPC, check_writable
 from ddkit.config import DistillConfig, merge, parse_assignments, piece_from_text
-from ddkit.data import RealData, load, load_pair
+from ddkit.data import RealData, load
 from ddkit.engine import (
     Callback,
     Distiller,
@@ -29,52 +26,14 @@ from ddkit.engine import (
     ProgressBar,
     RunFolder,
     TensorBoard,
-    resolve_device,
 )
 from ddkit.errors import ConfigError, unknown_name
-from ddkit.executor import executor as make_executor
-from ddkit.models import ModelSpec
-from ddkit.registry import Registry, describe_validation_error
+from ddkit.registry import describe_validation_error
 from ddkit.streams import Streams
 
-DEFAULT_DATA = "digits"
-DEFAULT_IPC = 10
 #: Settings that name a registered piece and have an option of their own.
 PIECES = frozenset({"synthesis", "objective", "networks"})
-Say = Callable[[str], None]
 Kept = TypeVar("Kept", bound="_Kept")
-
-
-def list_pieces() -> list[dict[str, str]]:
-    """Return every registered piece: its kind, its name, what it does and its options with their defaults."""
-    registries: dict[str, Registry[Any]] = {
-        "synthesis": synthesis.registry,
-        "objective": objectives.registry,
-        "networks": networks.registry,
-    }
-    return [
-        {
-            "piece": kind,
-            "name": name,
-            "what": _first_sentence(registry.get(name)),
-            "options": _options(registry.get(name)),
-        }
-        for kind, registry in registries.items()
-        for name in registry.available()
-    ]
-
-
-def _first_sentence(piece: Any) -> str:
-    """Return the first paragraph of a piece's documentation up to its citation, without markup."""
-    paragraph = " ".join((inspect.getdoc(piece) or "").split("\n\n")[0].split()).replace("`", "")
-    return re.split(r" \((?=[A-Z])|[.;](?: |$)", paragraph)[0]
-
-
-def _options(piece: Any) -> str:
-    """Return the options of a piece with their defaults, as they are written after its name."""
-    given = ("num_classes", "ipc", "shape")
-    parameters = [p for p in inspect.signature(piece).parameters.values() if p.name not in given]
-    return ",".join(f"{p.name}={p.default}" for p in parameters if p.default is not p.empty)
 
 
 class _Kept(BaseModel):
@@ -227,21 +186,6 @@ def _check_folder(folder: RunFolder, resume: bool) -> None:
     check_writable(folder.path)
 
 
-def check_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be written, or cannot be created.
-
-    Raises:
-        ConfigError: so it is.
-    """
-    existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir():
-        raise ConfigError(f"cannot write to '{folder}': '{existing}' is a file; choose another folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"cannot write to '{folder}': no permission in '{existing}'; choose another folder")
-
-
 def _new(request: DistillRequest) -> _Plan:
     if request.method is None:
         raise ConfigError("--method is missing: choose one from `ddkit methods`")
@@ -342,141 +286,3 @@ def _callbacks(options: CallbackOptions, held_out: RealData | None, show_progres
     if show_progress:
         chosen.append(ProgressBar())
     return chosen
-
-
-@dataclass(frozen=True)
-class EvaluateRequest:
-    """The options of ``ddkit evaluate``; None is what the user left out.
-
-    Args:
-        run: run folder or artifact file.
-        architectures: what is trained; None for the architecture of the run.
-        repeats: networks per architecture.
-        baselines: kinds of baselines.
-        recipe: name of a training recipe; None for the artifact's own.
-        settings: ``KEY=VALUE`` texts that change the recipe.
-        data: test data; None for what was distilled.
-        data_root: where named data lie; None for where the run found them.
-        seed: of the evaluation.
-        scores: also compute the robust scores.
-        executor: where networks are trained.
-        device: on what.
-        precision: number format of training.
-        compile: whether training is compiled.
-        say: called with a line of text before every part.
-        command: what the user typed.
-    """
-
-    run: Path
-    architectures: Sequence[str] | None
-    repeats: int
-    baselines: Sequence[str]
-    recipe: str | None
-    settings: Sequence[str]
-    data: str | None
-    data_root: str | None
-    seed: int
-    scores: bool
-    executor: str
-    device: str
-    precision: str
-    compile: bool
-    say: Say
-    command: str
-
-
-Outcome = tuple[DistilledDataset, list[tuple[str, ev.EvaluationResult]], dict[str, Any]]
-
-
-def evaluate(request: EvaluateRequest) -> Outcome:
-    """Evaluate a distilled set and its baselines; keep the result in the run folder, if it is one.
-
-    Returns:
-        The set, (label, result) pairs, and ``{"scores": ...}`` when asked for.
-
-    Raises:
-        DDKitError: a wrong option, a damaged file or data that do not fit; nothing was trained.
-    """
-    if request.precision not in ("float32", "bfloat16"):
-        raise ConfigError(f"--precision {request.precision}: choose float32 or bfloat16")
-    if request.repeats < 1:
-        raise ConfigError(f"--repeats {request.repeats}: at least 1 network must be trained")
-    device = resolve_device(request.device)
-    distilled = DistilledDataset.load(request.run)
-    folder = request.run if request.run.is_dir() else None
-    if folder is not None:
-        check_writable(folder)
-        ev.read_evaluation(folder)
-    spec, root = _where_the_data_are(request, distilled)
-    recipe = _recipe(request, distilled, spec)
-    architectures = list(request.architectures or [_own_architecture(distilled)])
-    for text in architectures:
-        ModelSpec.parse(text)
-    workers = make_executor(request.executor)
-    options: dict[str, Any] = {
-        "device": device,
-        "precision": request.precision,
-        "compile": request.compile,
-        "executor": None if request.executor == "local" else workers,
-    }
-    with workers:
-        train, test = load_pair(spec, root=root)
-        results = ev.assess(
-            distilled,
-            test,
-            train=train,
-            baselines=request.baselines,
-            architectures=architectures,
-            repeats=request.repeats,
-            recipe=recipe,
-            seed=request.seed,
-            report_progress=request.say,
-            **options,
-        )
-        common = {"recipe": recipe, "repeats": request.repeats, "seed": request.seed, **options}
-        extra = _scores(request.say, distilled, train, test, architectures[0], common) if request.scores else {}
-    if folder is not None:
-        ev.write_evaluation(folder, results, request.command, **extra)
-    return distilled, results, extra
-
-
-def _scores(
-    say: Say,
-    distilled: DistilledDataset,
-    train: RealData,
-    test: RealData,
-    architecture: str,
-    options: Mapping[str, Any],
-) -> dict[str, Any]:
-    say("computing label- and augmentation-robust scores")
-    scores = ev.robust_scores(distilled, train, test, architecture=architecture, **options)
-    return {"scores": scores.as_dict()}
-
-
-def _own_architecture(distilled: DistilledDataset) -> str:
-    return str((distilled.metadata.get("config") or {}).get("model", "convnet"))
-
-
-def _where_the_data_are(request: EvaluateRequest, distilled: DistilledDataset) -> tuple[str, str | None]:
-    """Return name and root of the test data: as given, else as the run kept them, else as the artifact says."""
-    folder = RunFolder(request.run)
-    if request.data is not None:
-        return request.data, request.data_root
-    if request.run.is_dir() and folder.config.is_file():
-        stored = folder.read()["data"]
-        return str(stored["spec"]), request.data_root or stored.get("options", {}).get("root")
-    name = (distilled.metadata.get("source") or {}).get("name")
-    if not name:
-        raise ConfigError("the artifact does not say what it was distilled from: name it with --data")
-    return str(name), request.data_root
-
-
-def _recipe(request: EvaluateRequest, distilled: DistilledDataset, spec: str) -> ev.TrainingRecipe:
-    changes = parse_assignments(list(request.settings))
-    for key in changes:
-        if key not in ev.TrainingRecipe.model_fields:
-            raise unknown_name("recipe field", key, ev.TrainingRecipe.model_fields)
-    if request.recipe is None:
-        return ev.recipe_of(distilled).replace(**changes)
-    source = distilled.metadata.get("source") or {}
-    return ev.recipe(request.recipe, str(source.get("name", spec)), **changes)

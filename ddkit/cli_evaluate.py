@@ -1,0 +1,161 @@
+"""What does ``ddkit evaluate`` do with its options?
+
+Whatever is wrong with the options or the result is refused here before work starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddkit import evaluation as ev
+from ddkit.artifact import DistilledDataset
+from ddkit.cli_common import check_writable
+from ddkit.config import parse_assignments
+from ddkit.data import RealData, load_pair
+from ddkit.engine import RunFolder, resolve_device
+from ddkit.errors import ConfigError, unknown_name
+from ddkit.executor import executor as make_executor
+from ddkit.models import ModelSpec
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """The options of ``ddkit evaluate``; None is what the user left out.
+
+    Args:
+        run: run folder or artifact file.
+        architectures: what is trained; None for the architecture of the run.
+        repeats: networks per architecture.
+        baselines: kinds of baselines.
+        recipe: name of a training recipe; None for the artifact's own.
+        settings: ``KEY=VALUE`` texts that change the recipe.
+        data: test data; None for what was distilled.
+        data_root: where named data lie; None for where the run found them.
+        seed: of the evaluation.
+        scores: also compute the robust scores.
+        executor: where networks are trained.
+        device: on what.
+        precision: number format of training.
+        compile: whether training is compiled.
+        say: called with a line of text before every part.
+        command: what the user typed.
+    """
+
+    run: Path
+    architectures: Sequence[str] | None
+    repeats: int
+    baselines: Sequence[str]
+    recipe: str | None
+    settings: Sequence[str]
+    data: str | None
+    data_root: str | None
+    seed: int
+    scores: bool
+    executor: str
+    device: str
+    precision: str
+    compile: bool
+    say: Say
+    command: str
+
+
+Outcome = tuple[DistilledDataset, list[tuple[str, ev.EvaluationResult]], dict[str, Any]]
+
+
+def evaluate(request: EvaluateRequest) -> Outcome:
+    """Evaluate a distilled set and its baselines; keep the result in the run folder, if it is one.
+
+    Returns:
+        The set, (label, result) pairs, and ``{"scores": ...}`` when asked for.
+
+    Raises:
+        DDKitError: a wrong option, a damaged file or data that do not fit; nothing was trained.
+    """
+    if request.precision not in ("float32", "bfloat16"):
+        raise ConfigError(f"--precision {request.precision}: choose float32 or bfloat16")
+    if request.repeats < 1:
+        raise ConfigError(f"--repeats {request.repeats}: at least 1 network must be trained")
+    device = resolve_device(request.device)
+    distilled = DistilledDataset.load(request.run)
+    folder = request.run if request.run.is_dir() else None
+    if folder is not None:
+        check_writable(folder)
+        ev.read_evaluation(folder)
+    spec, root = _where_the_data_are(request, distilled)
+    recipe = _recipe(request, distilled, spec)
+    architectures = list(request.architectures or [_own_architecture(distilled)])
+    for text in architectures:
+        ModelSpec.parse(text)
+    workers = make_executor(request.executor)
+    options: dict[str, Any] = {
+        "device": device,
+        "precision": request.precision,
+        "compile": request.compile,
+        "executor": None if request.executor == "local" else workers,
+    }
+    with workers:
+        train, test = load_pair(spec, root=root)
+        results = ev.assess(
+            distilled,
+            test,
+            train=train,
+            baselines=request.baselines,
+            architectures=architectures,
+            repeats=request.repeats,
+            recipe=recipe,
+            seed=request.seed,
+            report_progress=request.say,
+            **options,
+        )
+        common = {"recipe": recipe, "repeats": request.repeats, "seed": request.seed, **options}
+        extra = _scores(request.say, distilled, train, test, architectures[0], common) if request.scores else {}
+    if folder is not None:
+        ev.write_evaluation(folder, results, request.command, **extra)
+    return distilled, results, extra
+
+
+def _scores(
+    say: Say,
+    distilled: DistilledDataset,
+    train: RealData,
+    test: RealData,
+    architecture: str,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    say("computing label- and augmentation-robust scores")
+    scores = ev.robust_scores(distilled, train, test, architecture=architecture, **options)
+    return {"scores": scores.as_dict()}
+
+
+def _own_architecture(distilled: DistilledDataset) -> str:
+    return str((distilled.metadata.get("config") or {}).get("model", "convnet"))
+
+
+def _where_the_data_are(request: EvaluateRequest, distilled: DistilledDataset) -> tuple[str, str | None]:
+    """Return name and root of the test data: as given, else as the run kept them, else as the artifact says."""
+    folder = RunFolder(request.run)
+    if request.data is not None:
+        return request.data, request.data_root
+    if request.run.is_dir() and folder.config.is_file():
+        stored = folder.read()["data"]
+        return str(stored["spec"]), request.data_root or stored.get("options", {}).get("root")
+    name = (distilled.metadata.get("source") or {}).get("name")
+    if not name:
+        raise ConfigError("the artifact does not say what it was distilled from: name it with --data")
+    return str(name), request.data_root
+
+
+def _recipe(request: EvaluateRequest, distilled: DistilledDataset, spec: str) -> ev.TrainingRecipe:
+    changes = parse_assignments(list(request.settings))
+    for key in changes:
+        if key not in ev.TrainingRecipe.model_fields:
+            raise unknown_name("recipe field", key, ev.TrainingRecipe.model_fields)
+    if request.recipe is None:
+        return ev.recipe_of(distilled).replace(**changes)
+    source = distilled.metadata.get("source") or {}
+    return ev.recipe(request.recipe, str(source.get("name", spec)), **changes)
