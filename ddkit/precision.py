@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -42,8 +43,19 @@ class Precision:
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return ``function``, compiled when this precision says so."""
-        return torch.compile(function, dynamic=False) if self.compile else function
+        """Return ``function``, compiled when this precision says so.
+
+        ``torch.compile`` counts recompilations per code object and gives up after a few, so every function that is
+        compiled here gets one of its own: a run is compiled alike whatever ran before it in the process.
+        """
+        return torch.compile(_with_code_of_its_own(function), dynamic=False) if self.compile else function
+
+
+def _with_code_of_its_own(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return types.FunctionType(call.__code__.replace(), call.__globals__, "call", call.__defaults__, call.__closure__)
 
 
 def bfloat16_is_fast(device: torch.device) -> bool:

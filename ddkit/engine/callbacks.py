@@ -34,7 +34,7 @@ class Callback:
         """A checkpoint is about to be written."""
 
     def on_end(self, run: Run) -> None:
-        """The run is over, in whatever way."""
+        """The run is over, in whatever way, also where it failed before :meth:`on_start`."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the memory of this callback."""

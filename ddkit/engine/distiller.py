@@ -143,7 +143,7 @@ class Distiller:
         real = whitened(real, config)
         folder = RunFolder(out) if out is not None else None
         session = self._session(config, real, folder)
-        metadata = result_metadata(config, real)
+        metadata = result_metadata(config, real, getattr(session, "neighbouring_views", 1))
         if folder is not None:
             folder.claim(
                 config,

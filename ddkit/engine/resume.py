@@ -47,6 +47,9 @@ class Checkpoints:
             self.session.prepare(self._report)
             if state is None:
                 self.session.start()
+                self.run.seconds = time.monotonic() - began
+            else:
+                self._take(state)
         except KeyboardInterrupt:
             self._close()
             raise InterruptedRunError(
@@ -56,9 +59,8 @@ class Checkpoints:
         except BaseException:
             self._close()
             raise
-        if state is None:
-            self.run.seconds = time.monotonic() - began
-            return
+
+    def _take(self, state: dict[str, Any]) -> None:
         self.run.step, self.run.seconds, self.run.stop = int(state["step"]), float(state["seconds"]), state["stop"]
         self.session.load_state_dict(state["session"])
         _remember(self.callbacks, state["callbacks"])

@@ -86,6 +86,8 @@ class Session:
             self.streams,
             config.steps,
             config.init,
+            config.precision,
+            config.compile,
             folder,
         )
         networks.setup(context)
@@ -213,6 +215,13 @@ class Session:
             f"(now {self.config.optimiser.lr}) and start again; checkpoints from before this step are kept"
         )
 
+    @property
+    def neighbouring_views(self) -> int:
+        """How many consecutive decoded images show one stored code; 1 where views are not neighbours."""
+        views = self.synthesizer.views
+        second = self.synthesizer.view_index(torch.zeros(1, dtype=torch.int64), 1) if views > 1 else torch.ones(1)
+        return views if int(second) == 1 else 1
+
     def materialise(self, metadata: dict[str, Any], *, last: bool = False) -> DistilledDataset:
         """Return the present synthetic data (their moving average, if one is kept) as an artifact.
 
@@ -330,13 +339,26 @@ class _Average:
             value.copy_(state[name])
 
 
-def result_metadata(config: DistillConfig, real: RealData) -> dict[str, Any]:
+def result_metadata(config: DistillConfig, real: RealData, views: int = 1) -> dict[str, Any]:
     """Return where a result comes from and how networks are to be trained on it.
 
+    Args:
+        config: of the run.
+        real: the real data.
+        views: how many neighbouring images show one stored code; the value of ``recipe.views=own``.
+
     Raises:
-        ConfigError: an unknown training recipe or option.
+        ConfigError: an unknown training recipe or option, or views that the result does not have.
     """
-    recipe = evaluation.recipe(config.recipe.name, real.name, **config.recipe.options)
+    options = dict(config.recipe.options)
+    if options.get("views") == "own":
+        options["views"] = views
+    recipe = evaluation.recipe(config.recipe.name, real.name, **options)
+    if recipe.views not in (1, views):
+        raise ConfigError(
+            f"recipe.views={recipe.views}, but {views} neighbouring image{'s' * (views != 1)} of synthesis "
+            f"'{config.synthesis.name}' show one stored code: use recipe.views=own, or 1 for all images in every epoch"
+        )
     return {
         "method": config.title,
         "config": config.as_dict(),

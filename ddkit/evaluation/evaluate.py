@@ -64,7 +64,8 @@ def recipe_for_others(distilled: DistilledDataset, recipe: TrainingRecipe) -> Tr
     source = distilled.metadata.get("source") or {}
     stated = (distilled.metadata.get("config") or {}).get("recipe") or "dsa"
     piece = Piece(name=stated) if isinstance(stated, str) else Piece(**stated)
-    plain = named_recipe(piece.name, str(source.get("name", "")), **piece.options)
+    options = {name: value for name, value in piece.options.items() if name != "views"}
+    plain = named_recipe(piece.name, str(source.get("name", "")), **options)
     return recipe.replace(views=1, **{name: getattr(plain, name) for name in own})
 
 

@@ -4,7 +4,6 @@ networks."""
 from __future__ import annotations
 
 import copy
-import types
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -171,18 +170,6 @@ class StackedLearner(Learner):
 _compiled: OrderedDict[Setting, tuple[nn.Module, NetworkLoss]] = OrderedDict()
 
 
-def _own_code(function: Callable[..., Tensor]) -> NetworkLoss:
-    """Give ``function`` a code object of its own.
-
-    ``torch.compile`` counts recompilations per code object and gives up after a few; without this, all
-    networks compiled here would share one count.
-    """
-    code = function.__code__.replace()
-    return types.FunctionType(
-        code, function.__globals__, function.__name__, function.__defaults__, function.__closure__
-    )
-
-
 def _compiled_learner(setting: Setting, seed: int) -> SerialLearner:
     """Return a learner whose forward pass and loss are compiled, its weights freshly drawn from ``seed``.
 
@@ -192,7 +179,7 @@ def _compiled_learner(setting: Setting, seed: int) -> SerialLearner:
     if setting not in _compiled:
         model = setting.build(seed)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        _compiled[setting] = model, setting.precision.compiled(_own_code(_network_loss(model, setting)))
+        _compiled[setting] = model, setting.precision.compiled(_network_loss(model, setting))
         if len(_compiled) > _COMPILED_KEPT:
             _compiled.popitem(last=False)
     _compiled.move_to_end(setting)

@@ -56,8 +56,9 @@ class ArchitectureResult(BaseModel):
 
     @property
     def interval95(self) -> tuple[float, float] | None:
-        """95 % t-interval of the mean over the networks, None for one; it leaves out the spread of sets."""
-        return self.summary.interval95
+        """95 % t-interval of the mean over the networks, within [0, 1], None for one; leaves out the spread of sets."""
+        interval = self.summary.interval95
+        return None if interval is None else (max(0.0, interval[0]), min(1.0, interval[1]))
 
 
 class EvaluationResult(BaseModel):

@@ -116,7 +116,8 @@ def read_record(folder: Path, identity: Identity, expert: int) -> ExpertRecord:
 class ExpertBuffer:
     """Trajectories of experts in a folder: ``buffer.json`` and one safetensors file per expert.
 
-    Opening reads headers only, whatever the size; weights are memory-mapped and read one row at a time.
+    Opening reads headers only, whatever the size. An expert's checksum is compared when its weights are first asked
+    for; after that they are memory-mapped and read one row at a time.
 
     Args:
         path: the folder.
@@ -170,7 +171,7 @@ class ExpertBuffer:
 
         Raises:
             ConfigError: there is no such expert or epoch.
-            ArtifactError: a weight is not finite.
+            ArtifactError: the file was changed after it was written.
         """
         return self.rows(expert, [epoch])[0]
 
@@ -184,19 +185,26 @@ class ExpertBuffer:
         handle = self._handle(expert)
         start = handle.get_slice("start")[:]
         deltas = handle.get_slice("deltas")
-        rows = [start + deltas[epoch - 1 : epoch][0].float() if epoch else start.clone() for epoch in epochs]
-        for epoch, row in zip(epochs, rows, strict=True):
-            if not bool(row.isfinite().all()):
-                raise ArtifactError(
-                    f"expert {expert} of '{self.path}' has weights at epoch {epoch} that are not finite: the file is "
-                    f"damaged; remove it and run `ddkit experts` again"
-                )
-        return rows
+        return [start + deltas[epoch - 1 : epoch][0].float() if epoch else start.clone() for epoch in epochs]
 
     def _handle(self, expert: int) -> Any:
+        """Return the open file of an expert, whose checksum is compared when it is first needed."""
         if expert not in self._handles:
+            self._verify(expert)
             self._handles[expert] = safe_open(expert_path(self.path, expert), framework="pt", device="cpu")
         return self._handles[expert]
+
+    def _verify(self, expert: int) -> None:
+        path = expert_path(self.path, expert)
+        try:
+            with path.open("rb") as stream:
+                _, tensors = unpack(stream, path.stat().st_size, kind=KIND, version=VERSION)
+        except OSError as error:
+            raise ArtifactError(f"cannot read '{path}': {error.strerror or error}") from None
+        except ArtifactError as error:
+            raise ArtifactError(f"'{path}': {error}") from None
+        if _sha256(tensors["start"], tensors["deltas"]) != self.records[expert].tensors:
+            raise ArtifactError(f"'{path}' names another digest of its weights: remove it and train it again")
 
     def verify(self, report: Report = silent) -> None:
         """Read everything and compare the checksums.
@@ -206,14 +214,7 @@ class ExpertBuffer:
         """
         for expert in range(self.count):
             report("verifying experts", expert, self.count)
-            path = expert_path(self.path, expert)
-            try:
-                with path.open("rb") as stream:
-                    _, tensors = unpack(stream, path.stat().st_size, kind=KIND, version=VERSION)
-            except ArtifactError as error:
-                raise ArtifactError(f"'{path}': {error}") from None
-            if _sha256(tensors["start"], tensors["deltas"]) != self.records[expert].tensors:
-                raise ArtifactError(f"'{path}' names another digest of its weights: remove it and train it again")
+            self._verify(expert)
         report("verifying experts", self.count, self.count)
 
     def table(self) -> list[dict[str, Any]]:

@@ -98,7 +98,7 @@ def build_buffer(
         ArtifactError: a damaged buffer, or weights that ``settings.dtype`` cannot hold.
         DivergedError: a weight is not finite any more; finished experts are kept.
     """
-    folder, device = Path(path), torch.device(device)
+    folder, device = Path(path).absolute(), torch.device(device)  # workers may start elsewhere
     if count < 1:
         raise ConfigError(f"count={count}: at least 1 expert is needed")
     how = resolved_precision(real, settings, device, precision, compile)

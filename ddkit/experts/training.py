@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -77,6 +78,7 @@ def train_experts(
             optimiser.step()
         _require_finite(learner, experts, epoch, settings)
         _record(trajectories, learner, sample)
+        _require_finite_losses(trajectories, experts, epoch, settings)
         on_epoch(epoch)
     seconds = (time.monotonic() - started) / count
     for seed, trajectory, last in zip(seeds, trajectories, flat(learner.parameters, count), strict=True):
@@ -132,8 +134,20 @@ def _require_finite(learner: Learner, experts: Sequence[int], epoch: int, settin
     finite = flat(learner.parameters, len(experts)).isfinite().all(dim=1)
     for expert, good in zip(experts, finite.tolist(), strict=True):
         if not good:
-            flatness = f" or rho (now {settings.rho:g})" if settings.rho else ""
-            raise DivergedError(
-                f"expert {expert} diverged in epoch {epoch} of {settings.epochs}, its weights are not finite any more: "
-                f"lower lr (now {settings.lr:g}){flatness}; experts finished before are kept"
-            )
+            raise _diverged(expert, "its weights are not finite any more", epoch, settings)
+
+
+def _require_finite_losses(
+    trajectories: Sequence[Trajectory], experts: Sequence[int], epoch: int, settings: ExpertSettings
+) -> None:
+    for expert, trajectory in zip(experts, trajectories, strict=True):
+        if not math.isfinite(trajectory.loss[-1]):
+            raise _diverged(expert, f"its loss is {trajectory.loss[-1]}", epoch, settings)
+
+
+def _diverged(expert: int, what: str, epoch: int, settings: ExpertSettings) -> DivergedError:
+    flatness = f" or rho (now {settings.rho:g})" if settings.rho else ""
+    return DivergedError(
+        f"expert {expert} diverged in epoch {epoch} of {settings.epochs}, {what}: lower lr (now {settings.lr:g})"
+        f"{flatness}; experts finished before are kept"
+    )

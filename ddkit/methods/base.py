@@ -88,6 +88,8 @@ class Method:
         known = now["synthesis"] in syntheses and ("synthesis" in changed or now["objective"] in objectives)
         if known and changed != ["networks"]:
             settings |= self._for_synthesis(now, preset)
+        if "objective" in changed and "optimiser" not in settings and "optimiser" in preset:
+            settings["optimiser"] = _without_groups(preset["optimiser"], _registered_name("objective", preset))
         if "synthesis" in changed:
             settings |= {"constraint": None, "recipe": _without(preset.get("recipe", {}), "views")}
             if known and now["synthesis"] == _name(wanted["synthesis"]):  # not an object
@@ -134,6 +136,13 @@ class Method:
 def _without(settings: Any, key: str) -> Any:
     """Return ``settings`` without an option; a piece given by its name alone has none."""
     return {k: v for k, v in settings.items() if k != key} if isinstance(settings, Mapping) else settings
+
+
+def _without_groups(optimiser: Mapping[str, Any], objective: str) -> dict[str, Any]:
+    """Return the settings of an optimiser without the groups of what ``objective`` learns."""
+    own = objectives.get(objective).group_defaults if objective in objectives else {}
+    groups = {name: group for name, group in optimiser.get("groups", {}).items() if name not in own}
+    return {**optimiser, "groups": groups}
 
 
 _PIECES: dict[str, Registry[Any]] = {"synthesis": syntheses, "objective": objectives, "networks": sources}

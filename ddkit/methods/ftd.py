@@ -7,7 +7,7 @@ from typing import Any
 
 from ddkit.data import RealData
 from ddkit.methods.base import Method, register
-from ddkit.methods.mtt import Settings, dataset, settings, trajectory_matching
+from ddkit.methods.mtt import Settings, dataset, nearest, settings, trajectory_matching
 
 #: Ball in which the experts look for the worst loss, as the authors' program sets it (with adaptive scaling).
 RHO = 0.01
@@ -28,21 +28,28 @@ class Flat:
     ema: float
 
 
-PUBLISHED: dict[tuple[str, int], Flat] = {
-    ("cifar10", 1): Flat(Settings(50, 2, 2, 100, 1e-7, zca=True), 0.3, 0.9999),
-    ("cifar10", 10): Flat(Settings(30, 2, 20, 100, 1e-5, lr=0.001, zca=True), 0.3, 0.9995),
-    ("cifar10", 50): Flat(Settings(30, 2, 40, 1000, 1e-5), 1.0, 0.999),
-    ("cifar100", 1): Flat(Settings(40, 3, 20, 1000, 1e-5, zca=True), 1.0, 0.9995),
-    ("cifar100", 10): Flat(Settings(20, 2, 40, 1000, 1e-5, zca=True), 1.0, 0.9995),
-    ("cifar100", 50): Flat(Settings(80, 2, 40, 1000, 1e-5, zca=True, batch=1000), 1.0, 0.999),
-    ("tinyimagenet", 1): Flat(Settings(30, 2, 10, 10_000, 1e-4), 1.0, 0.999),
-    ("tinyimagenet", 10): Flat(Settings(20, 2, 40, 10_000, 1e-4, batch=500), 1.0, 0.999),
+PUBLISHED: dict[str, dict[int, Flat]] = {
+    "cifar10": {
+        1: Flat(Settings(50, 2, 2, 100, 1e-7, zca=True), 0.3, 0.9999),
+        10: Flat(Settings(30, 2, 20, 100, 1e-5, lr=0.001, zca=True), 0.3, 0.9995),
+        50: Flat(Settings(30, 2, 40, 1000, 1e-5), 1.0, 0.999),
+    },
+    "cifar100": {
+        1: Flat(Settings(40, 3, 20, 1000, 1e-5, zca=True), 1.0, 0.9995),
+        10: Flat(Settings(20, 2, 40, 1000, 1e-5, zca=True), 1.0, 0.9995),
+        50: Flat(Settings(80, 2, 40, 1000, 1e-5, zca=True, batch=1000), 1.0, 0.999),
+    },
+    "tinyimagenet": {
+        1: Flat(Settings(30, 2, 10, 10_000, 1e-4), 1.0, 0.999),
+        10: Flat(Settings(20, 2, 40, 10_000, 1e-4, batch=500), 1.0, 0.999),
+    },
 }
 
 
 def flat_settings(data: RealData, ipc: int) -> Flat:
-    """Return the settings of a cell: published ones, else those of MTT with alpha 1 and decay 0.999."""
-    return PUBLISHED.get((dataset(data), ipc)) or Flat(settings(data, ipc), 1.0, 0.999)
+    """Return the settings of the nearest published cell, else those of MTT with alpha 1 and decay 0.999."""
+    cells = PUBLISHED.get(dataset(data))
+    return nearest(cells, ipc) if cells else Flat(settings(data, ipc), 1.0, 0.999)
 
 
 def defaults(data: RealData, ipc: int) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
         steps=15_000,
         momentum=0.5 if small else MOMENTUM,
         objective={"lr_range": [LEAST_LR, 100.0]},
-        recipe={"views": HALLUCINATORS},
+        recipe={"views": "own"},
     )
     groups = result["optimiser"]["groups"]
     groups["student_lr"]["momentum"] = 0.5 if small else LR_MOMENTUM

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 from ddkit.augment import default_strategy
 from ddkit.data import RealData
 from ddkit.methods.base import Method, register
+
+Cell = TypeVar("Cell")
 
 #: Published number of experts.
 EXPERTS = 100
@@ -75,10 +78,11 @@ SMALL = Settings(20, 2, 5, 10, 1e-3, lr=0.02, expert_lr=0.05, expert_batch=64)
 
 def dataset(data: RealData) -> str:
     """Return the name under which the settings of ``data`` are looked up."""
-    return PurePath(data.name).stem.lower().replace("-", "").replace("_", "")
+    name = PurePath(data.name).stem.lower().replace("-", "").replace("_", "")
+    return "tinyimagenet" if name == "tinyimagenet200" else name
 
 
-def nearest(cells: dict[int, Settings], ipc: int) -> Settings:
+def nearest(cells: Mapping[int, Cell], ipc: int) -> Cell:
     """Return the settings of the largest listed IPC that is not above ``ipc``."""
     return cells[max((listed for listed in cells if listed <= ipc), default=min(cells))]
 

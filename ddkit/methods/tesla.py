@@ -15,6 +15,7 @@ PUBLISHED: dict[tuple[str, int], Settings] = {
 }
 #: Classes from which on labels are assigned by the experts, as published for ImageNet-1K.
 MANY_CLASSES = 1000
+IMAGENET_EXPERTS = 50
 IMAGENET = Settings(10, 3, 10, 5000, 1e-4, batch=100)
 
 
@@ -28,8 +29,9 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
     soft = data.num_classes >= MANY_CLASSES
     chosen = IMAGENET if soft else chosen
     objective = {"meta_gradient": "tesla", "soft_labels": "per_segment" if soft else "none"}
+    networks = {"count": IMAGENET_EXPERTS} if soft else {}
     return {
-        **trajectory_matching(chosen, data, ipc, steps=10_000, objective=objective),
+        **trajectory_matching(chosen, data, ipc, steps=10_000, objective=objective, networks=networks),
         **({"synthesis": {"name": "pixels", "labels": "assigned"}} if soft else {}),
     }
 

@@ -28,7 +28,7 @@ DEFAULT_EPOCHS = 50
 #: Settings of the training that make experts flat.
 FLATNESS = ("rho", "alpha", "adaptive")
 #: Squared distance from start to target of a segment below which an expert stands still.
-_STILL = 1e-12
+STILL = 1e-12
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,8 @@ class ExpertTrajectories(NetworkSource):
                 f"expert's trajectory of weights; choose instance or group norm, such as convnet"
             )
         self.buffer: ExpertBuffer | None = None
-        self._count, self._read, self._expected = self.most, 0, ""
+        self._used, self._read, self._expected = self.most, 0, ""
+        self._count = self.most
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         if self.path is not None:
             self._take(self._checked(ExpertBuffer(Path(self.path).expanduser())))
@@ -145,7 +146,7 @@ class ExpertTrajectories(NetworkSource):
         return buffer
 
     def _take(self, buffer: ExpertBuffer) -> None:
-        self.buffer, self._count = buffer, min(self.most, buffer.count)
+        self.buffer, self._count = buffer, min(self._used, buffer.count)
 
     def _too_few(self, needed: int, epochs: int) -> ConfigError:
         return ConfigError(
@@ -204,7 +205,18 @@ class ExpertTrajectories(NetworkSource):
         else:
             folder = self.context.folder / "experts"
         real, settings, device = self.context.signal.whole(), self.settings(), self.network.device
-        self._take(build_buffer(real, folder, settings, self.most, device=device, progress=report))
+        self._take(
+            build_buffer(
+                real,
+                folder,
+                settings,
+                self.most,
+                device=device,
+                precision=self.context.precision,
+                compile=self.context.compile,
+                progress=report,
+            )
+        )
         self._require_the_same()
 
     def _ready(self) -> ExpertBuffer:
@@ -218,7 +230,7 @@ class ExpertTrajectories(NetworkSource):
 
         Raises:
             ConfigError: there is no such expert or epoch.
-            ArtifactError: a weight is not finite.
+            ArtifactError: an expert's file was changed after it was written.
         """
         return self._ready().weights(expert, epoch).to(self.network.device)
 
@@ -232,7 +244,7 @@ class ExpertTrajectories(NetworkSource):
         Raises:
             ConfigError: an epoch that the experts do not have.
             DataError: an expert that stands still over the segment.
-            ArtifactError: a weight is not finite.
+            ArtifactError: an expert's file was changed after it was written.
         """
         if max_start < 1 or length < 1:
             raise ConfigError(f"a segment needs max_start and length of at least 1, got {max_start} and {length}")
@@ -240,13 +252,13 @@ class ExpertTrajectories(NetworkSource):
         if max_start - 1 + length > self.epochs:
             raise self._too_few(max_start - 1 + length, self.epochs)
         expert, epoch = self._draw(max_start)
-        start, target = (row.to(self.network.device) for row in buffer.rows(expert, [epoch, epoch + length]))
-        if float((target - start).square().sum()) < _STILL:
+        start, target = buffer.rows(expert, [epoch, epoch + length])  # still on the CPU: the check costs no wait
+        if float((target - start).square().sum()) < STILL:
             raise DataError(
                 f"expert {expert} does not move from epoch {epoch} to {epoch + length}, so there is nothing to match: "
                 f"train experts with a higher lr (now {buffer.settings.lr:g}) or in float32"
             )
-        return Segment(start, target, expert, epoch)
+        return Segment(start.to(self.network.device), target.to(self.network.device), expert, epoch)
 
     def _draw(self, starts: int) -> tuple[int, int]:
         """Draw an expert and one of ``starts`` epochs."""
@@ -291,7 +303,7 @@ class ExpertTrajectories(NetworkSource):
         Raises:
             CheckpointError: the experts have changed.
         """
-        self.drawn, self.most, self._expected = int(state["drawn"]), int(state["count"]), str(state["digest"])
+        self.drawn, self._used, self._expected = int(state["drawn"]), int(state["count"]), str(state["digest"])
         if self.buffer is not None:
             self._take(self.buffer)
             self._require_the_same()

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -14,6 +14,7 @@ from ddkit.augment import Augmentation
 from ddkit.errors import ConfigError
 from ddkit.networks import Network, NetworkSource
 from ddkit.objectives.signal import Signal
+from ddkit.precision import PrecisionName
 from ddkit.registry import Registry
 from ddkit.streams import Streams
 from ddkit.synthesis import Synthesizer
@@ -34,6 +35,8 @@ class Context:
         streams: random streams of the run.
         steps: outer steps of the whole run; 0 where there is none.
         init: how the synthesizer starts.
+        precision: number format of heavy passes, as the user asked for it; for what decides about its own.
+        compile: whether they are compiled, likewise.
         folder: where a piece may keep large intermediate files of this run (expert trajectories); None for a run in
             memory.
     """
@@ -46,6 +49,8 @@ class Context:
     streams: Streams
     steps: int = 0
     init: str = "real"
+    precision: PrecisionName = "auto"
+    compile: bool | Literal["auto"] = "auto"
     folder: Path | None = None
 
 

@@ -56,8 +56,10 @@ class ExpertLabels:
         Returns:
             probabilities (n, K), as stored.
         """
-        probabilities = self.flat.logits(theta, self.network.prepare(images.detach())).softmax(1)
-        self.labels.assign(index, probabilities)
+        size = min(_CHUNK, len(self.labels.probabilities))
+        parts = self.network.prepare(images.detach()).split(size)
+        rows = [self.flat.logits(theta, padded(part, size))[: len(part)].softmax(1) for part in parts]
+        self.labels.assign(index, torch.cat(rows))
         return self.labels(index)
 
     @torch.no_grad()

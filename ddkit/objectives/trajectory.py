@@ -115,9 +115,6 @@ class TrajectoryMatching(Objective):
         self.lr, self.learn_lr, self.lr_range = lr, learn_lr, (lowest, highest)
         self.meta_gradient: MetaGradient = meta_gradients.get(meta_gradient)()
         self.init_noise, self.soft_labels = init_noise, soft_labels
-        self.epoch = 0  # of the present segment
-        self.high, self.warned, self.stuck = 0, False, 0
-        self.labelled = False
 
     @property
     def last_epoch(self) -> int:
@@ -132,6 +129,8 @@ class TrajectoryMatching(Objective):
                 synthetic set, or labels that do not go with ``soft_labels``.
         """
         super().setup(context, synthesizer)
+        self.epoch = 0  # of the present segment
+        self.high, self.warned, self.stuck, self.labelled = 0, False, 0, False
         network = context.network
         self.source = trajectories(context.networks)
         self.flat = FlatNetwork(network)

@@ -97,6 +97,8 @@ class MultiFormation(Synthesizer):
         self.factor, self.decode_type, self.batch_images = factor, decode_type, batch_images
         self.start_parts = parts[-1:] if decode_type == "multi" else parts
         self.register_buffer("plan", layout(parts), persistent=False)
+        per_image = torch.bincount(self.plan[:, 1])
+        self._views = int(per_image[0]) if bool((per_image == per_image[0]).all()) else 1
         self.register_buffer("mean", torch.zeros(shape[0], 1, 1))
         self.register_buffer("std", torch.ones(shape[0], 1, 1))
         self.register_buffer("in_pixels", torch.tensor(1, dtype=torch.uint8))
@@ -125,8 +127,7 @@ class MultiFormation(Synthesizer):
     @property
     def views(self) -> int:
         """Patches of one stored image; 1 under ``bound`` where images are cut differently."""
-        per_image = torch.bincount(self.plan[:, 1])
-        return int(per_image[0]) if bool((per_image == per_image[0]).all()) else 1
+        return self._views
 
     def view_index(self, codes: Tensor, view: int) -> Tensor:
         """Return where patch ``view`` of the stored images ``codes`` (n,) is: patches vary slowest in a class."""

@@ -16,6 +16,8 @@ from ddkit.engine.checkpoint import load_checkpoint
 from ddkit.errors import ConfigError, DivergedError
 from ddkit.evaluation import baseline_sets, evaluate, recipe
 from ddkit.experts import ExpertSettings, build_buffer
+from ddkit.objectives import Objective, TrajectoryMatching
+from ddkit.synthesis import Synthesizer
 from ddkit.testing import small_overrides, toy_data
 
 METHODS = ("mtt", "tesla", "ftd", "haba")
@@ -88,10 +90,26 @@ def test_ftd_trains_flat_experts_and_averages() -> None:
 def test_haba_counts_its_hallucinators_and_shows_one_of_each_base() -> None:
     config = configure("haba")
     assert config.constraint is not None and config.constraint.name == "contrast"
-    assert config.recipe.options["views"] == config.synthesis.options["hallucinators"] == 5
+    assert config.recipe.options["views"] == "own" and config.synthesis.options["hallucinators"] == 5
     assert (config.optimiser.lr, config.optimiser.momentum, student(config)["momentum"]) == (100, 0.95, 0.9)
     result = Distiller("haba", 1, **small_overrides("haba", CIFAR, 1) | {"steps": 0, "zca": None}).fit(CIFAR)
     assert result.budget.floats == 10 * 3 * 32**2 + 2 * 5568
+
+
+def test_epochs_show_one_of_as_many_hallucinations_as_there_are() -> None:
+    options = small_overrides("haba", toy_data()) | {"steps": 0, "synthesis": {"hallucinators": 3}}
+    distilled = Distiller("haba", 2, **options).fit(toy_data())
+    assert distilled.metadata["recipe"]["views"] == 3
+    random = baseline_sets(toy_data(), distilled, ("random",))["random"]
+    assert random[0].metadata["recipe"]["views"] == 1
+
+
+@pytest.mark.parametrize("synthesis", ["hallucinators", "multi-formation"])
+def test_views_that_a_result_does_not_have_are_refused(synthesis: str, tmp_path: Path) -> None:
+    options = small_overrides("dm", toy_data()) | {"synthesis": synthesis, "recipe": {"views": 4}}
+    with pytest.raises(ConfigError, match=r"recipe\.views=4"):
+        Distiller("dm", 2, **options).fit(toy_data(), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -117,6 +135,25 @@ def test_objective_brings_the_networks_that_it_needs() -> None:
 def test_another_objective_drops_the_students_rate() -> None:
     config = configure("mtt", objective="distribution")
     assert config.optimiser.groups == {} and config.optimiser.lr == 1
+
+
+def test_objective_of_ones_own_takes_the_place_of_the_presets() -> None:
+    class Still(Objective):
+        def backward(self, synthesizer: Synthesizer) -> dict[str, float]:
+            loss = sum(parameter.square().sum() for parameter in synthesizer.learnable())
+            loss.backward()
+            return {"loss": float(loss)}
+
+    options = small_overrides("mtt", toy_data()) | {"objective": Still(), "networks": "fresh", "steps": 1}
+    assert Distiller("mtt", 2, **options).fit(toy_data()).metadata["steps"] == 1
+
+
+def test_objective_object_fits_twice() -> None:
+    data, options = toy_data(), small_overrides("mtt", toy_data())
+    options |= {"synthesis": {"name": "pixels", "labels": "assigned"}}
+    options["objective"] = TrajectoryMatching(2, 1, 2, lr=0.02, soft_labels="fixed")
+    distiller = Distiller("mtt", 2, **options)
+    assert torch.equal(distiller.fit(data).images, distiller.fit(data).images)
 
 
 def test_what_belongs_to_hallucinators_leaves_with_them() -> None:

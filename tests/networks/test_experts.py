@@ -135,19 +135,21 @@ def test_buffer_with_too_few_epochs_is_refused_when_the_objective_is_set_up(made
         {"rho": 0.5},
         {"alpha": 0.3},
         {"adaptive": False},
-        {"lr": 0.2},
-        {"batch_size": 9},
-        {"augmentation": "crop"},
-        {"dtype": "float16"},
     ],
 )
-def test_buffer_of_other_settings_is_refused_unless_any_experts_will_do(made: Path, option: dict[str, Any]) -> None:
+def test_buffer_of_another_flatness_is_refused_unless_any_experts_will_do(made: Path, option: dict[str, Any]) -> None:
     ((name, value),) = option.items()
     theirs = getattr(ExpertBuffer(made).settings, name)
     with pytest.raises(ConfigError, match=f"networks.{name}={value}, but the experts in .* {name}={theirs}"):
         given(made, **option)
     assert given(made, **option, any_experts=True).metadata()["settings"][name] == theirs
     assert given(made, **{name: theirs}).count == 3
+
+
+@pytest.mark.parametrize("option", [{"lr": 0.2}, {"batch_size": 9}, {"augmentation": "crop"}, {"dtype": "float16"}])
+def test_given_buffer_says_itself_how_its_experts_were_trained(made: Path, option: dict[str, Any]) -> None:
+    ((name, _),) = option.items()
+    assert given(made, **option).metadata()["settings"][name] == getattr(ExpertBuffer(made).settings, name)
 
 
 def refuse(made: Path, message: str, data: RealData | None = None, model: str = MODEL) -> None:
