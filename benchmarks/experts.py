@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ddkit.augment import default_strategy
-from ddkit.data import Preprocessing, RealData
+from ddkit.data import RealData
 from ddkit.experts import ExpertSettings, build_buffer
 from ddkit.files import write_text
 
@@ -34,7 +34,7 @@ def part_of(train: RealData) -> RealData:
     index = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:IMAGES]
     part = train.subset(index.sort().values)
     if train.name in WHITENED:
-        part = part.with_preprocessing(Preprocessing.fit(part.images, zca="pixels"))
+        part = part.whitened("pixels")
     return part
 
 

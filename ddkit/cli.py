@@ -296,9 +296,14 @@ def experts(
     half: Annotated[bool, typer.Option("--half", help="Store float16: half the size.")] = False,
     seed: Seed = 0,
     data_root: DataRoot = None,
-    zca: Annotated[bool, typer.Option("--zca", help="Whiten images (regularised ZCA).")] = False,
+    zca: Annotated[
+        str | None, typer.Option(help="Whiten: pixels (as MTT does on CIFAR), or standardised (as distill --zca).")
+    ] = None,
+    holdout: Annotated[float, typer.Option(help="Part of the training data left out, as by distill --holdout.")] = 0.0,
     executor: Annotated[str, typer.Option(help="local or ray.")] = "local",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16 training.")] = "auto",
+    compile: Annotated[bool | None, typer.Option("--compile/--no-compile", help="Default: what is faster.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be trained, and its size.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Only check the files in --out.")] = False,
     as_json: Json = False,
@@ -316,6 +321,7 @@ def experts(
         data=data,
         data_root=data_root,
         zca=zca,
+        holdout=holdout,
         augmentation=augmentation,
         settings={
             "model": model,
@@ -330,6 +336,8 @@ def experts(
         },
         executor=executor,
         device=device,
+        precision=precision,
+        compile=compile,
         dry_run=dry_run,
         verify=verify,
         show_progress=not as_json,

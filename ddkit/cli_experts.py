@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from ddkit import augment
 from ddkit.cli_common import DEFAULT_DATA, check_writable
-from ddkit.data import load
+from ddkit.data import RealData, load
 from ddkit.engine import resolve_device
 from ddkit.errors import ConfigError, InterruptedRunError
 from ddkit.executor import executor as make_executor
 from ddkit.experts import ExpertBuffer, ExpertSettings, buffer_bytes, build_buffer
 from ddkit.experts.build import free_bytes, resolved_precision
+from ddkit.precision import PrecisionName
 from ddkit.progress import Report, silent
+from ddkit.streams import Streams
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,14 @@ class ExpertsRequest:
         count: experts wanted; None for those that are there, with ``verify``.
         data: what they are trained on.
         data_root: where named data lie.
-        zca: whether images are whitened.
+        zca: whitening, ``standardised`` or ``pixels``; None for none.
+        holdout: part of the training data kept aside, as by ``ddkit distill --holdout`` with the same seed.
         augmentation: strategy of the training; None for that of the data's name.
         settings: further fields of :class:`ExpertSettings`.
         executor: where experts are trained.
         device: on what.
+        precision: number format of training.
+        compile: whether training is compiled; None decides by the length of the training.
         dry_run: only say what would be done.
         verify: only check the files that are there.
         show_progress: draw a bar.
@@ -42,11 +48,14 @@ class ExpertsRequest:
     count: int | None
     data: str | None
     data_root: str | None
-    zca: bool
+    zca: str | None
+    holdout: float
     augmentation: str | None
     settings: dict[str, Any]
     executor: str
     device: str
+    precision: str
+    compile: bool | None
     dry_run: bool
     verify: bool
     show_progress: bool
@@ -94,8 +103,9 @@ def plan(request: ExpertsRequest) -> ExpertsPlan:
     device, count, data = resolve_device(request.device), request.count, request.data or DEFAULT_DATA
     augmentation = augment.default_strategy(data) if request.augmentation is None else request.augmentation
     settings = ExpertSettings(augmentation=augmentation, **request.settings)
-    real = load(data, "train", root=request.data_root, zca=request.zca)
-    precision = resolved_precision(real, settings, device)
+    how = _precision(request)
+    real = _data(request, data)
+    precision = resolved_precision(real, settings, device, *how)
     facts = {
         "experts": count,
         "data": real.name,
@@ -112,18 +122,55 @@ def plan(request: ExpertsRequest) -> ExpertsPlan:
         with workers, _bar(request.show_progress) as report:
             used = None if request.executor == "local" else workers
             try:
-                buffer = build_buffer(real, request.out, settings, count, executor=used, device=device, progress=report)
+                buffer = build_buffer(
+                    real,
+                    request.out,
+                    settings,
+                    count,
+                    executor=used,
+                    device=device,
+                    precision=how[0],
+                    compile=how[1],
+                    progress=report,
+                )
             except KeyboardInterrupt:
                 done = len(list(request.out.glob("expert-*.safetensors")))
                 raise InterruptedRunError(
                     f"interrupted: {done} of {count} experts in '{request.out}' are finished; the same command trains "
                     f"the others"
                 ) from None
-        zca = " --zca" if request.zca else ""
-        use = f"ddkit distill --method mtt --data {data}{zca} --set networks.buffer={request.out}"
-        return {**summary(buffer), "use": use}
+        return {**summary(buffer), "use": _use(request, data, settings)}
 
     return ExpertsPlan(facts, run)
+
+
+def _precision(request: ExpertsRequest) -> tuple[PrecisionName, bool | Literal["auto"]]:
+    if request.precision not in get_args(PrecisionName):
+        raise ConfigError(f"--precision {request.precision}: choose {', '.join(get_args(PrecisionName))}")
+    return cast(PrecisionName, request.precision), "auto" if request.compile is None else request.compile
+
+
+def _data(request: ExpertsRequest, data: str) -> RealData:
+    """Load what a distillation with the same options sees."""
+    if request.zca not in (None, "standardised", "pixels"):
+        raise ConfigError(f"--zca {request.zca}: choose standardised or pixels")
+    if not 0 <= request.holdout < 1:
+        raise ConfigError(f"--holdout {request.holdout} must lie in [0, 1)")
+    real = load(data, "train", root=request.data_root)
+    if request.holdout:
+        real, _ = real.split_off(request.holdout, Streams(int(request.settings["seed"]))("holdout"))
+    return real.whitened(request.zca) if request.zca else real  # type: ignore[arg-type]
+
+
+def _use(request: ExpertsRequest, data: str, settings: ExpertSettings) -> str:
+    """Return a command that distils with the buffer."""
+    words = ["ddkit", "distill", "--method", "mtt", "--data", data, "--ipc", "1", "--out", "runs/mtt"]
+    if request.data_root:
+        words += ["--data-root", request.data_root]
+    if request.holdout:
+        words += ["--holdout", f"{request.holdout:g}", "--seed", str(settings.seed)]
+    words += ["--set", f"zca={request.zca or 'null'}", "--set", f"model={settings.model}"]
+    return shlex.join([*words, "--set", f"networks.buffer={request.out}"])
 
 
 def in_words(facts: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -215,6 +215,14 @@ class RealData:
         changed = copy.copy(self)
         changed.preprocessing = self._fitting(preprocessing)
         return changed
+
+    def whitened(self, kind: Literal["standardised", "pixels"]) -> RealData:
+        """Return the same images whitened by a ZCA fitted on them, see :meth:`Preprocessing.fit`.
+
+        Raises:
+            DataError: another kind, or images too large to whiten.
+        """
+        return self.with_preprocessing(Preprocessing.fit(self.images, zca=kind))
 
     def subset(self, index: Tensor, split: str | None = None) -> RealData:
         """Return the images at ``index``, all classes kept; a large part of a mapped set is mapped as well.

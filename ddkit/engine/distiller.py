@@ -17,10 +17,11 @@ from ddkit.engine.interrupt import Interrupt
 from ddkit.engine.resume import Checkpoints
 from ddkit.engine.run import Run, RunFolder, environment, peak_memory_bytes
 from ddkit.engine.selection import CoresetSession
-from ddkit.engine.session import Session, result_metadata, whitened
+from ddkit.engine.session import Session, result_metadata
 from ddkit.errors import ConfigError, DataError, InterruptedRunError
 from ddkit.networks import NetworkSource
 from ddkit.objectives import Objective, Signal
+from ddkit.objectives.constraints import Constraint
 from ddkit.synthesis import Synthesizer
 
 
@@ -44,6 +45,7 @@ class Distiller:
         objective: replaces the configured objective.
         networks: replaces the configured network source.
         signal: replaces direct access to the real data (private, robust, ...).
+        constraint: adds a loss on the synthetic data beside the objective, or replaces that of the method.
         checkpoint_every: steps between two checkpoints; None for one a minute.
         overrides: options laid over the preset, see :class:`~ddkit.config.DistillConfig`.
 
@@ -63,6 +65,7 @@ class Distiller:
         objective: Objective | str | Mapping[str, Any] | None = None,
         networks: NetworkSource | str | Mapping[str, Any] | None = None,
         signal: Signal | str | Mapping[str, Any] | None = None,
+        constraint: Constraint | str | Mapping[str, Any] | None = None,
         checkpoint_every: int | None = None,
         **overrides: Any,
     ) -> None:
@@ -85,6 +88,7 @@ class Distiller:
             "objective": objective,
             "networks": networks,
             "signal": signal,
+            "constraint": constraint,
         }
         for name, value in given.items():
             if isinstance(value, str | Mapping):
@@ -140,7 +144,6 @@ class Distiller:
                 f"RealData.from_tensors(images, labels)"
             )
         config = self.configure(real)
-        real = whitened(real, config)
         folder = RunFolder(out) if out is not None else None
         session = self._session(config, real, folder)
         metadata = result_metadata(config, real, getattr(session, "neighbouring_views", 1))

@@ -145,6 +145,7 @@ class CoresetSession:
     def __init__(self, config: DistillConfig, real: RealData) -> None:
         assert config.selection is not None
         check_ipc_fits(real, config.ipc)
+        real = real.whitened(config.zca) if config.zca else real
         self.config, self.real = config, real
         self.selector: Selector = registry.create(config.selection.name, config.selection.options)
         self.device = resolve_device(config.device)

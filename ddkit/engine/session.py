@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ddkit import augment, evaluation
 from ddkit import networks as network_sources
@@ -18,19 +17,19 @@ from ddkit import objectives as objective_pieces
 from ddkit import synthesis as synthesis_pieces
 from ddkit.artifact import DistilledDataset
 from ddkit.config import DistillConfig, OptimiserConfig
-from ddkit.data import Preprocessing, RealData
+from ddkit.data import RealData
+from ddkit.engine.average import Average, warn_of_a_slow_average
 from ddkit.engine.devices import precision_for, resolve_device
 from ddkit.errors import ConfigError, DataError, DivergedError, unknown_name
 from ddkit.models import ModelSpec
 from ddkit.networks import Network, NetworkSource
-from ddkit.objectives import Context, Objective, Signal
+from ddkit.objectives import Context, Objective, Signal, constraints
+from ddkit.objectives.constraints import Constraint
 from ddkit.precision import Precision
 from ddkit.progress import Report
 from ddkit.streams import Streams
 from ddkit.synthesis import Synthesizer
 
-#: Share of the starting point in a moving average from which on the user is warned.
-SLOW_AVERAGE = 0.05
 #: Real images on which the augmentation is checked before a run.
 _CHECKED_IMAGES = 256
 
@@ -41,7 +40,8 @@ class Session:
     Args:
         config: full configuration.
         real: training data.
-        objects: pieces given as objects instead of names (``synthesis``, ``objective``, ``networks``, ``signal``).
+        objects: pieces given as objects instead of names (``synthesis``, ``objective``, ``networks``, ``signal``,
+            ``constraint``).
         folder: where pieces may keep large intermediate files; None for a run in memory.
 
     Raises:
@@ -61,9 +61,10 @@ class Session:
         self.config = config
         self.streams = Streams(config.seed)
         self.device = resolve_device(config.device)
+        real = real.whitened(config.zca) if config.zca else real
         self.real = real.to(self.device) if self.device.type != "cpu" else real
         objective, networks, self.signal = self._pieces(objects)
-        self.constraint = self._constraint()
+        self.constraint = self._constraint(objects)
         augmentation = augment.create(config.augmentation, **config.augmentation_options)
         self.signal.check(config, self.real)
         self.synthesizer = self._synthesizer(objects).to(self.device)
@@ -97,8 +98,8 @@ class Session:
         self.groups = {**self.synthesizer.parameter_groups(), **objective.parameter_groups()}
         self.optimisers = build_optimisers(self.groups, config.optimiser)
         self.rates = {name: config.optimiser.of(name).rate for name in self.groups}
-        self.average = _Average(self.synthesizer, config.ema) if config.ema else None
-        _warn_of_a_slow_average(config)
+        self.average = Average(self.synthesizer, config.ema) if config.ema else None
+        warn_of_a_slow_average(config)
 
     def prepare(self, report: Report) -> None:
         """Do what takes long before the first step, on a resumed run as well (expert trajectories to train).
@@ -118,12 +119,11 @@ class Session:
         if self.average is not None:
             self.average.restart(self.synthesizer)
 
-    def _constraint(self) -> Any:
-        if self.config.constraint is None:
-            return None
-        from ddkit.objectives import constraints
-
-        return constraints.registry.create(self.config.constraint.name, self.config.constraint.options)
+    def _constraint(self, objects: Mapping[str, Any]) -> Constraint | None:
+        piece = self.config.constraint
+        if objects.get("constraint") is not None or piece is None:
+            return objects.get("constraint")
+        return constraints.registry.create(piece.name, piece.options)
 
     def _pieces(self, objects: Mapping[str, Any]) -> tuple[Objective, NetworkSource, Signal]:
         config = self.config
@@ -298,47 +298,6 @@ def _optimiser(parameters: list[nn.Parameter], config: OptimiserConfig, group: s
     return torch.optim.SGD(parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
-def _learnable(synthesizer: Synthesizer) -> dict[str, nn.Parameter]:
-    """Return the parameters that are updated, by name: all but those of frozen decoders."""
-    return {name: parameter for name, parameter in synthesizer.named_parameters() if parameter.requires_grad}
-
-
-class _Average:
-    """An exponential moving average of a synthesizer's parameters, starting from its starting point."""
-
-    def __init__(self, synthesizer: Synthesizer, decay: float) -> None:
-        self.decay = decay
-        self.restart(synthesizer)
-
-    def restart(self, synthesizer: Synthesizer) -> None:
-        self.values: dict[str, Tensor] = {n: p.detach().clone() for n, p in _learnable(synthesizer).items()}
-
-    @torch.no_grad()
-    def update(self, synthesizer: Synthesizer) -> None:
-        for name, parameter in _learnable(synthesizer).items():
-            self.values[name].lerp_(parameter, 1 - self.decay)
-
-    @contextmanager
-    def in_place_of(self, synthesizer: Synthesizer) -> Iterator[None]:
-        """Let ``synthesizer`` hold the averages for a while."""
-        learnable = _learnable(synthesizer)
-        present = {name: parameter.data for name, parameter in learnable.items()}
-        try:
-            for name, parameter in learnable.items():
-                parameter.data = self.values[name]
-            yield
-        finally:
-            for name, parameter in learnable.items():
-                parameter.data = present[name]
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return self.values
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        for name, value in self.values.items():
-            value.copy_(state[name])
-
-
 def result_metadata(config: DistillConfig, real: RealData, views: int = 1) -> dict[str, Any]:
     """Return where a result comes from and how networks are to be trained on it.
 
@@ -373,25 +332,3 @@ def result_metadata(config: DistillConfig, real: RealData, views: int = 1) -> di
         "recipe": recipe.model_dump(mode="json"),
         "selection": "last step; nothing was selected on test data",
     }
-
-
-def whitened(real: RealData, config: DistillConfig) -> RealData:
-    """Return the real data with the whitening that ``config.zca`` asks for; as they are where it asks for none.
-
-    Raises:
-        DataError: images too large to whiten.
-    """
-    if config.zca is None:
-        return real
-    return real.with_preprocessing(Preprocessing.fit(real.images, zca=config.zca))
-
-
-def _warn_of_a_slow_average(config: DistillConfig) -> None:
-    """Warn when a moving average would still hold much of its starting point at the end of the run."""
-    if config.ema is None or config.ema**config.steps <= SLOW_AVERAGE:
-        return
-    warnings.warn(
-        f"ema={config.ema} over {config.steps} steps leaves {config.ema**config.steps:.0%} of the starting point in "
-        f"the result: run more steps, or choose ema <= {SLOW_AVERAGE ** (1 / max(1, config.steps)):.4g}",
-        stacklevel=2,
-    )

@@ -173,8 +173,8 @@ class Identity:
         here = describe_preprocessing(real.preprocessing, real.shape)
         if not _same_preprocessing(self.preprocessing, here):
             raise ConfigError(
-                f"the experts saw images with {_in_words(self.preprocessing)}, this run has {_in_words(here)}: load "
-                f"the data with the same preprocessing (zca, mean, std), or use experts of this one"
+                f"the experts saw images with {_in_words(self.preprocessing)}, this run has {_in_words(here)}: set "
+                f"zca to that of the experts (null, pixels or standardised), or use experts of this one"
             )
 
 

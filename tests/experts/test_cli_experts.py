@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ddkit import cli_experts
+from ddkit.artifact import DistilledDataset
 from ddkit.cli import main
 from ddkit.experts import ExpertBuffer
 
@@ -45,7 +47,7 @@ def test_buffer_is_trained_extended_and_verified(ddkit: Command, tmp_path: Path)
     assert "1 experts of convnet(depth=2,width=4), 1 epochs each on 1,347 images of digits, plain SGD" in told
     assert "MB in float32" in told and "free" in told
     assert "flatness" in text
-    assert f"next: ddkit distill --method mtt --data digits --set networks.buffer={out}" in text
+    assert "next: ddkit distill --method mtt --data digits --ipc 1" in text and f"networks.buffer={out}" in text
     status, text, _ = ddkit(*SMALL, "--count", 2, "--out", out, "--json")
     document = json.loads(text)
     assert (status, document["experts"], len(document["table"])) == (0, 2, 2)
@@ -56,14 +58,26 @@ def test_buffer_is_trained_extended_and_verified(ddkit: Command, tmp_path: Path)
 
 def test_all_options_reach_the_settings(ddkit: Command, tmp_path: Path) -> None:
     options = ("--lr", 0.02, "--batch-size", 99, "--augmentation", "crop", "--rho", 0.5, "--alpha", 0.3, "--seed", 4)
-    more = ("--no-adaptive", "--half", "--zca", "--count", 1)
+    more = ("--no-adaptive", "--half", "--zca", "pixels", "--no-compile", "--count", 1)
     status, text, _ = ddkit(*SMALL, *options, *more, "--out", tmp_path / "x", "--json", "--dry-run")
     settings = json.loads(text)["settings"]
     assert status == 0
     expected = {"lr": 0.02, "batch_size": 99, "augmentation": "crop", "rho": 0.5, "alpha": 0.3, "seed": 4}
+    assert json.loads(text)["compiled"] is False
     assert expected | {"adaptive": False, "dtype": "float16", "epochs": 1} == {
         key: settings[key] for key in (*expected, "adaptive", "dtype", "epochs")
     }
+
+
+def test_command_that_is_printed_takes_the_experts(ddkit: Command, tmp_path: Path) -> None:
+    out, run = tmp_path / "my experts", tmp_path / "run"
+    data = ("--zca", "pixels", "--holdout", 0.5, "--seed", 3, "--epochs", 6)
+    status, text, _ = ddkit(*SMALL, *data, "--count", 1, "--out", out, "--json")
+    assert status == 0
+    words = shlex.split(json.loads(text)["use"])[1:]
+    words[words.index("--out") + 1] = str(run)
+    main([*words, "--steps", "1", "--json"])
+    assert DistilledDataset.load(run).preprocessing.zca_matrix is not None
 
 
 def test_dry_run_writes_nothing(ddkit: Command, tmp_path: Path) -> None:
@@ -82,6 +96,9 @@ def test_mistakes_are_refused_in_one_line(ddkit: Command, tmp_path: Path) -> Non
     refused(ddkit(*SMALL, *out, "--count", 1, "--model", "convnt"), "did you mean 'convnet'")
     refused(ddkit(*SMALL, *out, "--count", 1, "--model", "convnet:norm=batch"), "uses batch norm")
     refused(ddkit(*SMALL, *out, "--count", 1, "--executor", "rays", "--json"), "ray")
+    refused(ddkit(*SMALL, *out, "--count", 1, "--zca", "yes"), "--zca yes", "standardised or pixels")
+    refused(ddkit(*SMALL, *out, "--count", 1, "--holdout", 1.5), "--holdout 1.5")
+    refused(ddkit(*SMALL, *out, "--count", 1, "--precision", "half"), "--precision half")
     refused(ddkit(*out, "--verify"), "holds no experts")
     refused(ddkit(*out, "--verify", "--dry-run"), "exclude each other")
     assert list(tmp_path.iterdir()) == []
