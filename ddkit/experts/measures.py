@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddkit.models import weights_by_name
+
 #: Length of a random perturbation as a share of the length of all weights, and how many are drawn.
 PERTURBATION, PERTURBATIONS = 0.05, 10
 _CHUNK = 256
@@ -30,9 +32,7 @@ class Sample:
     @torch.no_grad()
     def loss_and_accuracy(self, weights: Tensor) -> tuple[float, float]:
         """Return mean cross-entropy and accuracy of the network with ``weights`` (P,)."""
-        named = dict(self.module.named_parameters())
-        parts = weights.split([tensor.numel() for tensor in named.values()])
-        state = {name: part.view_as(named[name]) for name, part in zip(named, parts, strict=True)}
+        state = weights_by_name(self.module, weights)
         loss = torch.zeros((), dtype=torch.float64, device=weights.device)
         correct = torch.zeros((), dtype=torch.int64, device=weights.device)
         for images, labels in zip(self.images.split(_CHUNK), self.labels.split(_CHUNK), strict=True):

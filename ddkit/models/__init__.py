@@ -5,7 +5,7 @@
 >>> features = model.features(images)  # (N, 2048), what model.classifier reads
 """
 
-from ddkit.models.base import FeatureModel, Shape, uses_batch_norm
+from ddkit.models.base import FeatureModel, Shape, uses_batch_norm, weights_by_name
 from ddkit.models.classic import MLP, VGG11, AlexNet, LeNet
 from ddkit.models.convnet import ConvNet
 from ddkit.models.densenet import DenseNet121
@@ -43,4 +43,5 @@ __all__ = [
     "resnet18_ap",
     "resnet152",
     "uses_batch_norm",
+    "weights_by_name",
 ]

@@ -70,6 +70,18 @@ class FeatureModel(nn.Module):
         return logits
 
 
+def weights_by_name(module: nn.Module, flat: Tensor) -> dict[str, Tensor]:
+    """Return views of a flat weight vector as the parameters of ``module``, for ``torch.func.functional_call``.
+
+    Args:
+        module: gives names and shapes; its own weights are not read.
+        flat: (P,), the parameters in the order of ``module.parameters()``, each row-major.
+    """
+    like = dict(module.named_parameters())
+    parts = flat.split([parameter.numel() for parameter in like.values()])
+    return {name: part.view(like[name].shape) for name, part in zip(like, parts, strict=True)}
+
+
 def channel_norm(norm: str, channels: int) -> nn.Module:
     """Return a normalisation layer for ``channels`` feature maps of any size.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ddkit.errors import CheckpointError, ConfigError, DataError
 from ddkit.experts import ExpertBuffer, ExpertSettings, build_buffer
 from ddkit.experts.settings import DType, augmentation_constants
+from ddkit.models import weights_by_name
 from ddkit.networks.network import Network
 from ddkit.networks.options import require_at_least
 from ddkit.networks.sources import NetworkSource, registry
@@ -268,11 +269,10 @@ class ExpertTrajectories(NetworkSource):
     def current(self) -> Network:
         """Return the network with the weights of a random checkpoint, uniform over experts and epochs 0 to E."""
         self._ready()
-        weights = self.weights(*self._draw(self.epochs + 1))
-        parameters = list(self.network.module.parameters())
+        module, weights = self.network.module, self.weights(*self._draw(self.epochs + 1))
         with torch.no_grad():
-            for parameter, part in zip(parameters, weights.split([p.numel() for p in parameters]), strict=True):
-                parameter.copy_(part.view(parameter.shape))
+            for name, part in weights_by_name(module, weights).items():
+                module.get_parameter(name).copy_(part)
         self.drawn += 1
         return self.network
 

@@ -13,6 +13,7 @@ from torch.func import functional_call, grad_and_value
 from torch.func import grad as functional_grad
 
 from ddkit.errors import ConfigError
+from ddkit.models import weights_by_name
 from ddkit.networks import Network
 from ddkit.precision import Precision
 
@@ -156,15 +157,12 @@ class FlatNetwork:
                 f"unrolled: use norm=instance"
             )
         self.module = network.module
-        self.names = [name for name, _ in self.module.named_parameters()]
-        self.shapes = [parameter.shape for parameter in self.module.parameters()]
-        self.sizes = [parameter.numel() for parameter in self.module.parameters()]
         self.loss = FlatLoss(self._mean_cross_entropy, network.precision)
         self._logits = network.precision.compiled(self._all_logits)
 
     def __len__(self) -> int:
         """Number P of weights."""
-        return sum(self.sizes)
+        return sum(parameter.numel() for parameter in self.module.parameters())
 
     @torch.no_grad()
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
@@ -173,8 +171,7 @@ class FlatNetwork:
         return logits
 
     def _all_logits(self, theta: Tensor, images: Tensor) -> Tensor:
-        views = (part.view(shape) for part, shape in zip(theta.split(self.sizes), self.shapes, strict=True))
-        logits: Tensor = functional_call(self.module, dict(zip(self.names, views, strict=True)), (images,))
+        logits: Tensor = functional_call(self.module, weights_by_name(self.module, theta), (images,))
         return logits
 
     def _mean_cross_entropy(self, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
