@@ -145,7 +145,13 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
 
     @property
     def ipc(self) -> int | None:
-        """Images per class, or None when the classes differ; a soft label counts for its largest entry."""
+        """Images per class, or None when the classes differ.
+
+        A soft label counts for its largest entry, unless the set was distilled: its images are class by class then,
+        whatever experts say of them.
+        """
+        if self.label_kind != "hard" and self.metadata.get("config") and len(self) % self.num_classes == 0:
+            return len(self) // self.num_classes
         counts = torch.bincount(self.hard_labels(), minlength=self.num_classes)
         return int(counts[0]) if bool((counts == counts[0]).all()) else None
 

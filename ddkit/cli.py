@@ -285,20 +285,20 @@ def experts(
     out: Annotated[Path, typer.Option(help="Folder of the experts; what it has already is kept.")],
     count: Annotated[int | None, typer.Option(help="Experts wanted in all (published: 100).")] = None,
     data: Annotated[str | None, typer.Option(help=f"{DATA_HELP} (default: digits)")] = None,
+    method: Annotated[str, typer.Option(help="mtt, tesla, ftd or haba: gives what is left out below.")] = "mtt",
+    ipc: Annotated[int, typer.Option(help="Images per class of the distillation to come, likewise.")] = 1,
     model: Annotated[str, typer.Option(help="Architecture, NAME or NAME:option=value,...")] = "convnet",
-    epochs: Annotated[int, typer.Option(help="Epochs of each; only up to the last one read is needed.")] = 50,
-    lr: Annotated[float, typer.Option(help="Learning rate of SGD.")] = 0.01,
-    batch_size: Annotated[int, typer.Option(help="Real images per SGD step.")] = 256,
-    augmentation: Annotated[str | None, typer.Option(help="Strategy (default: DSA's for the data).")] = None,
-    rho: Annotated[float, typer.Option(help="Radius of flat experts; 0 for plain SGD.")] = 0.0,
-    alpha: Annotated[float, typer.Option(help="Weight of the orthogonal gradient of flat experts.")] = 0.0,
-    adaptive: Annotated[bool, typer.Option("--adaptive/--no-adaptive", help="Scale rho by the weights.")] = True,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of each (default: the last one that is read).")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of SGD.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Real images per SGD step.")] = None,
+    augmentation: Annotated[str | None, typer.Option(help="Strategy.")] = None,
+    rho: Annotated[float | None, typer.Option(help="Radius of flat experts; 0 for plain SGD.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Weight of the orthogonal gradient of flat experts.")] = None,
+    adaptive: Annotated[bool | None, typer.Option("--adaptive/--no-adaptive", help="Scale rho by the weights.")] = None,
     half: Annotated[bool, typer.Option("--half", help="Store float16: half the size.")] = False,
     seed: Seed = 0,
     data_root: DataRoot = None,
-    zca: Annotated[
-        str | None, typer.Option(help="Whiten: pixels (as MTT does on CIFAR), or standardised (as distill --zca).")
-    ] = None,
+    zca: Annotated[str | None, typer.Option(help="Whiten: pixels, standardised (as distill --zca) or none.")] = None,
     holdout: Annotated[float, typer.Option(help="Part of the training data left out, as by distill --holdout.")] = 0.0,
     executor: Annotated[str, typer.Option(help="local or ray.")] = "local",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -311,20 +311,23 @@ def experts(
 ) -> None:
     """Train networks on real data and keep their trajectories, which MTT, FTD, TESLA and HaBa imitate.
 
-    Run it again with the same settings to go on after an interruption, or with a larger --count to add experts.
+    What is left out is what --method asks for on this data at --ipc. Run it again with the same settings to go on after
+    an interruption, or with a larger --count to add experts.
     """
     from ddkit import cli_experts
 
     request = cli_experts.ExpertsRequest(
         out=out,
+        method=method,
+        ipc=ipc,
         count=count,
         data=data,
         data_root=data_root,
         zca=zca,
         holdout=holdout,
-        augmentation=augmentation,
         settings={
             "model": model,
+            "augmentation": augmentation,
             "epochs": epochs,
             "lr": lr,
             "batch_size": batch_size,

@@ -27,6 +27,7 @@ from ddkit.engine import (
     RunFolder,
     TensorBoard,
 )
+from ddkit.engine.run import without_paths
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.registry import describe_validation_error
 from ddkit.streams import Streams
@@ -162,6 +163,8 @@ def distil(request: DistillRequest) -> DistilledDataset:
     folder = RunFolder(request.out)
     _check_folder(folder, request.resume)
     plan = _continued(request, folder) if request.resume else _new(request)
+    if folder.finished:  # which needs neither data nor experts any more
+        return DistilledDataset.load(folder.artifact)
     _check_plan(plan)
     real, held_out = plan.load()
     callbacks = _callbacks(plan.callback_options, held_out, request.show_progress)
@@ -194,6 +197,9 @@ def _new(request: DistillRequest) -> _Plan:
     if ipc < 1:
         raise ConfigError(f"--ipc {ipc}: at least 1 image per class is needed")
     seed, overrides = request.seed or 0, request.overrides()
+    networks = overrides.get("networks")
+    if isinstance(networks, dict) and networks.get("buffer"):  # a resumed run may start in another folder
+        networks["buffer"] = str(Path(networks["buffer"]).expanduser().resolve())
     for key in overrides:
         if key not in DistillConfig.model_fields:
             raise unknown_name("option", key, DistillConfig.model_fields)
@@ -227,7 +233,7 @@ def _continued(request: DistillRequest, folder: RunFolder) -> _Plan:
     config = DistillConfig.create(merge(stored["config"], overrides))
     for key in overrides:
         old, new = DistillConfig.create(stored["config"]).as_dict()[key], config.as_dict()[key]
-        if old != new:
+        if without_paths(key, old) != without_paths(key, new):
             raise _other(folder, f"{key}={_short(old, new)}", _short(new, old))
     return _Plan(data, config.seed, data_options, callback_options, lambda _: config)
 

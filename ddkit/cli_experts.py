@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from ddkit import augment
+from ddkit import methods
 from ddkit.cli_common import DEFAULT_DATA, check_writable
 from ddkit.data import RealData, load
 from ddkit.engine import resolve_device
 from ddkit.errors import ConfigError, InterruptedRunError
 from ddkit.executor import executor as make_executor
 from ddkit.experts import ExpertBuffer, ExpertSettings, buffer_bytes, build_buffer
-from ddkit.experts.build import free_bytes, resolved_precision
+from ddkit.experts.build import free_bytes, missing_experts, resolved_precision
 from ddkit.precision import PrecisionName
 from ddkit.progress import Report, silent
 from ddkit.streams import Streams
@@ -28,13 +28,14 @@ class ExpertsRequest:
 
     Args:
         out: folder of the buffer.
+        method: whose settings fill in what is left out.
+        ipc: images per class of the distillation that will follow them, likewise.
         count: experts wanted; None for those that are there, with ``verify``.
         data: what they are trained on.
         data_root: where named data lie.
-        zca: whitening, ``standardised`` or ``pixels``; None for none.
+        zca: whitening, ``standardised``, ``pixels`` or ``none``; None for that of the method.
         holdout: part of the training data kept aside, as by ``ddkit distill --holdout`` with the same seed.
-        augmentation: strategy of the training; None for that of the data's name.
-        settings: further fields of :class:`ExpertSettings`.
+        settings: further fields of :class:`ExpertSettings`; None for those of the method.
         executor: where experts are trained.
         device: on what.
         precision: number format of training.
@@ -45,12 +46,13 @@ class ExpertsRequest:
     """
 
     out: Path
+    method: str
+    ipc: int
     count: int | None
     data: str | None
     data_root: str | None
     zca: str | None
     holdout: float
-    augmentation: str | None
     settings: dict[str, Any]
     executor: str
     device: str
@@ -101,16 +103,20 @@ def plan(request: ExpertsRequest) -> ExpertsPlan:
         raise ConfigError(f"--count {request.count}: at least 1 expert is needed")
     check_writable(request.out)
     device, count, data = resolve_device(request.device), request.count, request.data or DEFAULT_DATA
-    augmentation = augment.default_strategy(data) if request.augmentation is None else request.augmentation
-    settings = ExpertSettings(augmentation=augmentation, **request.settings)
     how = _precision(request)
     real = _data(request, data)
+    chosen = _settings(request, real)
+    zca = chosen.pop("zca")
+    settings = ExpertSettings(**chosen)
+    real = real.whitened(zca) if zca else real
     precision = resolved_precision(real, settings, device, *how)
-    facts = {
+    _, missing = missing_experts(real, request.out.absolute(), settings, count)
+    facts: dict[str, Any] = {
         "experts": count,
+        "missing": len(missing),
         "data": real.name,
         "images": len(real),
-        "bytes": buffer_bytes(settings, real.shape, real.num_classes, count),
+        "bytes": buffer_bytes(settings, real.shape, real.num_classes, len(missing)),
         "free_bytes": free_bytes(request.out),
         "precision": precision.name,
         "compiled": precision.compile,
@@ -139,7 +145,7 @@ def plan(request: ExpertsRequest) -> ExpertsPlan:
                     f"interrupted: {done} of {count} experts in '{request.out}' are finished; the same command trains "
                     f"the others"
                 ) from None
-        return {**summary(buffer), "use": _use(request, data, settings)}
+        return {**summary(buffer), "use": _use(request, data, settings, zca)}
 
     return ExpertsPlan(facts, run)
 
@@ -152,25 +158,50 @@ def _precision(request: ExpertsRequest) -> tuple[PrecisionName, bool | Literal["
 
 def _data(request: ExpertsRequest, data: str) -> RealData:
     """Load what a distillation with the same options sees."""
-    if request.zca not in (None, "standardised", "pixels"):
-        raise ConfigError(f"--zca {request.zca}: choose standardised or pixels")
     if not 0 <= request.holdout < 1:
         raise ConfigError(f"--holdout {request.holdout} must lie in [0, 1)")
     real = load(data, "train", root=request.data_root)
     if request.holdout:
         real, _ = real.split_off(request.holdout, Streams(int(request.settings["seed"]))("holdout"))
-    return real.whitened(request.zca) if request.zca else real  # type: ignore[arg-type]
+    return real
 
 
-def _use(request: ExpertsRequest, data: str, settings: ExpertSettings) -> str:
+def _settings(request: ExpertsRequest, real: RealData) -> dict[str, Any]:
+    """Return the settings given, and for the rest those that the method's configuration asks of its experts.
+
+    Raises:
+        ConfigError: a method that follows no experts, or a whitening that does not exist.
+    """
+    config = methods.get(request.method).configure(real, request.ipc)
+    if config.networks.name != "experts" or config.objective is None:
+        raise ConfigError(f"--method {request.method} follows no experts: choose mtt, tesla, ftd or haba")
+    if request.zca not in (None, "none", "standardised", "pixels"):
+        raise ConfigError(f"--zca {request.zca}: choose standardised, pixels or none")
+    networks, objective = config.networks.options, config.objective.options
+    wanted: dict[str, Any] = {
+        "epochs": objective["max_start_epoch"] - 1 + objective["expert_epochs"],
+        "augmentation": config.augmentation,
+    }
+    wanted |= {name: networks[name] for name in ("lr", "batch_size", "rho", "alpha", "adaptive") if name in networks}
+    wanted |= {name: value for name, value in request.settings.items() if value is not None}
+    if wanted.get("alpha") and not wanted.get("rho"):
+        raise ConfigError(f"--alpha {wanted['alpha']} has no effect at rho 0: give --rho as well, such as --rho 0.01")
+    zca = config.zca if request.zca is None else None if request.zca == "none" else request.zca
+    return {**wanted, "zca": zca}
+
+
+def _use(request: ExpertsRequest, data: str, settings: ExpertSettings, zca: str | None) -> str:
     """Return a command that distils with the buffer."""
-    words = ["ddkit", "distill", "--method", "mtt", "--data", data, "--ipc", "1", "--out", "runs/mtt"]
+    words = ["ddkit", "distill", "--method", request.method, "--data", data, "--ipc", str(request.ipc)]
     if request.data_root:
         words += ["--data-root", request.data_root]
     if request.holdout:
         words += ["--holdout", f"{request.holdout:g}", "--seed", str(settings.seed)]
-    words += ["--set", f"zca={request.zca or 'null'}", "--set", f"model={settings.model}"]
-    return shlex.join([*words, "--set", f"networks.buffer={request.out}"])
+    changed: dict[str, Any] = {"zca": zca or "none", "model": settings.model, "networks.buffer": request.out}
+    if settings.rho:
+        changed |= {f"networks.{name}": getattr(settings, name) for name in ("rho", "alpha", "adaptive")}
+    words += ["--out", f"runs/{request.method}"]
+    return shlex.join([*words, *(word for key, value in changed.items() for word in ("--set", f"{key}={value}"))])
 
 
 def in_words(facts: dict[str, Any]) -> str:
@@ -178,9 +209,12 @@ def in_words(facts: dict[str, Any]) -> str:
     settings = facts["settings"]
     kind = f"flat (rho {settings['rho']:g}, alpha {settings['alpha']:g})" if settings["rho"] else "plain SGD"
     size, free = (_size(facts[key]) for key in ("bytes", "free_bytes"))
+    there = facts["experts"] - facts["missing"]
+    more = f" ({there} are there)" if there else ""
     return (
-        f"{facts['experts']} experts of {settings['model']}, {settings['epochs']} epochs each on {facts['images']:,} "
-        f"images of {facts['data']}, {kind}: {size} in {settings['dtype']}, {free} free"
+        f"{facts['missing']} expert{'s' * (facts['missing'] != 1)}{more} of {settings['model']}, {settings['epochs']} "
+        f"epochs each on {facts['images']:,} images of {facts['data']}, {kind}: {size} in {settings['dtype']}, "
+        f"{free} free"
     )
 
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import PurePath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -40,6 +41,8 @@ class Piece(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: str(item) if isinstance(item, PurePath) else item for key, item in value.items()}
         return piece_from_text(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
@@ -195,6 +198,11 @@ class DistillConfig(BaseModel):
             default = cls.model_fields[str(info.field_name)].get_default(call_default_factory=True)
             return {"name": default.name, **value}
         return value
+
+    @field_validator("constraint", "zca", mode="before")
+    @classmethod
+    def _none_in_words(cls, value: Any) -> Any:
+        return None if isinstance(value, str) and value.lower() == "none" else value
 
     @property
     def title(self) -> str:

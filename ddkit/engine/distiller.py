@@ -155,13 +155,14 @@ class Distiller:
                 data_spec=data_spec,
                 data_options=data_options,
                 callback_options=callback_options,
+                command=command,
             )
             if folder.finished:
                 return DistilledDataset.load(folder.artifact)
         started = time.monotonic()
         if isinstance(session, CoresetSession):
             result = session.run(metadata)
-            steps, seconds, stop = 0, time.monotonic() - started, ""
+            steps, seconds, prepared, stop = 0, time.monotonic() - started, 0.0, ""
         else:
             run = self._loop(session, folder)
             metadata["steps"] = run.step
@@ -170,7 +171,7 @@ class Distiller:
                 session.materialise({**metadata, "ema": "the data of the last step, not averaged"}, last=True).save(
                     folder.last
                 )
-            steps, seconds, stop = run.step, run.seconds, run.stop
+            steps, seconds, prepared, stop = run.step, run.seconds, run.prepare_seconds, run.stop
         if folder is not None:
             result.save(folder.artifact)
             folder.finish(
@@ -178,9 +179,10 @@ class Distiller:
                     "method": config.title,
                     "steps": steps,
                     "seconds": round(seconds, 3),
+                    "prepare_seconds": round(prepared, 3),
                     "state": f"stopped early: {stop}" if stop else "finished",
                     "peak_memory_bytes": peak_memory_bytes(str(session.device)),
-                    "command": command,
+                    "command": folder.command or command,
                     **environment(str(session.device)),
                 }
             )

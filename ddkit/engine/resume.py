@@ -47,7 +47,7 @@ class Checkpoints:
             self.session.prepare(self._report)
             if state is None:
                 self.session.start()
-                self.run.seconds = time.monotonic() - began
+                self.run.seconds = self.run.prepare_seconds = time.monotonic() - began
             else:
                 self._take(state)
         except KeyboardInterrupt:
@@ -62,6 +62,7 @@ class Checkpoints:
 
     def _take(self, state: dict[str, Any]) -> None:
         self.run.step, self.run.seconds, self.run.stop = int(state["step"]), float(state["seconds"]), state["stop"]
+        self.run.prepare_seconds = float(state["prepare_seconds"])
         self.session.load_state_dict(state["session"])
         _remember(self.callbacks, state["callbacks"])
 
@@ -92,6 +93,7 @@ class Checkpoints:
             {
                 "step": self.run.step,
                 "seconds": self.run.seconds,
+                "prepare_seconds": self.run.prepare_seconds,
                 "stop": self.run.stop,
                 "session": self.session.state_dict(),
                 "callbacks": [[type(callback).__name__, callback.state_dict()] for callback in self.callbacks],

@@ -37,6 +37,7 @@ class Run:
         materialise: takes metadata and returns what the result would be if the run ended now.
         step: outer steps done.
         seconds: time spent so far, earlier parts of a resumed run included.
+        prepare_seconds: those of them before the first step.
         scalars: of the last step, those that callbacks added included.
         matched: names of those that the objective returned.
         stop: reason to stop after this step; empty to go on.
@@ -50,6 +51,7 @@ class Run:
     materialise: Callable[[dict[str, Any]], DistilledDataset]
     step: int = 0
     seconds: float = 0.0
+    prepare_seconds: float = 0.0
     scalars: dict[str, float] = field(default_factory=dict)
     matched: frozenset[str] = frozenset()
     stop: str = ""
@@ -77,6 +79,11 @@ class RunFolder:
         self.images = self.path / "images"
 
     @property
+    def command(self) -> str | None:
+        """What the user typed to start the run, if it was kept."""
+        return self.read().get("command")
+
+    @property
     def finished(self) -> bool:
         """Whether the result and, written after it, the summary are there."""
         return self.artifact.is_file() and self.summary.is_file()
@@ -90,6 +97,7 @@ class RunFolder:
         data_spec: str | None,
         data_options: Mapping[str, Any] | None = None,
         callback_options: Mapping[str, Any] | None = None,
+        command: str | None = None,
     ) -> None:
         """Take the folder for a run, or make sure that it holds this very run when resuming.
 
@@ -100,6 +108,7 @@ class RunFolder:
             data_spec: how the data were named; None for their own name.
             data_options: JSON-able options with which they were loaded (``root``, ``zca``, ``holdout``).
             callback_options: JSON-able options of the callbacks (``eval_every``, ``patience``, ...).
+            command: what the user typed; that of a resumed run stays the first.
 
         Raises:
             ConfigError: the folder is a file, holds something else, or holds another configuration.
@@ -113,6 +122,7 @@ class RunFolder:
                 "options": dict(data_options or {}),
             },
             "callbacks": dict(callback_options or {}),
+            "command": command,
         }
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"'{self.path}' is a file: choose another output folder")
@@ -149,7 +159,7 @@ class RunFolder:
             DistillConfig.create(content["config"])
             str(content["data"]["spec"])
             dict(content["data"].get("options", {})), dict(content.get("callbacks", {}))
-            return content
+            return dict(content)
         except FileNotFoundError:
             raise ConfigError(f"'{self.path}' holds no run (no config.json): check the path") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -162,7 +172,7 @@ class RunFolder:
                 f"'{self.path}' was started on other data ('{old['data']['spec']}'): resume with the same data"
             )
         for key, value in content["config"].items():
-            if old["config"].get(key) != value:
+            if without_paths(key, old["config"].get(key)) != without_paths(key, value):
                 raise ConfigError(
                     f"'{self.path}' was started with {key}={old['config'].get(key)!r}, not {value!r}: "
                     f"resume with the same settings or choose another --out"
@@ -183,6 +193,18 @@ class RunFolder:
             self.checkpoint.unlink(missing_ok=True)
         except OSError as error:
             raise CheckpointError(f"cannot remove '{self.checkpoint}': {error}") from None
+
+
+def without_paths(key: str, value: Any) -> Any:
+    """Return a setting without the folder of its experts: it may move while a run is stopped.
+
+    Args:
+        key: field of :class:`~ddkit.config.DistillConfig`.
+        value: as its ``as_dict`` gives it.
+    """
+    if key != "networks" or not isinstance(value, Mapping) or not value.get("buffer"):
+        return value
+    return {**value, "buffer": "given"}
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -330,5 +330,11 @@ def result_metadata(config: DistillConfig, real: RealData, views: int = 1) -> di
             "count": len(real),
         },
         "recipe": recipe.model_dump(mode="json"),
-        "selection": "last step; nothing was selected on test data",
+        "selection": f"{_whose(config)}; nothing was selected on test data",
     }
+
+
+def _whose(config: DistillConfig) -> str:
+    if config.ema is None:
+        return "last step"
+    return f"moving average over the steps with decay {config.ema:g}"

@@ -13,6 +13,8 @@ from ddkit.errors import DataError
 
 #: How far a row of declared probabilities may be from summing to one.
 SOFT_LABEL_TOLERANCE = 1e-3
+#: Sum of a column of soft labels below which no image teaches the class.
+LEAST_LABEL_MASS = 0.01
 
 
 def check_compatible(distilled: DistilledDataset, test: RealData) -> None:
@@ -71,8 +73,11 @@ def _check_classes(distilled: DistilledDataset, test: RealData) -> None:
 
 
 def _warn_of_missing_classes(distilled: DistilledDataset) -> None:
-    counts = torch.bincount(distilled.hard_labels(), minlength=distilled.num_classes)
-    missing = [distilled.class_names[label] for label in (counts == 0).nonzero().flatten().tolist()]
+    if distilled.label_kind == "hard":
+        present = torch.bincount(distilled.labels, minlength=distilled.num_classes) > 0
+    else:  # a class may be taught by images in which another one prevails
+        present = distilled.labels.abs().sum(0) > LEAST_LABEL_MASS
+    missing = [distilled.class_names[label] for label in (~present).nonzero().flatten().tolist()]
     if missing:
         warnings.warn(
             f"the distilled set has no image of class {', '.join(missing)}: networks cannot learn it",

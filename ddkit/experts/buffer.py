@@ -90,7 +90,7 @@ def read_record(folder: Path, identity: Identity, expert: int) -> ExpertRecord:
     except OSError as error:
         raise ArtifactError(f"cannot read '{path}': {error.strerror or error}") from None
     except ArtifactError as error:
-        raise ArtifactError(f"'{path}': {error}") from None
+        raise ArtifactError(f"'{path}': {error}; or remove it and run `ddkit experts` again") from None
     if content.get("buffer") != identity.digest or content.get("expert") != expert:
         raise ArtifactError(
             f"'{path}' belongs to another buffer or is another expert: experts of different settings or data do not "
@@ -133,7 +133,9 @@ class ExpertBuffer:
         while expert_path(self.path, count).is_file():
             count += 1
         present = len(list(self.path.glob("expert-*.safetensors")))
-        if present != count or not count:
+        if not present:
+            raise ArtifactError(f"'{self.path}' has no finished expert yet: run `ddkit experts` with its settings")
+        if present != count:
             raise ArtifactError(
                 f"'{self.path}' has {present} experts but expert {count} is missing: run `ddkit experts` again with "
                 f"the same settings, which trains what is missing"
@@ -202,7 +204,7 @@ class ExpertBuffer:
         except OSError as error:
             raise ArtifactError(f"cannot read '{path}': {error.strerror or error}") from None
         except ArtifactError as error:
-            raise ArtifactError(f"'{path}': {error}") from None
+            raise ArtifactError(f"'{path}': {error}; or remove it and run `ddkit experts` again") from None
         if _sha256(tensors["start"], tensors["deltas"]) != self.records[expert].tensors:
             raise ArtifactError(f"'{path}' names another digest of its weights: remove it and train it again")
 
@@ -210,12 +212,19 @@ class ExpertBuffer:
         """Read everything and compare the checksums.
 
         Raises:
-            ArtifactError: naming the first file that was changed after it was written.
+            ArtifactError: naming every file that was changed after it was written.
         """
+        bad = []
         for expert in range(self.count):
             report("verifying experts", expert, self.count)
-            self._verify(expert)
+            try:
+                self._verify(expert)
+            except ArtifactError as error:
+                bad.append(str(error))
         report("verifying experts", self.count, self.count)
+        if bad:
+            more = "".join(f"; also expert {text.partition('expert-')[2][:4]}" for text in bad[1:])
+            raise ArtifactError(bad[0] + more)
 
     def table(self) -> list[dict[str, Any]]:
         """Return one row per expert: loss and accuracy at its end, flatness, seconds."""
@@ -229,6 +238,9 @@ class ExpertBuffer:
             }
             for record in self.records
         ]
+
+    def __repr__(self) -> str:
+        return f"ExpertBuffer('{self.path}': {self.count} experts of {self.settings.model}, {self.epochs} epochs)"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_handles": {}}

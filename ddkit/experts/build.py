@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,9 +105,10 @@ def build_buffer(
     how = resolved_precision(real, settings, device, precision, compile)
     if stacked and how.compile:
         raise ConfigError("stacked=True and compile=True exclude each other: leave one of them out")
-    identity = _claimed(folder, Identity.of(real, settings), real)
-    missing = [expert for expert in range(count) if not _is_there(folder, identity, expert)]
+    identity, missing = missing_experts(real, folder, settings, count)
     _require_room(folder, buffer_bytes(settings, real.shape, real.num_classes, len(missing)))
+    for leftover in folder.glob(temporary_pattern(folder / "expert-*.safetensors")):  # of a killed process
+        leftover.unlink(missing_ok=True)
     if not missing:
         return ExpertBuffer(folder)
     if len(missing) == count:
@@ -156,6 +158,8 @@ def _claimed(folder: Path, identity: Identity, real: RealData) -> Identity:
     if not (folder / FILE_NAME).is_file():
         raise ConfigError(f"'{folder}' has experts but no {FILE_NAME}: choose another folder")
     stored = Identity.read(folder)
+    if stored.data["name"] != real.name:
+        stored.require_data(real)  # before what differs because of the data, such as the augmentation
     stored.require_settings(identity.settings, f"'{folder}'")
     module = identity.settings.spec.build(real.shape, real.num_classes, seed=0)
     stored.require_network(identity.settings.model, identity.shape, identity.num_classes, module)
@@ -163,15 +167,22 @@ def _claimed(folder: Path, identity: Identity, real: RealData) -> Identity:
     return stored
 
 
-def _is_there(folder: Path, identity: Identity, expert: int) -> bool:
-    """Say whether an expert is finished, and remove what a killed process left of it."""
-    path = expert_path(folder, expert)
-    for leftover in folder.glob(temporary_pattern(path)):
-        leftover.unlink(missing_ok=True)
-    if not path.exists():
-        return False
-    read_record(folder, identity, expert)
-    return True
+def missing_experts(real: RealData, folder: Path, settings: ExpertSettings, count: int) -> tuple[Identity, list[int]]:
+    """Return what a folder's experts have in common and which of the first ``count`` are not finished.
+
+    Raises:
+        ConfigError: a folder of other settings, data or architecture.
+        ArtifactError: a damaged expert.
+    """
+    identity = _claimed(folder, Identity.of(real, settings), real)
+    there = {path.name for path in folder.glob("expert-*.safetensors")}
+    missing = []
+    for expert in range(count):
+        if expert_path(folder, expert).name in there:
+            read_record(folder, identity, expert)
+        else:
+            missing.append(expert)
+    return identity, missing
 
 
 def free_bytes(folder: Path) -> int:
@@ -186,7 +197,7 @@ def _require_room(folder: Path, needed: int) -> None:
     free = free_bytes(folder)
     if needed > free:
         raise ConfigError(
-            f"the experts take {needed / 1e9:.2f} GB, '{folder}' has {free / 1e9:.2f} GB left: lower count or epochs "
+            f"the experts take {needed / 1e6:,.0f} MB, '{folder}' has {free / 1e6:,.0f} MB left: lower count or epochs "
             f"(only the epochs up to the last one that is read are needed), store float16, or choose another disk"
         )
 
@@ -197,6 +208,12 @@ def _train(job: _Job, on_epoch: Callable[[int], None], experts: Sequence[int]) -
     data = training_set(real, None, settings.recipe(), real.num_classes, job.device)
     ways = train_experts(data, settings, experts, precision=job.precision, on_epoch=on_epoch)
     for expert, way in zip(experts, ways, strict=True):
+        if not way.loss[-1] < way.loss[0]:
+            warnings.warn(
+                f"expert {expert} ends with a training loss of {way.loss[-1]:.3g}, no better than {way.loss[0]:.3g} at "
+                f"its start: lower lr (now {settings.lr:g})",
+                stacklevel=2,
+            )
         write_expert(job.folder, job.identity, expert, way, job.precision.name)
 
 

@@ -77,6 +77,10 @@ class Identity:
             ArtifactError: it is missing, damaged or of a newer format.
         """
         path = folder / FILE_NAME
+        if folder.exists() and not folder.is_dir():
+            raise ArtifactError(
+                f"'{folder}' is a file, not a folder of experts: give the folder that holds {FILE_NAME}"
+            )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             version = content["format_version"]

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ddkit.errors import CheckpointError, ConfigError, DataError
-from ddkit.experts import ExpertBuffer, ExpertSettings, build_buffer
+from ddkit.experts import ExpertBuffer, ExpertSettings, buffer_bytes, build_buffer
 from ddkit.experts.settings import DType, augmentation_constants
 from ddkit.models import weights_by_name
+from ddkit.networks.given_experts import require_flatness, warn_of_other_rates
 from ddkit.networks.network import Network
 from ddkit.networks.options import require_at_least
 from ddkit.networks.sources import NetworkSource, registry
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 #: Epochs trained where the objective reads random checkpoints and does not say how many (Cazenavette et al. 2022).
 DEFAULT_EPOCHS = 50
-#: Settings of the training that make experts flat.
-FLATNESS = ("rho", "alpha", "adaptive")
 #: Squared distance from start to target of a segment below which an expert stands still.
 STILL = 1e-12
 
@@ -136,14 +135,9 @@ class ExpertTrajectories(NetworkSource):
         buffer.identity.require_data(self.context.signal.whole())
         if self.wanted is not None and self.wanted > buffer.epochs:
             raise self._too_few(self.wanted, buffer.epochs)
-        for name in FLATNESS:
-            value = self.given.get(name, getattr(settings, name))
-            if getattr(settings, name) != value and not self.any_experts:
-                raise ConfigError(
-                    f"networks.{name}={value}, but the experts in '{self.path}' were trained with "
-                    f"{name}={getattr(settings, name)}: use experts of these settings, leave networks.{name} out, or "
-                    f"set networks.any_experts=true"
-                )
+        if not self.any_experts:
+            require_flatness(settings, self.given, f"'{self.path}'")
+        warn_of_other_rates(settings, self.given, f"'{self.path}'")
         return buffer
 
     def _take(self, buffer: ExpertBuffer) -> None:
@@ -206,6 +200,11 @@ class ExpertTrajectories(NetworkSource):
         else:
             folder = self.context.folder / "experts"
         real, settings, device = self.context.signal.whole(), self.settings(), self.network.device
+        size = buffer_bytes(settings, real.shape, real.num_classes, self.most) / 1e6
+
+        def in_words(what: str, done: int, total: int) -> None:
+            report(f"{what} ({self.most} of {settings.epochs} epochs, {size:,.0f} MB in all)", done, total)
+
         self._take(
             build_buffer(
                 real,
@@ -215,7 +214,7 @@ class ExpertTrajectories(NetworkSource):
                 device=device,
                 precision=self.context.precision,
                 compile=self.context.compile,
-                progress=report,
+                progress=in_words,
             )
         )
         self._require_the_same()

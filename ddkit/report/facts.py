@@ -174,13 +174,29 @@ def cost(run: RunContent) -> list[tuple[str, str]]:
             values["Real data"] = f"{formats.size(real_bytes)} (8-bit pixels and {LABEL_BYTES}-byte labels)"
             values["Compression"] = formats.ratio(_per(real_bytes, budget.bytes))
     values["Distillation"] = formats.duration(seconds) if seconds is not None else None
-    if steps and seconds:
-        values["Speed"] = f"{formats.number(steps / seconds)} steps per second"
+    before = run.info.get("prepare_seconds") or 0.0
+    if before >= 1 and seconds is not None:
+        values["Distillation"] = f"{formats.duration(seconds)}, {formats.duration(before)} before the first step"
+    if steps and seconds and seconds > before:
+        values["Speed"] = f"{formats.number(steps / (seconds - before))} steps per second"
+    values["Experts"] = _experts(run.find("networks", default={}))
     if formats.known(run.info.get("peak_memory_bytes")):
         values["Peak memory"] = formats.size(run.info["peak_memory_bytes"])
     values["Hardware"] = _hardware(run.info.get("hardware"))
     values["Versions"] = _listed(run.info.get("versions")) or _listed({"ddkit": run.find("ddkit_version")})
     return [(name, value) for name, value in values.items() if value]
+
+
+def _experts(networks: object) -> str | None:
+    """Say how many experts were followed and how they were trained; None where there were none."""
+    if not isinstance(networks, Mapping) or "experts" not in networks:
+        return None
+    settings = networks.get("settings") or {}
+    flat = f", rho {settings['rho']:g}, alpha {settings.get('alpha', 0):g}" if settings.get("rho") else ""
+    return (
+        f"{networks['experts']}, epochs 0 to {networks.get('epochs')}, learning rate {settings.get('lr', 0):g}, "
+        f"batches of {settings.get('batch_size')}{flat}; digest {_short(networks.get('digest'))}"
+    )
 
 
 def _decoder_numbers(distilled: DistilledDataset) -> int:
@@ -212,10 +228,29 @@ def protocol(run: RunContent) -> str | None:
     recipe = used[0] if used else run.find("recipe")
     if not isinstance(recipe, Mapping):
         return None
-    idle = {"name"} if recipe.get("milestones") else {"name", "gamma"}
+    idle = {"name"} | {key for key, used in (("gamma", "milestones"), ("views", "views")) if not _used(recipe, used)}
     given = {key: value for key, value in recipe.items() if key not in idle and value not in ({}, [])}
     options = ", ".join(f"{key.replace('_', ' ')} {_option(value)}" for key, value in given.items())
-    return f"{recipe.get('name', 'custom')} ({options})" if options else str(recipe.get("name", "custom"))
+    text = f"{recipe.get('name', 'custom')} ({options})" if options else str(recipe.get("name", "custom"))
+    return "; ".join([text, *_other_recipes(run, recipe)])
+
+
+def _used(recipe: Mapping[str, Any], key: str) -> bool:
+    """Whether a field of a recipe says more than its default."""
+    return recipe.get(key) not in (None, (), [], 1)
+
+
+def _other_recipes(run: RunContent, recipe: Mapping[str, Any]) -> list[str]:
+    """Say, for every baseline that is trained otherwise than the distilled set, in what."""
+    found = []
+    for label, result in run.results:
+        own = result.get("recipe") or {}
+        if label == "whole" or own.get("name") != recipe.get("name"):
+            continue
+        changed = [f"{key.replace('_', ' ')} {_option(own[key])}" for key in own if own[key] != recipe.get(key)]
+        if changed:
+            found.append(f"{display_name(label)} with {', '.join(changed)}")
+    return list(dict.fromkeys(found))
 
 
 def notes(run: RunContent) -> list[str]:
@@ -223,7 +258,8 @@ def notes(run: RunContent) -> list[str]:
     found: list[str] = []
     selection = run.find("selection")
     if isinstance(selection, str):
-        found.append(f"The distilled set is that of the {selection}.".replace("the the ", "the "))
+        whose = "is the" if selection.startswith("moving average") else "is that of the"
+        found.append(f"The distilled set {whose} {selection}.".replace("the the ", "the "))
     if run.distilled is not None:
         found.append(_LABEL_NOTES.get(run.distilled.label_kind, f"Label kind: {run.distilled.label_kind}."))
     learned = run.find("learned", default={})

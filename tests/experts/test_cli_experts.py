@@ -6,12 +6,14 @@ import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ddkit import cli_experts
 from ddkit.artifact import DistilledDataset
 from ddkit.cli import main
+from ddkit.engine import Session
 from ddkit.experts import ExpertBuffer
 
 Command = Callable[..., tuple[int, str, str]]
@@ -44,7 +46,7 @@ def test_buffer_is_trained_extended_and_verified(ddkit: Command, tmp_path: Path)
     out = tmp_path / "experts"
     status, text, told = ddkit(*SMALL, "--count", 1, "--out", out)
     assert status == 0
-    assert "1 experts of convnet(depth=2,width=4), 1 epochs each on 1,347 images of digits, plain SGD" in told
+    assert "1 expert of convnet(depth=2,width=4), 1 epochs each on 1,347 images of digits, plain SGD" in told
     assert "MB in float32" in told and "free" in told
     assert "flatness" in text
     assert "next: ddkit distill --method mtt --data digits --ipc 1" in text and f"networks.buffer={out}" in text
@@ -80,6 +82,56 @@ def test_command_that_is_printed_takes_the_experts(ddkit: Command, tmp_path: Pat
     assert DistilledDataset.load(run).preprocessing.zca_matrix is not None
 
 
+def test_what_is_left_out_is_what_the_method_asks_for(ddkit: Command, tmp_path: Path) -> None:
+    plan = ("--data", "digits", "--count", 1, "--out", tmp_path / "x", "--dry-run", "--json")
+    settings = json.loads(ddkit(*plan)[1])["settings"]
+    assert (settings["lr"], settings["batch_size"], settings["epochs"], settings["rho"]) == (0.05, 64, 6, 0)
+    flat = json.loads(ddkit(*plan, "--method", "ftd")[1])["settings"]
+    assert (flat["rho"], flat["alpha"]) == (0.01, 1.0)
+    refused(ddkit(*plan, "--method", "dm"), "--method dm follows no experts")
+    refused(ddkit(*plan, "--alpha", 1), "--alpha 1.0 has no effect")
+
+
+def test_dry_run_looks_into_the_folder(ddkit: Command, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "x")
+    assert ddkit(*SMALL, *out, "--count", 1, "--json")[0] == 0
+    facts = json.loads(ddkit(*SMALL, *out, "--count", 3, "--dry-run", "--json")[1])
+    assert (facts["experts"], facts["missing"]) == (3, 2)
+    refused(ddkit(*SMALL, *out, "--count", 3, "--lr", 0.3, "--dry-run"), "lr=0.05, not 0.3")
+
+
+def test_run_goes_on_with_experts_that_have_moved_and_keeps_its_first_command(
+    ddkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ddkit(*SMALL, "--epochs", 6, "--count", 1, "--out", tmp_path / "here")[0] == 0
+    monkeypatch.chdir(tmp_path)
+    run = ("distill", "--method", "mtt", "--ipc", "1", "--out", "run", "--checkpoint-every", "1", "--steps", "2")
+    model = ("--set", "model=convnet:width=4,depth=2", "--set", "objective.student_steps=2")
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "step", killed(Session.step))
+        with pytest.raises(SystemExit):
+            main([*run, *model, "--set", "networks.buffer=here", "--json"])
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.chdir(tmp_path.parent)
+    folder = str(tmp_path / "run")
+    main(["distill", "--out", folder, "--resume", "--set", f"networks.buffer={tmp_path / 'there'}", "--json"])
+    summary = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert summary["steps"] == 2 and "--method mtt" in summary["command"]
+    (tmp_path / "there").rename(tmp_path / "gone")
+    main(["distill", "--out", folder, "--resume", "--json"])  # finished: nothing is needed any more
+
+
+def killed(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a step that presses Ctrl-C once the first one is done."""
+
+    def press(session: Session, number: int) -> Any:
+        if number > 1:
+            raise KeyboardInterrupt
+        return step(session, number)
+
+    return press
+
+
 def test_dry_run_writes_nothing(ddkit: Command, tmp_path: Path) -> None:
     status, text, _ = ddkit(*SMALL, "--count", 100, "--out", tmp_path / "x", "--dry-run", "--json")
     facts = json.loads(text)
@@ -96,7 +148,7 @@ def test_mistakes_are_refused_in_one_line(ddkit: Command, tmp_path: Path) -> Non
     refused(ddkit(*SMALL, *out, "--count", 1, "--model", "convnt"), "did you mean 'convnet'")
     refused(ddkit(*SMALL, *out, "--count", 1, "--model", "convnet:norm=batch"), "uses batch norm")
     refused(ddkit(*SMALL, *out, "--count", 1, "--executor", "rays", "--json"), "ray")
-    refused(ddkit(*SMALL, *out, "--count", 1, "--zca", "yes"), "--zca yes", "standardised or pixels")
+    refused(ddkit(*SMALL, *out, "--count", 1, "--zca", "yes"), "--zca yes", "standardised, pixels or none")
     refused(ddkit(*SMALL, *out, "--count", 1, "--holdout", 1.5), "--holdout 1.5")
     refused(ddkit(*SMALL, *out, "--count", 1, "--precision", "half"), "--precision half")
     refused(ddkit(*out, "--verify"), "holds no experts")

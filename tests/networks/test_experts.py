@@ -78,7 +78,7 @@ def test_experts_are_trained_in_the_folder_of_the_run_and_found_there_again(tmp_
     source.context.folder = tmp_path
     seen: list[tuple[str, int, int]] = []
     source.prepare(lambda *step: seen.append(step))
-    assert seen[-1] == ("training experts", 6, 6)
+    assert seen[-1] == ("training experts (2 of 3 epochs, 0 MB in all)", 6, 6)
     buffer = ExpertBuffer(tmp_path / "experts")
     assert (buffer.count, buffer.epochs, buffer.settings.augmentation) == (2, 3, "crop_scale")
     again, _ = ready(ExpertTrajectories(**SMALL), strategy="crop_scale")
