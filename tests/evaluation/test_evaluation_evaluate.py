@@ -260,3 +260,28 @@ def test_nothing_to_evaluate_is_refused(digits: Pair) -> None:
         evaluate(random_set(train, 1), test, [], 1, BRIEF)
     with pytest.raises(ConfigError, match="convnet"):
         evaluate(random_set(train, 1), test, ["convent"], 1, BRIEF)
+
+
+def test_class_that_prevails_in_no_soft_label_is_not_called_missing(
+    digits: Pair, recwarn: pytest.WarningsRecorder
+) -> None:
+    train, test = digits
+    hard = random_set(train, 1, config={"recipe": "dc"})
+    rows = F.one_hot(hard.labels, 10).float()
+    rows[4] = 0.6 * rows[3] + 0.4 * rows[4]
+    soft = with_labels(hard, rows, "soft")
+    evaluate(soft, test, [TINY], 1, BRIEF)
+    assert not [warning for warning in recwarn if "no image of class" in str(warning.message)]
+    rows[4] = rows[3]
+    with pytest.warns(UserWarning, match="no image of class 4"):
+        evaluate(with_labels(hard, rows, "soft"), test, [TINY], 1, BRIEF)
+
+
+def test_distilled_set_with_soft_labels_counts_its_images_by_their_order(digits: Pair) -> None:
+    hard = random_set(digits[0], 2, config={"ipc": 2})
+    rows = torch.full((20, 10), 0.1)
+    assert with_labels(hard, rows, "soft").ipc == 2
+    bare = DistilledDataset(
+        hard.images, rows, label_kind="soft", class_names=hard.class_names, preprocessing=hard.preprocessing
+    )
+    assert bare.ipc is None
