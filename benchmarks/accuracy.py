@@ -51,13 +51,13 @@ IDC_SCHEDULE = {
 }
 #: Trajectory cells by data and IPC: what all four methods share; experts are those of ``experts.py``.
 SEGMENTS: dict[str, dict[str, Any]] = {
-    "mnist-1": {"steps": 120, "student_steps": 20, "expert_epochs": 2, "max_start_epoch": 5, "rate": 100.0},
+    "mnist-1": {"steps": 120, "student_steps": 20, "expert_epochs": 2, "max_start_epoch": 5, "rate": 1000.0},
     "mnist-10": {
         "steps": 30,
         "student_steps": 20,
         "expert_epochs": 2,
         "max_start_epoch": 5,
-        "rate": 300.0,
+        "rate": 1000.0,
         "batch": 50,
     },
     "cifar10-1": {"steps": 80, "student_steps": 30, "expert_epochs": 2, "max_start_epoch": 3, "rate": 100.0},
@@ -79,6 +79,8 @@ def trajectory_options(method: str, cell: dict[str, Any]) -> dict[str, Any]:
         "optimiser": {"lr": cell["rate"], "momentum": 0.5, "groups": {"student_lr": {"lr": 1e-5, "momentum": 0.5}}},
         "zca": None,  # the data are whitened already
     }
+    if method == "haba":
+        options["optimiser"]["groups"]["style"] = {"lr": cell["rate"] / 100}
     if method == "ftd":
         options["ema"] = round(0.04 ** (1 / cell["steps"]), 3)  # 4 % of the start is left
         options["networks"] = {**FLAT, "adaptive": True}

@@ -1,11 +1,13 @@
 """Seconds per outer step and peak memory of every method that distils, at its published batch sizes.
 
-    python benchmarks/bench_methods.py --out benchmarks/results/methods-cpu.json [--only idc ...]
+    OMP_NUM_THREADS=1 python benchmarks/bench_methods.py --out benchmarks/results/methods-cpu.json [--only idc ...]
 
 10 classes of 1,000 random images (the cost of a step does not depend on them), IPC 10, ConvNet-D3 of width 128, the
 preset's own pieces and batch sizes, precision and compilation as ``auto`` decides for the preset's full schedule. Every
-method runs in a process of its own, so that its peak memory is its own. The first step (compilation) and the starting
-point (a generator to train, a warm start) are timed apart; starting points are shortened to a tenth and scaled up.
+method runs in a process of its own with one thread, so that its peak memory is its own; seconds are those of its CPU,
+which other work on the machine hardly changes. The first step (compilation) and what comes before it (a generator or
+experts to train, a warm start) are timed apart; starting points are shortened to a tenth and scaled up, one of a
+hundred experts is trained and its time multiplied.
 """
 
 from __future__ import annotations
@@ -21,7 +23,23 @@ from pathlib import Path
 from typing import Any
 
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
-METHODS = ("dc", "dsa", "dcc", "dsac", "idc-i", "idc", "dm", "cafe", "cafe-dsa", "itgan", "kfs")
+METHODS = (
+    "dc",
+    "dsa",
+    "dcc",
+    "dsac",
+    "idc-i",
+    "idc",
+    "dm",
+    "cafe",
+    "cafe-dsa",
+    "itgan",
+    "kfs",
+    "mtt",
+    "tesla",
+    "ftd",
+    "haba",
+)
 CLASSES, PER_CLASS, IPC = 10, 1000, 10
 #: Options of a synthesis that are steps of its starting point.
 STARTING_STEPS = ("generator_steps", "inversion_steps", "warm_steps")
@@ -33,6 +51,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--shapes", nargs="*", choices=sorted(SHAPES), default=sorted(SHAPES))
     parser.add_argument("--method")
     parser.add_argument("--shape", choices=sorted(SHAPES))
     arguments = parser.parse_args()
@@ -40,7 +59,7 @@ def main() -> None:
         print(json.dumps(measure(arguments.method, arguments.shape, arguments.steps)))
         return
     results: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
-    for shape in SHAPES:
+    for shape in arguments.shapes:
         for method in arguments.only or METHODS:
             name = f"{method}-{shape}"
             if name in results:
@@ -68,6 +87,7 @@ def measure(method: str, shape: str, steps: int) -> dict[str, Any]:
     from ddkit.data import RealData
     from ddkit.engine import peak_memory_bytes
     from ddkit.engine.session import Session
+    from ddkit.progress import silent
 
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (CLASSES * PER_CLASS, *SHAPES[shape]), dtype=torch.uint8, generator=generator)
@@ -78,20 +98,27 @@ def measure(method: str, shape: str, steps: int) -> dict[str, Any]:
     overrides: dict[str, Any] = {"synthesis": shortened} if shortened else {}
     if config.objective is not None and "warmup_networks" in config.objective.options:
         overrides["objective"] = {"warmup_networks": 0, "warmup_steps": 0}  # its steps are those of another method
+    experts = config.networks.options.get("count", 0) if config.networks.name == "experts" else 0
+    if experts:
+        overrides["networks"] = {"count": 1}
     config = methods.get(method).configure(real, IPC, overrides=overrides)
     session = Session(config, real)
-    before = time.perf_counter()
+    before = time.process_time()
+    session.prepare(silent)
+    preparing = time.process_time() - before
+    before = time.process_time()
     session.start()
-    starting = time.perf_counter() - before
+    starting = time.process_time() - before
     seconds = []
     for number in range(1, steps + 1):
-        before = time.perf_counter()
+        before = time.process_time()
         session.step(number)
-        seconds.append(time.perf_counter() - before)
+        seconds.append(time.process_time() - before)
     return {
         "seconds_per_step": round(statistics.median(seconds[1:]), 4),
         "slowest_later_step": round(max(seconds[1:]), 4),
         "first_step_seconds": round(seconds[0], 1),
+        "experts_seconds": round(preparing * max(1, experts), 1),
         "starting_point_seconds": round(starting * (10 if shortened else 1), 1),
         "peak_memory_mib": peak_memory_bytes("cpu") // 2**20,
         "decoded_images_per_class": session.synthesizer.decoded_per_class,
