@@ -1,7 +1,9 @@
 """One picture of what every method distilled: a row a method, a column a class.
 
+    python benchmarks/figure_methods.py --out docs/images/methods-digits-ipc1.png
     python benchmarks/figure_methods.py --out docs/images/methods-mnist-ipc1.png RUNS...
 
+Without RUNS every method distils scikit-learn's digits, one image per class, with the few steps below (a few minutes).
 RUNS are folders written by ``benchmarks/accuracy.py`` (``runs/accuracy/METHOD-mnist-1``). Of every class the first
 decoded image is shown; of methods that decode an image into several, the first two rows of a run hold two of them.
 """
@@ -10,29 +12,62 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ddkit import Distiller, data
 from ddkit.artifact import DistilledDataset
 
 SCALE, MARGIN, NAME = 2, 4, 110
+#: Smallest side of a picture of one image.
+SIDE = 40
+GRADIENT = {"steps": 100, "objective": {"real_batch": 64}}
+TRAJECTORY = {"steps": 150, "networks": {"count": 4}}
+IDC = {"steps": 100, "networks": {"images": 200, "life": 25}, "optimiser": {"name": "adam", "lr": 0.02}}
+DIGITS: dict[str, dict[str, Any]] = {
+    "dc": GRADIENT,
+    "dsa": GRADIENT,
+    "dcc": {"steps": 100, "objective": {"real_batch": 64, "warmup_networks": 2}},
+    "dsac": {"steps": 100, "objective": {"real_batch": 64, "warmup_networks": 2}},
+    "idc-i": IDC,
+    "idc": IDC,
+    "dm": {"steps": 300, "objective": {"real_batch": 64}},
+    "cafe-dsa": {"steps": 60, "objective": {"real_batch": 64}, "networks": {"query": 32}},
+    "itgan": {"steps": 100, "objective": {"real_batch": 64}, "networks": {"name": "fresh"}},
+    "kfs": {"steps": 200, "objective": {"real_batch": 64}},
+    "mtt": TRAJECTORY,
+    "tesla": TRAJECTORY,
+    "ftd": {**TRAJECTORY, "ema": 0.97},
+    "haba": TRAJECTORY,
+}
 
 
 def main() -> None:
     """Draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
+    sets = [
+        (run.name.rsplit("-", 2)[0], DistilledDataset.load(run / "distilled.safetensors")) for run in arguments.runs
+    ]
     rows = []
-    for run in arguments.runs:
-        distilled = DistilledDataset.load(run / "distilled.safetensors")
+    for name, distilled in sets or distil_digits():
         several = distilled.budget.decoded_images > distilled.budget.images
-        rows += [
-            (run.name.rsplit("-", 2)[0], first_of_class(distilled, number)) for number in range(2 if several else 1)
-        ]
-    draw(rows, rows[0][1].shape[-1] * SCALE).save(arguments.out, format="PNG", optimize=True)
+        rows += [(name, first_of_class(distilled, number)) for number in range(2 if several else 1)]
+    draw(rows, max(SIDE, rows[0][1].shape[-1] * SCALE)).save(arguments.out, format="PNG", optimize=True)
+
+
+def distil_digits() -> list[tuple[str, DistilledDataset]]:
+    """Distil digits with every method of ``DIGITS``, one image per class."""
+    train, _ = data.load_pair("digits")
+    sets = []
+    for name, options in DIGITS.items():
+        sets.append((name, Distiller(name, 1, model="convnet:width=32,depth=2", **options).fit(train)))
+        print(name, flush=True)
+    return sets
 
 
 def first_of_class(distilled: DistilledDataset, number: int) -> Tensor:

@@ -26,16 +26,18 @@ def require_flatness(settings: ExpertSettings, wanted: Mapping[str, Any], where:
     Raises:
         ConfigError: naming the setting, both values and the remedies.
     """
-    for name in FLATNESS:
-        value, theirs = wanted.get(name), getattr(settings, name)
-        if value is None or value == theirs:
-            continue
-        make = " ".join(f"--{key} {wanted[key]}" for key in ("rho", "alpha") if key in wanted)
-        raise ConfigError(
-            f"networks.{name}={value}, but the experts in {where} were trained with {name}={theirs}: "
-            + (f"make some with `ddkit experts {make}`, " if make else "")
-            + f"set networks.{name}={theirs}, or networks.any_experts=true"
-        )
+    other = [name for name in FLATNESS if wanted.get(name) not in (None, getattr(settings, name))]
+    if not other:
+        return
+    here, theirs = (
+        ", ".join(f"networks.{name}={value[name]}" for name in other) for value in (wanted, settings.model_dump())
+    )
+    make = " ".join(f"--{key} {wanted[key]}" for key in ("rho", "alpha") if wanted.get(key))
+    raise ConfigError(
+        f"{here}, but the experts in {where} were trained with {theirs.replace('networks.', '')}: "
+        + (f"make some with `ddkit experts {make}`, " if make else "")
+        + f"set {theirs}, or networks.any_experts=true"
+    )
 
 
 def warn_of_other_rates(settings: ExpertSettings, wanted: Mapping[str, Any], where: str) -> None:

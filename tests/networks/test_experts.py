@@ -140,7 +140,9 @@ def test_buffer_with_too_few_epochs_is_refused_when_the_objective_is_set_up(made
 def test_buffer_of_another_flatness_is_refused_unless_any_experts_will_do(made: Path, option: dict[str, Any]) -> None:
     ((name, value),) = option.items()
     theirs = getattr(ExpertBuffer(made).settings, name)
-    with pytest.raises(ConfigError, match=f"networks.{name}={value}, but the experts in .* {name}={theirs}"):
+    with pytest.raises(
+        ConfigError, match=f"networks.{name}={value}, but the experts in .* trained with {name}={theirs}"
+    ):
         given(made, **option)
     assert given(made, **option, any_experts=True).metadata()["settings"][name] == theirs
     assert given(made, **{name: theirs}).count == 3
