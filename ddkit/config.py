@@ -47,6 +47,9 @@ class Piece(BaseModel):
 
     @model_validator(mode="after")
     def _check_json(self) -> Piece:
+        for key, value in self.options.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{key}={value} must be a finite number")
         try:
             json.dumps(self.options, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -130,7 +133,10 @@ class OptimiserConfig(OptimiserSettings):
     @model_validator(mode="after")
     def _check_settings_of_groups(self) -> OptimiserConfig:
         for group in self.groups:
-            self.of(group)
+            try:
+                self.of(group)
+            except ValidationError as error:
+                raise ValueError(f"group '{group}': {describe_validation_error(error)}") from None
         return self
 
 

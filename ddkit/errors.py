@@ -65,4 +65,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError
     known = sorted(known)
     near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""
-    return UnknownNameError(f"unknown {kind} '{name}': {hint}known: {', '.join(known)}")
+    others = f"known: {', '.join(known)}" if known else "there are none"
+    return UnknownNameError(f"unknown {kind} '{name}': {hint}{others}")

@@ -224,3 +224,15 @@ def test_other_networks_make_another_composition_with_the_same_optimiser() -> No
 def test_composition_cannot_be_made_up() -> None:
     with pytest.raises(ConfigError, match="unknown option 'composition'"):
         methods.get("dm").configure(toy_data(), 1, overrides={"composition": "mine"})
+
+
+def test_values_that_are_no_numbers_are_named_by_their_path() -> None:
+    with pytest.raises(ConfigError, match=r"objective=.*lr=nan must be a finite number"):
+        DistillConfig.create({"ipc": 1, "objective": {"name": "trajectory", "lr": float("nan")}})
+    with pytest.raises(ConfigError, match=r"group 'student_lr': .*lr=-0.001"):
+        DistillConfig.create({"ipc": 1, "optimiser": {"groups": {"student_lr": {"lr": -1e-3}}}})
+
+
+def test_none_in_words_is_none() -> None:
+    config = DistillConfig.create({"ipc": 1, "constraint": "none", "zca": "None"})
+    assert config.constraint is None and config.zca is None

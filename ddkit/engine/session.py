@@ -211,7 +211,7 @@ class Session:
 
     def _diverged(self, number: int, what: str) -> DivergedError:
         return DivergedError(
-            f"step {number} of {self.config.steps} diverged, {what}: lower optimiser.lr "
+            f"step {number} of {self.config.steps} diverged, {what}: lower {self.objective.rates}optimiser.lr "
             f"(now {self.config.optimiser.lr}) and start again; checkpoints from before this step are kept"
         )
 

@@ -76,6 +76,8 @@ class Objective(ABC):
     real_batch: int = 256
     #: Network source without which this objective cannot work; None where any will do.
     needs_networks: ClassVar[str | None] = None
+    #: Learning rates of its own that may be to blame where a run diverges, for the message.
+    rates: str = ""
     #: Optimiser settings of what this objective learns beside the synthetic data, by group.
     group_defaults: ClassVar[dict[str, dict[str, Any]]] = {}
 

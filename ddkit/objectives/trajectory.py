@@ -113,6 +113,7 @@ class TrajectoryMatching(Objective):
         self.student_steps, self.expert_epochs = student_steps, expert_epochs
         self.max_start_epoch, self.batch_syn = max_start_epoch, batch_syn
         self.lr, self.learn_lr, self.lr_range = lr, learn_lr, (lowest, highest)
+        self.rates = f"objective.lr (now {lr:g}) or "
         self.meta_gradient: MetaGradient = meta_gradients.get(meta_gradient)()
         self.init_noise, self.soft_labels = init_noise, soft_labels
 
