@@ -204,7 +204,7 @@ def _decoder_numbers(distilled: DistilledDataset) -> int:
     return sum(
         tensor.numel()
         for name, tensor in distilled.stored.items()
-        if name.startswith(("generator.", "first_", "second_"))
+        if name.startswith(("generator.", "first_", "second_", "encoder_", "decoder_")) or name in ("sigma", "mu")
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ddkit import Distiller
+from ddkit.evaluation import assess, recipe_of, write_evaluation
 from ddkit.report import comparison_table, write_report
 from ddkit.testing import small_overrides, toy_data
 
@@ -40,3 +41,24 @@ def test_page_tells_the_decoders_from_the_rest(tmp_path: Path) -> None:
     Distiller("kfs", 2, **small_overrides("kfs", data)).fit(data, out=tmp_path / "kfs")
     text = write_report([tmp_path / "kfs"], tmp_path / "report.html").read_text(encoding="utf-8")
     assert "134 of these numbers, shared by all images" in re.sub(r"<[^>]*>", "", text)
+
+
+def test_page_tells_hallucinators_experts_and_averages(tmp_path: Path) -> None:
+    data = toy_data()
+    Distiller("haba", 2, ema=0.3, **small_overrides("haba", data)).fit(data, out=tmp_path / "haba")
+    page = re.sub(r"<[^>]*>", " ", write_report([tmp_path / "haba"], tmp_path / "r.html").read_text(encoding="utf-8"))
+    words = " ".join(page.split())
+    assert "184 of these numbers, shared by all images" in words
+    assert "Experts 2, epochs 0 to 2, learning rate 0.05, batches of 4; digest" in words
+    assert "The distilled set is the moving average over the steps with decay 0.3" in words
+
+
+def test_page_tells_with_what_baselines_are_trained_otherwise(tmp_path: Path) -> None:
+    data, test = toy_data(), toy_data(seed=5, split="test")
+    out = tmp_path / "mtt"
+    made = Distiller("mtt", 2, **small_overrides("mtt", data)).fit(data, out=out)
+    recipe = recipe_of(made).replace(epochs=1)
+    options = {"train": data, "baselines": ("random",), "architectures": ("convnet:width=4,depth=2",), "repeats": 1}
+    write_evaluation(out, assess(made, test, recipe=recipe, **options))
+    page = write_report([out], tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "random with lr 0.01" in " ".join(re.sub(r"<[^>]*>", " ", page).split())
