@@ -80,7 +80,8 @@ def trajectory_options(method: str, cell: dict[str, Any]) -> dict[str, Any]:
         "zca": None,  # the data are whitened already
     }
     if method == "haba":
-        options["optimiser"]["groups"]["style"] = {"lr": cell["rate"] / 100}
+        options["optimiser"]["lr"] = cell["rate"] / 10
+        options["optimiser"]["groups"]["style"] = {"lr": cell["rate"] / 1000}
     if method == "ftd":
         options["ema"] = round(0.04 ** (1 / cell["steps"]), 3)  # 4 % of the start is left
         options["networks"] = {**FLAT, "adaptive": True}
