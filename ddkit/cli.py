@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import click
 import typer
 
+from ddkit.cli_options import DataRoot, Json, RunPath, Seed, Settings, Verbose, silent_text, typed_command
+from ddkit.cli_recipes import recipe_app
 from ddkit.cli_tables import accuracy_rows, comparison_row, headline, print_json, print_table, say
 from ddkit.errors import ConfigError, DDKitError, InterruptedRunError
 
@@ -32,15 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-recipe_app = typer.Typer(help="End-to-end jobs: list, show, copy and run them.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of an error.")]
-DataRoot = Annotated[str | None, typer.Option(help="Where named data lie (default: $DDKIT_DATA).")]
-Seed = Annotated[int, typer.Option(min=0, help="The only seed.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")]
-RunPath = Annotated[Path, typer.Argument(help="A run folder or a .safetensors file.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -145,7 +139,7 @@ def distill(
             },
             checkpoint_every=checkpoint_every,
             show_progress=not as_json,
-            command=_command(),
+            command=typed_command(),
         )
     )
     _print_run(folder, result, finished, as_json)
@@ -208,8 +202,8 @@ def evaluate(
             device=device,
             precision=precision,
             compile=compile,
-            say=_silent if as_json else say,
-            command=_command(),
+            say=silent_text if as_json else say,
+            command=typed_command(),
         )
     )
     if as_json:
@@ -372,69 +366,6 @@ def doctor(data_root: DataRoot = None, as_json: Json = False, verbose: Verbose =
     for title, rows in report.items():
         typer.echo(f"\n{title}")
         print_table(rows)
-
-
-@recipe_app.command("list")
-def recipe_list(as_json: Json = False, verbose: Verbose = False) -> None:
-    """List the recipes with the time they take."""
-    from ddkit import recipes
-
-    rows = [
-        {"recipe": r.name, "what": r.title, "expected": r.expected}
-        for r in (recipes.load(name) for name in recipes.available())
-    ]
-    print_json(rows) if as_json else print_table(rows)
-
-
-@recipe_app.command("show")
-def recipe_show(name: str, as_json: Json = False, verbose: Verbose = False) -> None:
-    """Print the file of a recipe."""
-    from ddkit import recipes
-
-    recipe = recipes.load(name)
-    print_json(recipe.settings) if as_json else typer.echo(recipe.path.read_text(encoding="utf-8"), nl=False)
-
-
-@recipe_app.command("copy")
-def recipe_copy(name: str, folder: Path, as_json: Json = False, verbose: Verbose = False) -> None:
-    """Copy a recipe's file, to edit and run it by path."""
-    from ddkit import recipes
-
-    path = recipes.copy(name, folder)
-    print_json({"path": str(path)}) if as_json else typer.echo(f"edit {path}, then: ddkit recipe run {path}")
-
-
-@recipe_app.command("run")
-def recipe_run(
-    name: Annotated[str, typer.Argument(help="A name from `ddkit recipe list`, or a .yaml file.")],
-    settings: Settings = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for runs and report (default: runs/NAME).")] = None,
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Run a recipe from end to end: runs, table and report."""
-    from ddkit import recipes
-    from ddkit.config import parse_assignments
-
-    recipe = recipes.load(name)
-    target = out or Path("runs") / recipe.name
-    progress = _silent if as_json else say
-    outcome = recipe.run(parse_assignments(settings or []), target, progress, command=_command())
-    if as_json:
-        return print_json(outcome)
-    print_table(outcome["table"])
-    typer.echo(f"report: {outcome['report']}    {outcome['seconds']:.0f} seconds")
-
-
-def _silent(text: str) -> None:
-    """Say nothing: with --json there is one document and no more."""
-
-
-def _command() -> str:
-    """Return what the user typed."""
-    context = click.get_current_context(silent=True)
-    typed = context.find_root().obj if context is not None else None
-    return shlex.join(["ddkit", *(sys.argv[1:] if typed is None else typed)])
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -159,34 +159,34 @@ class Distiller:
             )
             if folder.finished:
                 return DistilledDataset.load(folder.artifact)
-        started = time.monotonic()
-        if isinstance(session, CoresetSession):
-            result = session.run(metadata)
-            steps, seconds, prepared, stop = 0, time.monotonic() - started, 0.0, ""
-        else:
-            run = self._loop(session, folder)
-            metadata["steps"] = run.step
-            result = session.materialise(metadata)
-            if folder is not None and session.average is not None:
-                session.materialise({**metadata, "ema": "the data of the last step, not averaged"}, last=True).save(
-                    folder.last
-                )
-            steps, seconds, prepared, stop = run.step, run.seconds, run.prepare_seconds, run.stop
+        result, cost = self._distil(session, folder, metadata)
         if folder is not None:
             result.save(folder.artifact)
-            folder.finish(
-                {
-                    "method": config.title,
-                    "steps": steps,
-                    "seconds": round(seconds, 3),
-                    "prepare_seconds": round(prepared, 3),
-                    "state": f"stopped early: {stop}" if stop else "finished",
-                    "peak_memory_bytes": peak_memory_bytes(str(session.device)),
-                    "command": folder.command or command,
-                    **environment(str(session.device)),
-                }
-            )
+            device = str(session.device)
+            summary = {"method": config.title, **cost, "peak_memory_bytes": peak_memory_bytes(device)}
+            folder.finish({**summary, "command": folder.command or command, **environment(device)})
         return result
+
+    def _distil(
+        self, session: Session | CoresetSession, folder: RunFolder | None, metadata: dict[str, Any]
+    ) -> tuple[DistilledDataset, dict[str, Any]]:
+        """Run a session to its end; return the result and what ``run.json`` says of its steps and seconds."""
+        if isinstance(session, CoresetSession):
+            started = time.monotonic()
+            picked = session.run(metadata)
+            return picked, {"steps": 0, "seconds": round(time.monotonic() - started, 3), "state": "finished"}
+        run = self._loop(session, folder)
+        metadata = {**metadata, "steps": run.step}
+        result = session.materialise(metadata)
+        if folder is not None and session.average is not None:
+            last = session.materialise({**metadata, "ema": "the data of the last step, not averaged"}, last=True)
+            last.save(folder.last)
+        return result, {
+            "steps": run.step,
+            "seconds": round(run.seconds, 3),
+            "prepare_seconds": round(run.prepare_seconds, 3),
+            "state": f"stopped early: {run.stop}" if run.stop else "finished",
+        }
 
     def _session(self, config: DistillConfig, real: RealData, folder: RunFolder | None) -> Session | CoresetSession:
         if not config.selection:

@@ -113,7 +113,7 @@ class Method:
         return settings
 
     def _refuse_pieces(self, overrides: Mapping[str, Any]) -> None:
-        for piece in ("synthesis", "objective", "networks", "signal"):
+        for piece in ("synthesis", "objective", "networks", "signal", "constraint"):
             if piece in overrides:
                 raise ConfigError(
                     f"'{self.name}' picks real images and would ignore {piece}={_name(overrides[piece])}: "
