@@ -99,8 +99,11 @@ def measure(method: str, shape: str, steps: int) -> dict[str, Any]:
     if config.objective is not None and "warmup_networks" in config.objective.options:
         overrides["objective"] = {"warmup_networks": 0, "warmup_steps": 0}  # its steps are those of another method
     experts = config.networks.options.get("count", 0) if config.networks.name == "experts" else 0
-    if experts:
-        overrides["networks"] = {"count": 1}
+    epochs = 1.0
+    if experts:  # one of them, for the epochs of one segment
+        options = config.objective.options
+        epochs = (options["max_start_epoch"] - 1 + options["expert_epochs"]) / options["expert_epochs"]
+        overrides |= {"networks": {"count": 1}, "objective": {"max_start_epoch": 1}}
     config = methods.get(method).configure(real, IPC, overrides=overrides)
     session = Session(config, real)
     before = time.process_time()
@@ -118,7 +121,7 @@ def measure(method: str, shape: str, steps: int) -> dict[str, Any]:
         "seconds_per_step": round(statistics.median(seconds[1:]), 4),
         "slowest_later_step": round(max(seconds[1:]), 4),
         "first_step_seconds": round(seconds[0], 1),
-        "experts_seconds": round(preparing * max(1, experts), 1),
+        "experts_seconds": round(preparing * epochs * max(1, experts), 1),
         "starting_point_seconds": round(starting * (10 if shortened else 1), 1),
         "peak_memory_mib": peak_memory_bytes("cpu") // 2**20,
         "decoded_images_per_class": session.synthesizer.decoded_per_class,
