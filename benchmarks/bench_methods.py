@@ -100,7 +100,7 @@ def measure(method: str, shape: str, steps: int) -> dict[str, Any]:
         overrides["objective"] = {"warmup_networks": 0, "warmup_steps": 0}  # its steps are those of another method
     experts = config.networks.options.get("count", 0) if config.networks.name == "experts" else 0
     epochs = 1.0
-    if experts:  # one of them, for the epochs of one segment
+    if experts and config.objective is not None:  # one of them, for the epochs of one segment
         options = config.objective.options
         epochs = (options["max_start_epoch"] - 1 + options["expert_epochs"]) / options["expert_epochs"]
         overrides |= {"networks": {"count": 1}, "objective": {"max_start_epoch": 1}}

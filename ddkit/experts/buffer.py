@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import safe_open
@@ -77,6 +79,18 @@ def write_expert(folder: Path, identity: Identity, expert: int, way: Trajectory,
     write_atomically(expert_path(folder, expert), lambda temporary: temporary.write_bytes(raw))
 
 
+@contextmanager
+def _readable(path: Path) -> Iterator[BinaryIO]:
+    """Open the file of an expert; what is wrong with it is said with its name and a remedy."""
+    try:
+        with path.open("rb") as stream:
+            yield stream
+    except OSError as error:
+        raise ArtifactError(f"cannot read '{path}': {error.strerror or error}") from None
+    except ArtifactError as error:
+        raise ArtifactError(f"'{path}': {error}; or remove it and run `ddkit experts` again") from None
+
+
 def read_record(folder: Path, identity: Identity, expert: int) -> ExpertRecord:
     """Read the header of an expert's file and check that it belongs to the buffer.
 
@@ -84,13 +98,8 @@ def read_record(folder: Path, identity: Identity, expert: int) -> ExpertRecord:
         ArtifactError: the file is damaged, of another buffer, or of other shapes.
     """
     path, epochs = expert_path(folder, expert), identity.settings.epochs
-    try:
-        with path.open("rb") as stream:
-            content, tensors = read_content(stream, path.stat().st_size, kind=KIND, version=VERSION)
-    except OSError as error:
-        raise ArtifactError(f"cannot read '{path}': {error.strerror or error}") from None
-    except ArtifactError as error:
-        raise ArtifactError(f"'{path}': {error}; or remove it and run `ddkit experts` again") from None
+    with _readable(path) as stream:
+        content, tensors = read_content(stream, path.stat().st_size, kind=KIND, version=VERSION)
     if content.get("buffer") != identity.digest or content.get("expert") != expert:
         raise ArtifactError(
             f"'{path}' belongs to another buffer or is another expert: experts of different settings or data do not "
@@ -198,13 +207,8 @@ class ExpertBuffer:
 
     def _verify(self, expert: int) -> None:
         path = expert_path(self.path, expert)
-        try:
-            with path.open("rb") as stream:
-                _, tensors = unpack(stream, path.stat().st_size, kind=KIND, version=VERSION)
-        except OSError as error:
-            raise ArtifactError(f"cannot read '{path}': {error.strerror or error}") from None
-        except ArtifactError as error:
-            raise ArtifactError(f"'{path}': {error}; or remove it and run `ddkit experts` again") from None
+        with _readable(path) as stream:
+            _, tensors = unpack(stream, path.stat().st_size, kind=KIND, version=VERSION)
         if _sha256(tensors["start"], tensors["deltas"]) != self.records[expert].tensors:
             raise ArtifactError(f"'{path}' names another digest of its weights: remove it and train it again")
 
