@@ -166,7 +166,9 @@ def evaluate(
         list[str] | None,
         typer.Option(help="random, herding, random-soft, random-bytes, class-mean or whole; repeatable."),
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="dc, dsa, idc or quick (default: the artifact's own).")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="dc, dsa, idc, quick, ... (default: the artifact's own, and the common one).")
+    ] = None,
     settings: Settings = None,
     data: Annotated[str | None, typer.Option(help="Test data (default: what was distilled).")] = None,
     data_root: DataRoot = None,
@@ -281,16 +283,18 @@ def experts(
     data: Annotated[str | None, typer.Option(help=f"{DATA_HELP} (default: digits)")] = None,
     method: Annotated[str, typer.Option(help="mtt, tesla, ftd or haba: gives what is left out below.")] = "mtt",
     ipc: Annotated[int, typer.Option(help="Images per class of the distillation to come, likewise.")] = 1,
-    model: Annotated[str, typer.Option(help="Architecture, NAME or NAME:option=value,...")] = "convnet",
+    model: Annotated[str | None, typer.Option(help="NAME or NAME:option=value,... (default: convnet)")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of each (default: the last one that is read).")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of SGD.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Momentum of SGD (default: 0).")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="L2 penalty (default: 0).")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Real images per SGD step.")] = None,
     augmentation: Annotated[str | None, typer.Option(help="Strategy.")] = None,
     rho: Annotated[float | None, typer.Option(help="Radius of flat experts; 0 for plain SGD.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Weight of the orthogonal gradient of flat experts.")] = None,
     adaptive: Annotated[bool | None, typer.Option("--adaptive/--no-adaptive", help="Scale rho by the weights.")] = None,
     half: Annotated[bool, typer.Option("--half", help="Store float16: half the size.")] = False,
-    seed: Seed = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="The only seed (default: 0).")] = None,
     data_root: DataRoot = None,
     zca: Annotated[str | None, typer.Option(help="Whiten: pixels, standardised (as distill --zca) or none.")] = None,
     holdout: Annotated[float, typer.Option(help="Part of the training data left out, as by distill --holdout.")] = 0.0,
@@ -305,8 +309,8 @@ def experts(
 ) -> None:
     """Train networks on real data and keep their trajectories, which MTT, FTD, TESLA and HaBa imitate.
 
-    What is left out is what --method asks for on this data at --ipc. Run it again with the same settings to go on after
-    an interruption, or with a larger --count to add experts.
+    What is left out is what --method asks for on this data at --ipc. Run it again with the same --out to go on after an
+    interruption, or with a larger --count to add experts: what is left out then is that of the experts in it.
     """
     from ddkit import cli_experts
 
@@ -324,11 +328,13 @@ def experts(
             "augmentation": augmentation,
             "epochs": epochs,
             "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
             "batch_size": batch_size,
             "rho": rho,
             "alpha": alpha,
             "adaptive": adaptive,
-            "dtype": "float16" if half else "float32",
+            "dtype": "float16" if half else None,
             "seed": seed,
         },
         executor=executor,

@@ -17,6 +17,7 @@ from ddkit.errors import ConfigError, InterruptedRunError
 from ddkit.executor import executor as make_executor
 from ddkit.experts import ExpertBuffer, ExpertSettings, buffer_bytes, build_buffer
 from ddkit.experts.build import free_bytes, missing_experts, resolved_precision
+from ddkit.experts.identity import FILE_NAME, Identity
 from ddkit.precision import PrecisionName
 from ddkit.progress import Report, silent
 from ddkit.streams import Streams
@@ -31,11 +32,12 @@ class ExpertsRequest:
         method: whose settings fill in what is left out.
         ipc: images per class of the distillation that will follow them, likewise.
         count: experts wanted; None for those that are there, with ``verify``.
-        data: what they are trained on.
+        data: what they are trained on; None for that of the experts that are there, or the embedded data.
         data_root: where named data lie.
         zca: whitening, ``standardised``, ``pixels`` or ``none``; None for that of the method.
         holdout: part of the training data kept aside, as by ``ddkit distill --holdout`` with the same seed.
-        settings: further fields of :class:`ExpertSettings`; None for those of the method.
+        settings: further fields of :class:`ExpertSettings`; None for those of the experts that are there, or of the
+            method.
         executor: where experts are trained.
         device: on what.
         precision: number format of training.
@@ -102,10 +104,15 @@ def plan(request: ExpertsRequest) -> ExpertsPlan:
     if request.count < 1:
         raise ConfigError(f"--count {request.count}: at least 1 expert is needed")
     check_writable(request.out)
-    device, count, data = resolve_device(request.device), request.count, request.data or DEFAULT_DATA
+    device, count = resolve_device(request.device), request.count
+    there = Identity.read(request.out) if (request.out / FILE_NAME).is_file() else None
+    data = request.data or (str(there.data["name"]) if there else DEFAULT_DATA)
     how = _precision(request)
-    real = _data(request, data)
-    chosen = _settings(request, real)
+    seed = request.settings["seed"]
+    if seed is None:
+        seed = there.settings.seed if there else 0
+    real = _data(request, data, seed)
+    chosen = {**_settings(request, real, there), "seed": seed}
     zca = chosen.pop("zca")
     settings = ExpertSettings(**chosen)
     real = real.whitened(zca) if zca else real
@@ -156,37 +163,45 @@ def _precision(request: ExpertsRequest) -> tuple[PrecisionName, bool | Literal["
     return cast(PrecisionName, request.precision), "auto" if request.compile is None else request.compile
 
 
-def _data(request: ExpertsRequest, data: str) -> RealData:
+def _data(request: ExpertsRequest, data: str, seed: int) -> RealData:
     """Load what a distillation with the same options sees."""
     if not 0 <= request.holdout < 1:
         raise ConfigError(f"--holdout {request.holdout} must lie in [0, 1)")
     real = load(data, "train", root=request.data_root)
     if request.holdout:
-        real, _ = real.split_off(request.holdout, Streams(int(request.settings["seed"]))("holdout"))
+        real, _ = real.split_off(request.holdout, Streams(seed)("holdout"))
     return real
 
 
-def _settings(request: ExpertsRequest, real: RealData) -> dict[str, Any]:
-    """Return the settings given, and for the rest those that the method's configuration asks of its experts.
+def _settings(request: ExpertsRequest, real: RealData, there: Identity | None) -> dict[str, Any]:
+    """Return the settings given, and for the rest those of the experts that are there or, without, those that the
+    method's configuration asks of its experts.
 
     Raises:
         ConfigError: a method that follows no experts, or a whitening that does not exist.
     """
+    if request.zca not in (None, "none", "standardised", "pixels"):
+        raise ConfigError(f"--zca {request.zca}: choose standardised, pixels or none")
     config = methods.get(request.method).configure(real, request.ipc)
     if config.networks.name != "experts" or config.objective is None:
         raise ConfigError(f"--method {request.method} follows no experts: choose mtt, tesla, ftd or haba")
-    if request.zca not in (None, "none", "standardised", "pixels"):
-        raise ConfigError(f"--zca {request.zca}: choose standardised, pixels or none")
-    networks, objective = config.networks.options, config.objective.options
-    wanted: dict[str, Any] = {
-        "epochs": objective["max_start_epoch"] - 1 + objective["expert_epochs"],
-        "augmentation": config.augmentation,
-    }
-    wanted |= {name: networks[name] for name in ("lr", "batch_size", "rho", "alpha", "adaptive") if name in networks}
+    zca: str | None = config.zca
+    if there is not None:
+        wanted = there.settings.model_dump()
+        zca = zca or "pixels" if there.preprocessing["zca"] else None
+    else:
+        networks, objective = config.networks.options, config.objective.options
+        names = ("lr", "batch_size", "rho", "alpha", "adaptive")
+        wanted = {
+            "epochs": objective["max_start_epoch"] - 1 + objective["expert_epochs"],
+            "augmentation": config.augmentation,
+            **{name: networks[name] for name in names if name in networks},
+        }
     wanted |= {name: value for name, value in request.settings.items() if value is not None}
     if wanted.get("alpha") and not wanted.get("rho"):
         raise ConfigError(f"--alpha {wanted['alpha']} has no effect at rho 0: give --rho as well, such as --rho 0.01")
-    zca = config.zca if request.zca is None else None if request.zca == "none" else request.zca
+    if request.zca is not None:
+        zca = None if request.zca == "none" else request.zca
     return {**wanted, "zca": zca}
 
 

@@ -22,7 +22,7 @@ def describe_validation_error(error: ValidationError) -> str:
     for item in items:
         key = ".".join(str(part) for part in item["loc"] if "[" not in str(part)) or "value"
         value = " ".join(repr(item.get("input")).split())
-        parts.append(f"{key}={value}: {item['msg']}")
+        parts.append(f"{key}={value}: {item['msg'].removeprefix('Value error, ')}")
     return "; ".join(parts)
 
 

@@ -58,6 +58,19 @@ def test_buffer_is_trained_extended_and_verified(ddkit: Command, tmp_path: Path)
     assert ExpertBuffer(out).settings.augmentation == "color_crop_cutout_scale_rotate"
 
 
+def test_extending_takes_what_is_left_out_from_the_experts_that_are_there(ddkit: Command, tmp_path: Path) -> None:
+    out = tmp_path / "experts"
+    given = ("--lr", 0.03, "--momentum", 0.5, "--weight-decay", 0.001, "--batch-size", 77, "--half", "--seed", 4)
+    assert ddkit(*SMALL, *given, "--zca", "pixels", "--count", 1, "--out", out)[0] == 0
+    assert ddkit("--count", 2, "--out", out)[0] == 0
+    buffer = ExpertBuffer(out)
+    buffer.verify()
+    settings = buffer.settings
+    assert (buffer.count, settings.seed, settings.batch_size, settings.dtype) == (2, 4, 77, "float16")
+    assert (settings.lr, settings.momentum, settings.weight_decay) == (0.03, 0.5, 0.001)
+    refused(ddkit("--count", 3, "--out", out, "--lr", 0.5), "lr=0.03, not 0.5")
+
+
 def test_all_options_reach_the_settings(ddkit: Command, tmp_path: Path) -> None:
     options = ("--lr", 0.02, "--batch-size", 99, "--augmentation", "crop", "--rho", 0.5, "--alpha", 0.3, "--seed", 4)
     more = ("--no-adaptive", "--half", "--zca", "pixels", "--no-compile", "--count", 1)
