@@ -1,10 +1,11 @@
-"""What do the three meta-gradients cost: peak memory and seconds by the number of student steps.
+"""What do the meta-gradients cost: peak memory and seconds by the number of student steps.
 
     python benchmarks/bench_unroll.py --out benchmarks/results/unroll.json --figure docs/images/unroll-memory.png
 
 Each measurement has a process of its own: ConvNet-D3 of width 128 on a batch of 10 images of 3x32x32, eager, float32.
 Memory is the peak resident memory above that of the process before the meta-gradient; it is measured apart from time,
 in a process whose allocator hands every tensor back when it is freed, so that fragmentation does not count.
+``-momentum`` stands for steps with a learned momentum, for which velocities are kept as well.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-METHODS = ("full", "adjoint", "tesla")
-STEPS = (1, 5, 10, 20, 40)
+METHODS = ("full", "adjoint", "checkpointed", "tesla", "adjoint-momentum", "checkpointed-momentum")
+STEPS = (1, 5, 10, 20, 40, 100)
 #: Lets glibc map every large allocation on its own (and thereby slower).
 MAPPED = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 SHAPE, CLASSES, IMAGES = (3, 32, 32), 10, 10
@@ -90,20 +91,22 @@ def measure(method: str, steps: int) -> dict[str, float]:
     from ddkit.networks import Network
     from ddkit.objectives.unrolling import Batch, FlatNetwork, InnerProblem, distance_to, registry
 
+    name, _, heavy = method.partition("-")
     network = Network(ModelSpec("convnet"), SHAPE, CLASSES)
     flat, generator = FlatNetwork(network), torch.Generator().manual_seed(0)
     start = torch.cat([parameter.detach().flatten() for parameter in network.module.parameters()])
     target = start + 0.01 * torch.randn(start.shape, generator=generator)
     images = torch.randn(IMAGES, *SHAPE, generator=generator).requires_grad_()
     targets, rate = torch.arange(IMAGES) % CLASSES, torch.tensor(0.01, requires_grad=True)
+    momentum = torch.tensor(0.5, requires_grad=True) if heavy else None
 
     def problem(steps: int, count: int) -> InnerProblem:
         batches: list[Batch] = [lambda: (network.prepare(images[:count]), targets[:count])] * steps
-        return InnerProblem(flat.loss, start, batches, rate, distance_to(target, start))
+        return InnerProblem(flat.loss, start, batches, rate, distance_to(target, start), momentum)
 
-    registry.get(method)().backward(problem(1, 1))  # libraries are loaded on first use
+    registry.get(name)().backward(problem(1, 1))  # libraries are loaded on first use
     before, begin = resident("VmRSS"), time.process_time()
-    registry.get(method)().backward(problem(steps, IMAGES))
+    registry.get(name)().backward(problem(steps, IMAGES))
     seconds = time.process_time() - begin
     return {"peak_mib": round(resident("VmHWM") - before, 1), "seconds": round(seconds, 3)}
 
@@ -117,7 +120,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for axis, key, label in zip(axes, ("peak_mib", "seconds"), ("peak memory, MiB", "CPU seconds"), strict=True):
-        for method, marker in zip(METHODS, "os^", strict=True):
+        for method, marker in zip(METHODS, "osD^x+", strict=True):
             axis.plot(results["steps"], results[method][key], marker=marker, label=method)
         axis.set(xlabel="student steps", ylabel=label, ylim=(0, None))
         axis.grid(alpha=0.3)

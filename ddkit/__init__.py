@@ -37,6 +37,7 @@ _MODULES = {
     "data",
     "engine",
     "evaluation",
+    "kernels",
     "methods",
     "models",
     "networks",

@@ -56,7 +56,7 @@ class Provenance(BaseModel):
     source: Source | None = None
     recipe: dict[str, Any] | None = None
     selection: str | None = None
-    learned: dict[str, float] | None = None
+    learned: dict[str, Any] | None = None
     indices: list[NonNegativeInt] | None = None
     ddkit_version: str | None = None
     notes: str | list[str] | None = None

@@ -89,6 +89,7 @@ def evaluate(request: EvaluateRequest) -> Outcome:
     spec, root = _where_the_data_are(request, distilled)
     recipe = _recipe(request, distilled, spec)
     architectures = list(request.architectures or [_own_architecture(distilled)])
+    common = None if request.architectures or recipe is not None else ["convnet"]
     for text in architectures:
         ModelSpec.parse(text)
     workers = make_executor(request.executor)
@@ -108,12 +109,13 @@ def evaluate(request: EvaluateRequest) -> Outcome:
             architectures=architectures,
             repeats=request.repeats,
             recipe=recipe,
+            common_architectures=common,
             seed=request.seed,
             report_progress=request.say,
             **options,
         )
-        common = {"recipe": recipe, "repeats": request.repeats, "seed": request.seed, **options}
-        extra = _scores(request.say, distilled, train, test, architectures[0], common) if request.scores else {}
+        scored = {"recipe": recipe, "repeats": request.repeats, "seed": request.seed, **options}
+        extra = _scores(request.say, distilled, train, test, architectures[0], scored) if request.scores else {}
     if folder is not None:
         ev.write_evaluation(folder, results, request.command, **extra)
     return distilled, results, extra
@@ -150,11 +152,15 @@ def _where_the_data_are(request: EvaluateRequest, distilled: DistilledDataset) -
     return str(name), request.data_root
 
 
-def _recipe(request: EvaluateRequest, distilled: DistilledDataset, spec: str) -> ev.TrainingRecipe:
+def _recipe(request: EvaluateRequest, distilled: DistilledDataset, spec: str) -> ev.TrainingRecipe | None:
+    """Return the recipe that was asked for; None for all the ways in which the set wants to be judged."""
     changes = parse_assignments(list(request.settings))
     for key in changes:
         if key not in ev.TrainingRecipe.model_fields:
             raise unknown_name("recipe field", key, ev.TrainingRecipe.model_fields)
+    if request.recipe is None and not changes:
+        ev.recipe_of(distilled)  # refuses a damaged one
+        return None
     if request.recipe is None:
         return ev.recipe_of(distilled).replace(**changes)
     source = distilled.metadata.get("source") or {}

@@ -9,7 +9,17 @@ from contextlib import suppress
 from pathlib import PurePath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.precision import PrecisionName
@@ -62,29 +72,52 @@ class Piece(BaseModel):
         return dict(self.model_extra or {})
 
 
+#: Settings of an optimiser that configurations of the first release do not have.
+_LATER = ("betas", "floor", "clip")
+
+
 class OptimiserSettings(BaseModel):
     """One optimiser over one group of learnable tensors.
 
     Args:
-        name: ``sgd`` or ``adam``.
-        lr: learning rate.
-        momentum: of SGD; the first moment's decay rate is Adam's default.
-        weight_decay: L2 penalty.
+        name: ``sgd``, ``adam``, ``lamb`` (steps relative to the norm of each tensor) or ``adabelief``.
+        lr: learning rate; under ``lamb`` the relative movement of a tensor per step.
+        momentum: of SGD alone; the others have ``betas``.
+        weight_decay: L2 penalty; ``lamb`` adds its gradient to the update before that is scaled.
         schedule: ``constant``; ``milestones`` multiplies the rate by ``gamma`` at each of them; ``cosine`` anneals it
-            to zero.
+            to ``floor * lr``.
         milestones: shares of the run in (0, 1), ascending: 0.6 is reached after 60 % of the outer steps.
         gamma: factor at each milestone.
+        betas: decay rates of the first and second moment of all optimisers but SGD, each in [0, 1).
+        floor: share of the rate at which ``cosine`` ends, in [0, 1).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Literal["sgd", "adam"] = "sgd"
+    name: Literal["sgd", "adam", "lamb", "adabelief"] = "sgd"
     lr: float = Field(default=1.0, gt=0, le=1e30)
     momentum: float = Field(default=0.5, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
     schedule: Literal["constant", "milestones", "cosine"] = "constant"
     milestones: tuple[float, ...] = ()
     gamma: float = Field(default=0.1, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    floor: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_serializer(mode="wrap")
+    def _leave_out_later_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write what came after the first release only where it is set, so that older runs and files stay the same."""
+        values: dict[str, Any] = serialise(self)
+        fields = type(self).model_fields
+        later = [name for name in _LATER if name in values and getattr(self, name) == fields[name].default]
+        return {name: value for name, value in values.items() if name not in later}
+
+    @field_validator("betas")
+    @classmethod
+    def _check_betas(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError("betas are two decay rates of at least 0 and below 1, such as [0.9, 0.999]")
+        return value
 
     @model_validator(mode="after")
     def _check_schedule(self) -> OptimiserSettings:
@@ -95,6 +128,8 @@ class OptimiserSettings(BaseModel):
                 "schedule 'milestones' and a list of milestones belong together: give both, or another schedule with "
                 "milestones=[]"
             )
+        if self.floor and self.schedule != "cosine":
+            raise ValueError(f"floor={self.floor:g} is where schedule 'cosine' ends: choose that schedule, or floor=0")
         return self
 
     def rate(self, step: int, steps: int) -> float:
@@ -103,7 +138,7 @@ class OptimiserSettings(BaseModel):
         if self.schedule == "milestones":
             return self.lr * self.gamma ** sum(done >= milestone for milestone in self.milestones)
         if self.schedule == "cosine":
-            return self.lr * 0.5 * (1 + math.cos(math.pi * done))
+            return self.floor * self.lr + (1 - self.floor) * (self.lr * 0.5 * (1 + math.cos(math.pi * done)))
         return self.lr
 
 
@@ -112,13 +147,16 @@ class OptimiserConfig(OptimiserSettings):
 
     Args:
         groups: settings that replace the common ones for a group of learnable tensors (``images``, ``labels``, ...).
+        clip: largest joint norm of the gradients of all groups; longer ones are scaled down to it before the update.
+            None for no limit.
     """
 
     groups: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    clip: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     def of(self, group: str) -> OptimiserSettings:
         """Return the settings of ``group``."""
-        common = self.model_dump(exclude={"groups"})
+        common = self.model_dump(exclude={"groups", "clip"})
         return OptimiserSettings(**{**common, **self.groups.get(group, {})})
 
     @field_validator("groups")

@@ -97,9 +97,16 @@ def _left_behind(distilled: DistilledDataset) -> list[str]:
         )
     learned = distilled.metadata.get("learned") or {}
     if learned:
-        values = ", ".join(f"{name}={value:.4g}" for name, value in learned.items())
+        values = ", ".join(f"{name}={_short(value)}" for name, value in learned.items())
         lost.append(f"training settings that were learned with the images ({values}) stay in the artifact")
     return lost
+
+
+def _short(value: Any) -> str:
+    """Return a number, or the first and last of a list of numbers."""
+    if isinstance(value, list) and value:
+        return f"{value[0]:.4g} to {value[-1]:.4g} in {len(value)} steps"
+    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
 
 
 def _png(image: Tensor) -> bytes:

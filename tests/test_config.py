@@ -151,6 +151,7 @@ def test_piece_is_read_from_text_with_options() -> None:
             {5: 2.0, 6: 0.2, 8: 0.2, 9: 0.02, 10: 0.02},
         ),
         ({"schedule": "cosine"}, {1: 2.0, 6: 1.0}),
+        ({"schedule": "cosine", "floor": 0.1}, {1: 2.0, 6: 1.1, 11: 0.2}),
     ],
 )
 def test_rate_of_a_step_follows_from_the_step(settings: dict, rates: dict[int, float]) -> None:
@@ -167,11 +168,35 @@ def test_rate_of_a_step_follows_from_the_step(settings: dict, rates: dict[int, f
         {"schedule": "milestones", "milestones": [1.5]},
         {"groups": {"labels": {"speed": 1}}},
         {"groups": {"labels": {"schedule": "milestones"}}},
+        {"groups": {"labels": {"clip": 1.0}}},
+        {"floor": 0.1},
+        {"floor": 1.0, "schedule": "cosine"},
+        {"betas": [0.9, 1.0]},
+        {"betas": [0.9]},
+        {"clip": 0},
+        {"clip": float("inf")},
     ],
 )
 def test_schedule_that_makes_no_sense_is_refused(wrong: dict) -> None:
     with pytest.raises(ConfigError, match="bad configuration"):
         DistillConfig.create({"ipc": 1, "optimiser": wrong})
+
+
+def test_later_settings_of_an_optimiser_are_written_only_where_they_are_set() -> None:
+    """Folders of runs and artifacts of the first release know neither; both stay what they were."""
+    plain = DistillConfig.create({"ipc": 1}).as_dict()["optimiser"]
+    first_release = {"name", "lr", "momentum", "weight_decay", "schedule", "milestones", "gamma", "groups"}
+    assert set(plain) == first_release
+    own = {"name": "adam", "betas": [0.5, 0.999], "schedule": "cosine", "floor": 0.1, "clip": 2.0}
+    config = DistillConfig.create({"ipc": 1, "optimiser": own})
+    assert set(config.as_dict()["optimiser"]) == first_release | {"betas", "floor", "clip"}
+    assert DistillConfig.create(json.loads(json.dumps(config.as_dict()))) == config
+
+
+def test_groups_take_over_betas_and_floor_but_no_limit_of_their_own() -> None:
+    config = OptimiserConfig(name="adam", betas=(0.5, 0.9), schedule="cosine", floor=0.2, clip=1.0)
+    group = config.of("images")
+    assert (group.betas, group.floor, hasattr(group, "clip")) == ((0.5, 0.9), 0.2, False)
 
 
 def test_another_objective_brings_the_rate_that_suits_it() -> None:

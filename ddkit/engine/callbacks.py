@@ -257,7 +257,7 @@ class PeriodicEvaluation(Callback):
             self.held_out,
             architectures=(run.config.model,),
             repeats=self.repeats,
-            recipe=recipe(self.recipe, run.real.name).replace(**current.metadata.get("learned", {})),
+            recipe=recipe(self.recipe, run.real.name).replace(**current.metadata.get("recipe", {})),
             seed=run.config.seed,
             device=resolve_device(run.config.device),
         )

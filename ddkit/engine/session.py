@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from ddkit import augment, evaluation
 from ddkit import networks as network_sources
 from ddkit import objectives as objective_pieces
 from ddkit import synthesis as synthesis_pieces
 from ddkit.artifact import DistilledDataset
-from ddkit.config import DistillConfig, OptimiserConfig
+from ddkit.config import DistillConfig
 from ddkit.data import RealData
 from ddkit.engine.average import Average, warn_of_a_slow_average
 from ddkit.engine.devices import precision_for, resolve_device
-from ddkit.errors import ConfigError, DataError, DivergedError, unknown_name
+from ddkit.engine.optimisers import build_optimisers, clip_gradients
+from ddkit.errors import ConfigError, DataError, DivergedError
 from ddkit.models import ModelSpec
 from ddkit.networks import Network, NetworkSource
 from ddkit.objectives import Context, Objective, Signal, constraints
@@ -32,6 +32,8 @@ from ddkit.synthesis import Synthesizer
 
 #: Real images on which the augmentation is checked before a run.
 _CHECKED_IMAGES = 256
+#: Fields of a recipe that say how and in which order learned steps are taken; they are no learned numbers.
+_NOT_LEARNED = ("schedule", "milestones", "runs", "classes", "start", "head")
 
 
 class Session:
@@ -96,7 +98,7 @@ class Session:
         if self.constraint is not None:
             self.constraint.setup(context, self.synthesizer)
         self.groups = {**self.synthesizer.parameter_groups(), **objective.parameter_groups()}
-        self.optimisers = build_optimisers(self.groups, config.optimiser)
+        self.optimisers = build_optimisers(self.groups, config.optimiser, objective.group_defaults)
         self.rates = {name: config.optimiser.of(name).rate for name in self.groups}
         self.average = Average(self.synthesizer, config.ema) if config.ema else None
         warn_of_a_slow_average(config)
@@ -195,6 +197,8 @@ class Session:
         for name, parameter in learnt:
             if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
                 raise self._diverged(number, f"the gradient of '{name}' is not finite")
+        if self.config.optimiser.clip is not None:
+            clip_gradients([parameter for _, parameter in learnt], self.config.optimiser.clip)
         for optimiser in self.optimisers.values():
             optimiser.step()
         self.synthesizer.after_step()
@@ -236,9 +240,10 @@ class Session:
             metadata["signal"] = card
         if counts := self.networks.metadata():
             metadata["networks"] = counts
-        if changes := self.objective.recipe_changes():
+        if changes := {**self.networks.recipe_changes(self.synthesizer), **self.objective.recipe_changes()}:
             metadata["recipe"] = {**metadata.get("recipe", {}), **changes}
-            metadata["learned"] = {**metadata.get("learned", {}), **changes}
+            learned = {name: value for name, value in changes.items() if value and name not in _NOT_LEARNED}
+            metadata["learned"] = {**metadata.get("learned", {}), **learned}
         average = nullcontext() if self.average is None or last else self.average.in_place_of(self.synthesizer)
         with average, self.objective.finishing(self.synthesizer):
             return self.synthesizer.materialise(self.real.preprocessing, self.real.class_names, metadata)
@@ -275,27 +280,6 @@ def _check_no_class_is_empty(real: RealData) -> None:
     empty = [name for name, count in zip(real.class_names, real.class_counts.tolist(), strict=True) if not count]
     if empty:
         raise DataError(f"class '{empty[0]}' of '{real.name}' has no images: leave it out or add images of it")
-
-
-def build_optimisers(
-    groups: Mapping[str, list[nn.Parameter]], config: OptimiserConfig
-) -> dict[str, torch.optim.Optimizer]:
-    """Return one optimiser per group of learnable tensors.
-
-    Raises:
-        ConfigError: settings for a group that does not exist.
-    """
-    for name in config.groups:
-        if name not in groups:
-            raise unknown_name("parameter group", name, groups)
-    return {name: _optimiser(parameters, config, name) for name, parameters in groups.items()}
-
-
-def _optimiser(parameters: list[nn.Parameter], config: OptimiserConfig, group: str) -> torch.optim.Optimizer:
-    settings = config.of(group)
-    if settings.name == "adam":
-        return torch.optim.Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
 def result_metadata(config: DistillConfig, real: RealData, views: int = 1) -> dict[str, Any]:

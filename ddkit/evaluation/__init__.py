@@ -3,17 +3,20 @@
 from ddkit.evaluation.accuracy import accuracies, accuracy
 from ddkit.evaluation.assess import assess, merge_draws, read_evaluation, write_evaluation
 from ddkit.evaluation.baselines import baseline_sets, images_per_class_for_bytes, whole_accuracy
+from ddkit.evaluation.choice import common_recipe, recipe_for_others, recipe_of
 from ddkit.evaluation.compatibility import check_compatible
-from ddkit.evaluation.evaluate import WHOLE_RECIPE, evaluate, evaluate_real, network_seeds, recipe_of
+from ddkit.evaluation.evaluate import WHOLE_RECIPE, evaluate, evaluate_real, network_seeds
 from ddkit.evaluation.fairness import (
     RobustScores,
     augmentation_robust_score,
     label_robust_score,
     robust_scores,
 )
+from ddkit.evaluation.kernel import evaluate_kernel, kernel_of
+from ddkit.evaluation.named import OWN_RECIPES, RECIPES, recipe
 from ddkit.evaluation.published import PublishedFigure, published, published_table
-from ddkit.evaluation.recipe import RECIPES, TrainingRecipe, recipe
-from ddkit.evaluation.results import ArchitectureResult, EvaluationResult
+from ddkit.evaluation.recipe import TrainingRecipe
+from ddkit.evaluation.results import ArchitectureResult, EvaluationResult, KernelRecipe
 from ddkit.evaluation.statistics import (
     PairedDifference,
     Summary,
@@ -25,10 +28,12 @@ from ddkit.evaluation.statistics import (
 from ddkit.evaluation.train import train_networks
 
 __all__ = [
+    "OWN_RECIPES",
     "RECIPES",
     "WHOLE_RECIPE",
     "ArchitectureResult",
     "EvaluationResult",
+    "KernelRecipe",
     "PairedDifference",
     "PublishedFigure",
     "RobustScores",
@@ -41,9 +46,12 @@ __all__ = [
     "augmentation_robust_score",
     "baseline_sets",
     "check_compatible",
+    "common_recipe",
     "evaluate",
+    "evaluate_kernel",
     "evaluate_real",
     "images_per_class_for_bytes",
+    "kernel_of",
     "label_robust_score",
     "merge_draws",
     "network_seeds",
@@ -52,6 +60,7 @@ __all__ = [
     "published_table",
     "read_evaluation",
     "recipe",
+    "recipe_for_others",
     "recipe_of",
     "robust_scores",
     "summary",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
 from ddkit.errors import ConfigError, DataError
 from ddkit.evaluation.baselines import baseline_sets
+from ddkit.evaluation.choice import common_recipe, recipe_for_others, recipe_of
 from ddkit.evaluation.compatibility import check_compatible
-from ddkit.evaluation.evaluate import WHOLE_RECIPE, evaluate, evaluate_real, recipe_for_others, recipe_of
+from ddkit.evaluation.evaluate import WHOLE_RECIPE, evaluate, evaluate_real
+from ddkit.evaluation.kernel import evaluate_kernel, kernel_of
+from ddkit.evaluation.named import OWN_RECIPES
 from ddkit.evaluation.recipe import TrainingRecipe
 from ddkit.evaluation.results import ArchitectureResult, EvaluationResult
 from ddkit.files import write_text
+from ddkit.kernels import NetworkFeatures
 from ddkit.models import ModelSpec
 
 FILE_NAME = "evaluation.json"
@@ -51,6 +56,7 @@ def assess(
     architectures: Sequence[str] = ("convnet",),
     repeats: int = 5,
     recipe: TrainingRecipe | None = None,
+    common_architectures: Sequence[str] | None = None,
     whole_epochs: int = WHOLE_RECIPE.epochs,
     seed: int = 0,
     draws: int = 3,
@@ -60,7 +66,12 @@ def assess(
     """Evaluate a distilled set and its baselines under one recipe, but for what only the set has.
 
     A learning rate that was learned with the set is not that of real images: baselines are trained with the recipe's
-    own, see :func:`~ddkit.evaluation.evaluate.recipe_for_others`.
+    own, see :func:`~ddkit.evaluation.choice.recipe_for_others`.
+
+    Without a ``recipe``, a set whose method trains networks in a way of its own (steps that were learned, a kernel) is
+    evaluated that way first, then by its kernel, labelled ``METHOD (kernel)``, and by the protocol that all methods
+    share, ``METHOD (common protocol)``. Baselines that no learned steps suit are trained by that protocol; those of a
+    kernel are classified by the kernel as well.
 
     Draw d of a random baseline is evaluated with ``seed + d``, so its networks start differently from those of the
     other draws; the first draw and every baseline that is not drawn share the initialisations of the distilled set.
@@ -72,7 +83,8 @@ def assess(
         baselines: kinds of :func:`~ddkit.evaluation.baseline_sets`.
         architectures: what is trained.
         repeats: networks per set and architecture; for random baselines they are shared out among the draws.
-        recipe: None for the one that the set carries.
+        recipe: the only way to train; None for the one that the set carries, and the others above.
+        common_architectures: what is trained by the common protocol; None for ``architectures``.
         whole_epochs: epochs on the whole training set.
         seed: of networks and draws.
         draws: sets per random baseline, at most ``repeats``.
@@ -91,15 +103,20 @@ def assess(
     if repeats < 1:
         raise ConfigError(f"repeats={repeats}: at least 1 network must be trained")
     specs = [ModelSpec.parse(text) for text in architectures]
+    common = [ModelSpec.parse(text) for text in common_architectures] if common_architectures else specs
     check_compatible(distilled, test)  # like the next lines, before a baseline is built
-    for spec in specs:
+    for spec in [*specs, *common]:
         spec.build(test.shape, test.num_classes, 0)
     label = str(distilled.metadata.get("method") or "distilled")
     draws = max(1, min(draws, repeats))
-    others = recipe_for_others(distilled, recipe_of(distilled) if recipe is None else recipe)
+    own = recipe_of(distilled) if recipe is None else recipe
+    others = recipe_for_others(distilled, own)
+    ways = _Ways(distilled, test, repeats, seed, options) if recipe is None else None
     sets = baseline_sets(train, distilled, baselines, seed, draws) if train is not None and baselines else {}
     report_progress(f"training {repeats} network{'s' * (repeats != 1)} on the distilled set")
-    results = [(label, evaluate(distilled, test, specs, repeats, recipe, seed, **options))]
+    results = [(label, evaluate(distilled, test, specs, repeats, own, seed, **options))]
+    if ways is not None:
+        results += ways.further(label, specs, common, report_progress)
     for kind, members in sets.items():
         report_progress(f"training networks on the baseline '{kind}'")
         if isinstance(members, RealData):
@@ -107,11 +124,52 @@ def assess(
             result = evaluate_real(members, test, specs, min(repeats, 3), whole, seed, **options)
         else:
             pairs = zip(members, _shares(repeats, len(members)), strict=True)
+            nets = common if others.name != own.name else specs
             result = merge_draws(
-                [evaluate(one, test, specs, share, others, seed + d, **options) for d, (one, share) in enumerate(pairs)]
+                [evaluate(one, test, nets, share, others, seed + d, **options) for d, (one, share) in enumerate(pairs)]
             )
         results.append((kind, result))
+        kernels = ways.by_kernel(members, specs) if ways is not None and not isinstance(members, RealData) else None
+        if kernels is not None:
+            results.append((f"{kind} (kernel)", kernels))
     return results
+
+
+@dataclass(frozen=True)
+class _Ways:
+    """Ways to judge a set beside its own recipe."""
+
+    distilled: DistilledDataset
+    test: RealData
+    repeats: int
+    seed: int
+    options: dict[str, Any]
+
+    def further(
+        self, label: str, specs: Sequence[ModelSpec], common: Sequence[ModelSpec], report: Callable[[str], None]
+    ) -> list[tuple[str, EvaluationResult]]:
+        """Evaluate the set by its kernel and by the common protocol, where these are not its own way already."""
+        found = []
+        if kernel_of(self.distilled) is not None:
+            report("classifying by the kernel of the set")
+            found.append((f"{label} (kernel)", self._kernel(self.distilled, specs, self.repeats)))
+        if recipe_of(self.distilled).name in OWN_RECIPES:
+            report("training networks on the distilled set by the common protocol")
+            how = common_recipe(self.distilled)
+            result = evaluate(self.distilled, self.test, common, self.repeats, how, self.seed, **self.options)
+            found.append((f"{label} (common protocol)", result))
+        return found
+
+    def by_kernel(self, members: Sequence[DistilledDataset], specs: Sequence[ModelSpec]) -> EvaluationResult | None:
+        """Evaluate sets of real images by the kernel of the distilled one, if it has one that needs no training."""
+        how = kernel_of(self.distilled)
+        if how is None or how.kernel["name"] == NetworkFeatures.name:
+            return None
+        return merge_draws([self._kernel(one, specs, 1) for one in members])
+
+    def _kernel(self, one: DistilledDataset, specs: Sequence[ModelSpec], repeats: int) -> EvaluationResult:
+        options = {key: value for key, value in self.options.items() if key != "executor"}
+        return evaluate_kernel(one, self.test, specs, repeats, kernel_of(self.distilled), self.seed, **options)
 
 
 def _shares(total: int, parts: int) -> list[int]:

@@ -13,7 +13,8 @@ from ddkit.artifact import DistilledDataset
 from ddkit.coresets import herding_indices, pixel_features, random_indices
 from ddkit.data import RealData
 from ddkit.errors import ConfigError, DataError, unknown_name
-from ddkit.evaluation.evaluate import WHOLE_RECIPE, evaluate_real, recipe_for_others, recipe_of
+from ddkit.evaluation.choice import recipe_for_others, recipe_of
+from ddkit.evaluation.evaluate import WHOLE_RECIPE, evaluate_real
 from ddkit.models import ModelSpec
 from ddkit.streams import Streams
 

@@ -104,6 +104,25 @@ def _check_views(labels: Tensor, recipe: TrainingRecipe) -> None:
         raise DataError(f"training images of different classes share a run of views={recipe.views}: {remedy}")
 
 
+def given_batches(data: TrainingSet, recipe: TrainingRecipe) -> list[Tensor]:
+    """Return the batches of schedule ``"given"``: S index tensors (N / S,), run s of every class in batch s.
+
+    Images are numbered class by class, all classes with as many images; soft targets do not tell the class.
+
+    Raises:
+        DataError: a number of images that S runs do not divide.
+    """
+    count, runs = len(data), recipe.runs
+    classes = recipe.classes or data.num_classes
+    if count % (classes * runs):
+        raise DataError(
+            f"{count} training images of {classes} classes cannot be cut into runs={runs} batches: the recipe is that "
+            f"of another set"
+        )
+    index = torch.arange(count, device=data.targets.device).view(classes, runs, -1)
+    return [index[:, run].flatten() for run in range(runs)]
+
+
 class Batches:
     """The batches that R networks train on: each network has an order, views, augmentation and CutMix of its own.
 

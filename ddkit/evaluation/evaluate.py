@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from ddkit.artifact import DistilledDataset
-from ddkit.config import Piece
 from ddkit.data import RealData
 from ddkit.errors import ConfigError
 from ddkit.evaluation.accuracy import accuracies
+from ddkit.evaluation.choice import recipe_of
 from ddkit.evaluation.compatibility import check_compatible, check_splits
 from ddkit.evaluation.recipe import TrainingRecipe
-from ddkit.evaluation.recipe import recipe as named_recipe
 from ddkit.evaluation.results import ArchitectureResult, EvaluationResult
 from ddkit.evaluation.train import TrainingPrecision, train_networks
 from ddkit.executor import Executor
@@ -32,41 +31,6 @@ BATCH_NORM_IMAGES = 100
 WHOLE_RECIPE = TrainingRecipe(name="whole", epochs=30, batch_size=64)
 
 EvaluationProgress = Callable[[str, int, int], None]
-
-
-def recipe_of(distilled: DistilledDataset) -> TrainingRecipe:
-    """Return the recipe that a distilled set carries, or the standard augmented one of its data.
-
-    Raises:
-        ConfigError: the set carries something that is not a recipe.
-    """
-    own = distilled.metadata.get("recipe")
-    if own:
-        return TrainingRecipe(**own)
-    source = distilled.metadata.get("source") or {}
-    return TrainingRecipe.standard(str(source.get("name", "")))
-
-
-def recipe_for_others(distilled: DistilledDataset, recipe: TrainingRecipe) -> TrainingRecipe:
-    """Return ``recipe`` for real images that stand beside a distilled set.
-
-    What was learned together with the set (a learning rate) and what its decoding asks for (views) is its own: others
-    get what the recipe says without.
-
-    Args:
-        distilled: the set.
-        recipe: with which it is evaluated.
-    """
-    learned = distilled.metadata.get("learned") or {}
-    own = [name for name, value in learned.items() if getattr(recipe, name) == value]
-    if not own and recipe.views == 1:
-        return recipe
-    source = distilled.metadata.get("source") or {}
-    stated = (distilled.metadata.get("config") or {}).get("recipe") or "dsa"
-    piece = Piece(name=stated) if isinstance(stated, str) else Piece(**stated)
-    options = {name: value for name, value in piece.options.items() if name != "views"}
-    plain = named_recipe(piece.name, str(source.get("name", "")), **options)
-    return recipe.replace(views=1, **{name: getattr(plain, name) for name in own})
 
 
 @dataclass(frozen=True)
@@ -142,6 +106,8 @@ def _evaluate_rows(
                 "is dominated by running statistics; prefer norm='instance'",
                 stacklevel=3,
             )
+    if shared.recipe.start is not None:
+        repeats = 1  # all networks would be the same
     seeds = {spec: network_seeds(seed, spec, repeats) for spec in specs}
     if executor is None:
         outcomes = [[_run_task(shared, _Task(spec, seeds[spec]), progress)] for spec in specs]
@@ -166,7 +132,7 @@ def _evaluate_rows(
 def evaluate(
     distilled: DistilledDataset,
     test: RealData,
-    architectures: Sequence[str | ModelSpec] = ("convnet",),
+    architectures: Sequence[str | ModelSpec] | None = None,
     repeats: int = 5,
     recipe: TrainingRecipe | None = None,
     seed: int = 0,
@@ -189,7 +155,8 @@ def evaluate(
     Args:
         distilled: the set S.
         test: real test images with the same classes and image shape.
-        architectures: names, texts such as ``"convnet:depth=2,width=32"``, or model specs.
+        architectures: None for ``convnet``, or, where the recipe gives steps that were learned with one network,
+            for that network; names, texts such as ``"convnet:depth=2,width=32"``, or model specs.
         repeats: networks per architecture.
         recipe: how to train; None takes the recipe that the set carries (see :func:`recipe_of`).
         seed: of the evaluation; see :func:`network_seeds`.
@@ -211,7 +178,11 @@ def evaluate(
         DivergedError: training diverged.
     """
     recipe = recipe_of(distilled) if recipe is None else recipe
+    if architectures is None:
+        own = (distilled.metadata.get("config") or {}).get("model", "convnet")
+        architectures = (own if recipe.schedule == "given" else "convnet",)
     check_compatible(distilled, test)
+    _warn_of_other_architectures(distilled, recipe, architectures)
     images, labels = distilled.tensors()
     shared = _Shared(
         images=images,
@@ -232,8 +203,31 @@ def evaluate(
         label_kind=distilled.label_kind,
         train_images=len(images),
         budget=distilled.budget.as_dict(),
-        note="accuracy of the last epoch; nothing was selected on the test set",
+        note=_note(recipe),
     )
+
+
+def _warn_of_other_architectures(
+    distilled: DistilledDataset, recipe: TrainingRecipe, architectures: Sequence[str | ModelSpec]
+) -> None:
+    """Say that initial weights mean nothing to another architecture than the one they were drawn for."""
+    own = (distilled.metadata.get("config") or {}).get("model")
+    if recipe.start is None or own is None:
+        return
+    for other in (ModelSpec.parse(item) for item in architectures):
+        if other != ModelSpec.parse(own):
+            warnings.warn(
+                f"the set was learned for one initialisation of '{own}': '{other.canonical()}' starts elsewhere, which "
+                f"costs accuracy: use the common protocol, or a set learned for fresh networks",
+                stacklevel=3,
+            )
+
+
+def _note(recipe: TrainingRecipe) -> str:
+    """Return what a reader has to know beside the figures."""
+    when = "after the steps of the set" if recipe.schedule == "given" else "of the last epoch"
+    same = "; one network, from the initial weights that the set was learned for" if recipe.start is not None else ""
+    return f"accuracy {when}{same}; nothing was selected on the test set"
 
 
 def evaluate_real(

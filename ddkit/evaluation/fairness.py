@@ -16,7 +16,8 @@ from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
 from ddkit.errors import ConfigError
 from ddkit.evaluation.baselines import baseline_sets
-from ddkit.evaluation.evaluate import WHOLE_RECIPE, evaluate, evaluate_real, recipe_for_others, recipe_of
+from ddkit.evaluation.choice import common_recipe, recipe_for_others, recipe_of
+from ddkit.evaluation.evaluate import WHOLE_RECIPE, evaluate, evaluate_real
 from ddkit.evaluation.recipe import TrainingRecipe
 from ddkit.models import ModelSpec
 
@@ -161,7 +162,8 @@ def robust_scores(
         train: the real training set it was made from.
         test: the real test set.
         architecture: the network.
-        recipe: how to train; None takes the set's own. Its augmentation and CutMix, or the data's standard
+        recipe: how to train; None takes the set's own, or the common protocol where that is a list of steps.
+            Its augmentation and CutMix, or the data's standard
             augmentation when it has neither, make the augmented half of ARS; HLR and IOR use the recipe as it is.
         whole_recipe: how to train on the whole training set.
         whole: accuracy of the whole training set when it is known already; saves the longest evaluation.
@@ -179,6 +181,8 @@ def robust_scores(
     _check_weight("weight", weight)
     _check_weight("gamma", gamma)
     recipe = recipe_of(distilled) if recipe is None else recipe
+    if recipe.schedule == "given":  # steps that only this set has: others would have nothing to compare with
+        recipe = common_recipe(distilled)
     augmented = recipe
     if not recipe.augments:
         augmented = recipe.replace(augmentation=TrainingRecipe.standard(train.name).augmentation)

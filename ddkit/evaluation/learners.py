@@ -59,6 +59,9 @@ class Setting:
         precision: number format of the forward pass, and whether it is compiled.
         device: where to train.
         dtype: number format of weights and images.
+        start: seed of the initial weights of all networks; None for one per network.
+        centred: train f - f_0, see :class:`Centred`.
+        scale: s of the squared error ((f - s y) / s)^2.
     """
 
     spec: ModelSpec
@@ -70,18 +73,51 @@ class Setting:
     precision: Precision
     device: torch.device
     dtype: torch.dtype
+    start: int | None = None
+    centred: bool = False
+    scale: float = 1.0
+
+    def _initial(self, seed: int) -> int:
+        return derive_seed(seed, "initialisation") if self.start is None else self.start
 
     def build(self, seed: int) -> nn.Module:
-        """Return a network in training mode, initialised from the "initialisation" stream of ``seed``."""
-        model = self.spec.build(self.shape, self.num_classes, derive_seed(seed, "initialisation"))
-        return model.to(device=self.device, dtype=self.dtype).train()
+        """Return a network in training mode, initialised from ``start`` or the "initialisation" stream of ``seed``."""
+        model = self.spec.build(self.shape, self.num_classes, self._initial(seed))
+        model = model.to(device=self.device, dtype=self.dtype).train()
+        return Centred(model) if self.centred else model
+
+    def reset_(self, model: nn.Module, seed: int) -> None:
+        """Give a network that :meth:`build` returned the weights of another ``seed``, in place."""
+        for part in (model.model, model.initial) if isinstance(model, Centred) else (model,):
+            self.spec.reset_(part, self._initial(seed))
+
+
+class Centred(nn.Module):
+    """What a network has learned: f(x) - f_0(x), its output minus that at initialisation.
+
+    Args:
+        model: f, in its initial state.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.initial = copy.deepcopy(model).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, K) for images (N, C, H, W); differentiable in the weights of f."""
+        with torch.no_grad():
+            start = self.initial(x)
+        difference: Tensor = self.model(x) - start
+        return difference
 
 
 def _network_loss(model: Callable[[Tensor], Tensor], setting: Setting) -> NetworkLoss:
     def loss(images: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         with setting.precision.autocast(setting.device):
             logits = model(images)
-        return weighted_loss(logits.to(weights.dtype), targets, weights, setting.kind)
+        logits = logits.to(weights.dtype)
+        return weighted_loss(logits / setting.scale if setting.scale != 1 else logits, targets, weights, setting.kind)
 
     return loss
 
@@ -115,7 +151,7 @@ class SerialLearner(Learner):
     def __init__(self, model: nn.Module, loss: NetworkLoss) -> None:
         self.model = model
         self.loss = loss
-        self.parameters = list(model.parameters())
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def compute_gradients(self, images: Tensor, targets: Tensor, weights: Tensor) -> None:
         for parameter in self.parameters:
@@ -184,7 +220,7 @@ def _compiled_learner(setting: Setting, seed: int) -> SerialLearner:
             _compiled.popitem(last=False)
     _compiled.move_to_end(setting)
     model, loss = _compiled[setting]
-    setting.spec.reset_(model, derive_seed(seed, "initialisation"))
+    setting.reset_(model, seed)
     model.train()
     return SerialLearner(model, loss)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from ddkit.errors import ConfigError, unknown_name
+from ddkit.errors import ConfigError
 from ddkit.registry import describe_validation_error
 
 
@@ -24,7 +23,8 @@ class TrainingRecipe(BaseModel):
     Args:
         name: what the recipe is called in results.
         epochs: E, the nominal number of epochs; ``"halve"`` runs one more.
-        lr: learning rate of SGD.
+        optimiser: ``"sgd"``, or ``"adam"`` with PyTorch's defaults, which knows no ``momentum``.
+        lr: learning rate.
         momentum: momentum of SGD, in [0, 1).
         weight_decay: L2 penalty on all parameters, norms and biases included.
         batch_size: images per step; a smaller set is one full batch.
@@ -32,7 +32,8 @@ class TrainingRecipe(BaseModel):
         augmentation_options: constants of its families, for instance ``{"rotate_degrees": 45}``.
         schedule: ``"halve"`` (above); ``"constant"`` (E epochs); ``"cosine"`` (E epochs, annealed to zero by
             epoch); ``"steps"`` (E epochs, the rate is multiplied by ``gamma`` at each milestone, the optimiser
-            keeps its momentum).
+            keeps its momentum); ``"warmup"`` (E epochs, the rate rises linearly over a share ``warmup`` of the
+            steps and falls to ``floor`` times ``lr`` along a cosine); ``"given"`` (the steps of ``rates``, below).
         milestones: shares of the epochs in (0, 1), ascending, for ``"steps"`` only: the rate drops from the
             epoch with 0-based index floor(share · E) on.
         gamma: factor of ``"steps"``.
@@ -43,6 +44,24 @@ class TrainingRecipe(BaseModel):
         views: V, how many consecutive training images show one stored code (HaBa: hallucinators per basis). An
             epoch shows each code once, through a view drawn at random, so it is V times shorter; batches and
             steps count codes. 1 shows every image in every epoch.
+        warmup: share of the steps in [0, 1), for ``"warmup"``.
+        floor: last rate as a share of ``lr``, for ``"warmup"``.
+        rates: learning rate of each of T steps, for ``"given"``. That schedule is the one with which sets of
+            meta-learning (Wang et al. 2018, "Dataset Distillation") were learned: T steps of gradient descent on
+            batches in a fixed order, neither shuffled nor augmented nor decayed. Epochs, batch size, rate and
+            optimiser say nothing then.
+        momenta: of each of T steps; empty for none.
+        runs: S, into how many batches the set is cut, for ``"given"``: every class into S runs of consecutive
+            images; step t trains on run t mod S of each class.
+        classes: how many classes have images, for ``"given"``; None for all.
+        start: seed of the initial weights for which the set was learned (DD's fixed initialisation); None for
+            fresh ones. All networks are the same then.
+        head: last layer; ``"linear"`` is the network's own, ``"ridge"`` a running ridge regression on its features, as
+            in :func:`ddkit.evaluation.ridge.train_by_ridge`, which trains with Adam on cross-entropy, in float32 and
+            one network after the other.
+        centred: subtract what the network said at initialisation (Nguyen et al. 2021): f - f_0 is trained and
+            tested, whose infinitely wide limit is regression with the tangent kernel.
+        label_scale: s of the ``"mse"`` loss mean((f - s y)^2) / s^2; large ones keep training near the kernel's.
 
     Raises:
         ConfigError: an unknown field or a value out of range.
@@ -52,18 +71,29 @@ class TrainingRecipe(BaseModel):
 
     name: str = "dsa"
     epochs: int = Field(default=1000, ge=1)
+    optimiser: Literal["sgd", "adam"] = "sgd"
     lr: float = Field(default=0.01, gt=0, allow_inf_nan=False)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0, allow_inf_nan=False)
     batch_size: int = Field(default=256, ge=1)
     augmentation: str = "none"
     augmentation_options: dict[str, float] = Field(default_factory=dict)
-    schedule: Literal["halve", "constant", "cosine", "steps"] = "halve"
+    schedule: Literal["halve", "constant", "cosine", "steps", "warmup", "given"] = "halve"
     milestones: tuple[float, ...] = Field(default=(), validate_default=True)
     gamma: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     loss: Literal["auto", "ce", "mse"] = "auto"
     cutmix: float = Field(default=0.0, ge=0, le=1)
     views: int = Field(default=1, ge=1)
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    floor: float = Field(default=0.0, ge=0, le=1)
+    rates: tuple[float, ...] = Field(default=(), validate_default=True)
+    momenta: tuple[float, ...] = ()
+    runs: int = Field(default=1, ge=1)
+    classes: int | None = Field(default=None, ge=1)
+    start: int | None = Field(default=None, ge=0)
+    head: Literal["linear", "ridge"] = "linear"
+    centred: bool = False
+    label_scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -88,6 +118,26 @@ class TrainingRecipe(BaseModel):
             remedy = "set milestones=[]" if milestones else "give some, such as [0.5, 0.75]"
             raise ValueError(f"schedule 'steps' has milestones, no other one does: {remedy}")
         return milestones
+
+    @field_validator("rates")
+    @classmethod
+    def _rates_of_given_steps(cls, rates: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        if not all(0 < rate < math.inf for rate in rates):
+            raise ValueError("rates are positive finite numbers, one per step")
+        if "schedule" in info.data and bool(rates) != (info.data["schedule"] == "given"):
+            raise ValueError(
+                "schedule 'given' has rates, no other one does: give both, or another schedule and rates=[]"
+            )
+        return rates
+
+    @field_validator("momenta")
+    @classmethod
+    def _one_momentum_per_step(cls, momenta: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        if momenta and len(momenta) != len(info.data.get("rates", momenta)):
+            raise ValueError(f"{len(momenta)} momenta for {len(info.data['rates'])} rates: give one per step, or none")
+        if not all(0 <= momentum < math.inf for momentum in momenta):
+            raise ValueError("momenta are finite numbers of at least 0, one per step")
+        return momenta
 
     @field_validator("cutmix")
     @classmethod
@@ -152,6 +202,8 @@ class TrainingRecipe(BaseModel):
     @property
     def total_epochs(self) -> int:
         """Number of epochs that really run."""
+        if self.schedule == "given":
+            return 1
         return self.epochs + 1 if self.schedule == "halve" else self.epochs
 
     def rate(self, epoch: int) -> float:
@@ -160,9 +212,19 @@ class TrainingRecipe(BaseModel):
             return self.lr if epoch <= self.epochs // 2 + 1 else self.lr * 0.1
         if self.schedule == "cosine":
             return self.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
+        if self.schedule == "warmup":
+            raise ValueError("schedule 'warmup' has a rate per step: ask rate_at(step, steps)")
         # The small term undoes rounding: 0.29 of 100 epochs is 28.999999999999996.
         drops = sum(epoch >= math.floor(share * self.epochs + 1e-6) for share in self.milestones)
         return self.lr * self.gamma**drops
+
+    def rate_at(self, step: int, steps: int) -> float:
+        """Return the learning rate of the step with 0-based index ``step`` of ``steps`` of schedule ``"warmup"``."""
+        rise = self.warmup * steps
+        if step < rise:
+            return self.lr * (step + 1) / (rise + 1)
+        done = (step - rise) / max(1.0, steps - rise)
+        return self.lr * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done)))
 
     def rebuilds_optimiser(self, epoch: int) -> bool:
         """Say whether a fresh optimiser (no momentum) starts at the beginning of this 0-based epoch."""
@@ -173,7 +235,9 @@ class TrainingRecipe(BaseModel):
         return images // self.views
 
     def steps(self, images: int) -> int:
-        """Return how many SGD steps training on this many images takes."""
+        """Return how many steps training on this many images takes."""
+        if self.schedule == "given":
+            return len(self.rates)
         return self.total_epochs * math.ceil(self.shown(images) / self.batch_size)
 
     def loss_for(self, label_kind: str) -> Literal["ce", "mse"]:
@@ -181,26 +245,3 @@ class TrainingRecipe(BaseModel):
         if self.loss == "auto":
             return "mse" if label_kind == "regression" else "ce"
         return self.loss
-
-
-RECIPES: dict[str, Callable[[str], TrainingRecipe]] = {
-    "dc": lambda data_name: TrainingRecipe.standard(data_name, augmented=False),
-    "dsa": lambda data_name: TrainingRecipe.standard(data_name, augmented=True),
-    "idc": TrainingRecipe.idc,
-    "quick": TrainingRecipe.quick,
-}
-
-
-def recipe(name: str, data_name: str, **overrides: Any) -> TrainingRecipe:
-    """Return the preset ``name`` ("dc", "dsa", "idc" or "quick") for a dataset, with some fields overridden.
-
-    Raises:
-        UnknownNameError: no preset or no field of that name.
-        ConfigError: a value out of range.
-    """
-    if name not in RECIPES:
-        raise unknown_name("recipe", name, RECIPES)
-    for key in overrides:
-        if key not in TrainingRecipe.model_fields:
-            raise unknown_name("recipe field", key, TrainingRecipe.model_fields)
-    return RECIPES[name](data_name).replace(**overrides)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ddkit.errors import ConfigError
 from ddkit.evaluation.recipe import TrainingRecipe
@@ -14,6 +14,33 @@ from ddkit.registry import describe_validation_error
 
 #: Derived figures that :meth:`EvaluationResult.as_dict` adds to every row.
 _DERIVED = ("mean", "std", "interval95")
+
+
+class KernelRecipe(BaseModel):
+    """How a kernel classifies with a set: ridge regression, nothing is trained.
+
+    Args:
+        name: ``kernel``.
+        kernel: its description, see :func:`ddkit.kernels.create`.
+        regulariser: relative to the mean diagonal of the kernel matrix.
+        flip: whether mirror images of the set count as well.
+        networks: how networks were trained whose features are compared; None for other kernels.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["kernel"] = "kernel"
+    kernel: dict[str, Any]
+    regulariser: float = Field(ge=0, allow_inf_nan=False)
+    flip: bool = False
+    networks: TrainingRecipe | None = None
+
+
+def _read_recipe(value: Any) -> Any:
+    """Tell the two kinds of recipes apart by their names."""
+    if isinstance(value, Mapping):
+        return KernelRecipe(**value) if value.get("name") == "kernel" else TrainingRecipe(**value)
+    return value
 
 
 class ArchitectureResult(BaseModel):
@@ -66,7 +93,7 @@ class EvaluationResult(BaseModel):
 
     Args:
         rows: one result per architecture.
-        recipe: how the networks were trained.
+        recipe: how the networks were trained, or which kernel classified.
         data: name of the test set.
         split: its split.
         test_size: number of test images.
@@ -79,7 +106,7 @@ class EvaluationResult(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows: tuple[ArchitectureResult, ...]
-    recipe: TrainingRecipe
+    recipe: Annotated[TrainingRecipe | KernelRecipe, BeforeValidator(_read_recipe)]
     data: str
     split: str
     test_size: int

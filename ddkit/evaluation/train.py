@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddkit.data import RealData
 from ddkit.errors import ConfigError, DivergedError
-from ddkit.evaluation.batches import Batches, TrainingSet, training_set
+from ddkit.evaluation.batches import Batches, TrainingSet, given_batches, training_set
 from ddkit.evaluation.learners import Learner, Setting, create_learner
 from ddkit.evaluation.recipe import TrainingRecipe
+from ddkit.evaluation.ridge import train_by_ridge
 from ddkit.models import ModelSpec, uses_batch_norm
 from ddkit.precision import Precision, pass_cost
 from ddkit.streams import Streams
@@ -28,8 +31,10 @@ STACKED_WORK = {"cpu": 5e6, "cuda": 5e9}
 STACKED_BYTES = {"cpu": 2**30, "cuda": 8 * 2**30}
 
 
-def build_optimiser(parameters: list[Tensor], recipe: TrainingRecipe, rate: float) -> torch.optim.SGD:
-    """Return a fresh SGD optimiser (fused kernels, empty momentum) with learning rate ``rate``."""
+def build_optimiser(parameters: list[Tensor], recipe: TrainingRecipe, rate: float) -> torch.optim.Optimizer:
+    """Return a fresh optimiser (fused kernels, empty state) with learning rate ``rate``."""
+    if recipe.optimiser == "adam":
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=recipe.weight_decay, fused=True)
     return torch.optim.SGD(parameters, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True)
 
 
@@ -42,15 +47,39 @@ def _run_epochs(
     report: Callable[[int], None],
 ) -> None:
     batches = Batches(data, recipe, streams, pad)
+    by_step, step, steps = recipe.schedule == "warmup", 0, recipe.steps(len(data))
     for epoch in range(recipe.total_epochs):
+        rate = recipe.rate_at(step, steps) if by_step else recipe.rate(epoch)
         if recipe.rebuilds_optimiser(epoch):
-            optimiser = build_optimiser(learner.parameters, recipe, recipe.rate(epoch))
+            optimiser = build_optimiser(learner.parameters, recipe, rate)
         for group in optimiser.param_groups:
-            group["lr"] = recipe.rate(epoch)
+            group["lr"] = rate
         for images, targets, weights in batches.epoch():
+            if by_step:
+                for group in optimiser.param_groups:
+                    group["lr"] = recipe.rate_at(step, steps)
             learner.compute_gradients(images, targets, weights)
             optimiser.step()
+            step += 1
         report(epoch + 1)
+
+
+@torch.no_grad()
+def _take_given_steps(learner: Learner, data: TrainingSet, recipe: TrainingRecipe, networks: int) -> None:
+    """Take the recipe's own steps in their order: v <- mu_t v + g, theta <- theta - eta_t v, with v = 0 at first."""
+    velocities = [torch.zeros_like(parameter) for parameter in learner.parameters]
+    batches = [data.batch(index) for index in given_batches(data, recipe)]
+    for t, rate in enumerate(recipe.rates):
+        images, targets = batches[t % recipe.runs]
+        weights = torch.full((len(targets),), 1 / len(targets), dtype=data.dtype, device=images.device)
+        images = images.expand(networks, *images.shape)
+        with torch.enable_grad():
+            learner.compute_gradients(images, targets.expand(networks, *targets.shape), weights)
+        momentum = recipe.momenta[t] if recipe.momenta else 0.0
+        for parameter, velocity in zip(learner.parameters, velocities, strict=True):
+            assert parameter.grad is not None
+            velocity.mul_(momentum).add_(parameter.grad)
+            parameter.sub_(velocity, alpha=rate)
 
 
 def stacking_pays(model: nn.Module, setting: Setting) -> bool:
@@ -95,6 +124,12 @@ def _plan(
                 f"statistics of '{name}'; use pad_last=False, or a batch size that divides {count}"
             )
         return 0, False
+    if setting.centred:
+        if stacked:
+            raise ConfigError(
+                "stacked=True with a centred recipe: initial outputs differ per network; use stacked=False"
+            )
+        stacked = False
     if stacked is None:
         stacked = len(seeds) > 1 and not setting.precision.compile and stacking_pays(probe, setting)
     pad = setting.precision.compile if pad_last is None else pad_last
@@ -155,19 +190,25 @@ def train_networks(
     if precision not in ("float32", "bfloat16"):
         raise ConfigError(f"precision='{precision}' is unknown; use 'float32' or 'bfloat16'")
     data = training_set(images, labels, recipe, num_classes, torch.device(device))
-    count = recipe.shown(len(data))
+    given = recipe.schedule == "given"
+    count = len(data) // recipe.runs if given else recipe.shown(len(data))
     setting = Setting(
         spec=spec,
         shape=data.shape,
         num_classes=num_classes,
-        batch=min(recipe.batch_size, count),
+        batch=count if given else min(recipe.batch_size, count),
         soft=data.targets.is_floating_point() or recipe.cutmix > 0,
         kind=recipe.loss_for("hard"),
         precision=Precision(getattr(torch, precision), compile),
         device=data.targets.device,
         dtype=data.dtype,
+        start=recipe.start,
+        centred=recipe.centred,
+        scale=recipe.label_scale,
     )
     size, pad = _plan(setting, count, seeds, stacked, pad_last)
+    if recipe.head == "ridge":
+        return _train_by_ridge(setting, data, recipe, seeds, progress)
     total = recipe.total_epochs * len(seeds)
     networks: list[nn.Module] = []
     for start in range(0, len(seeds), max(size, 1)):
@@ -178,8 +219,27 @@ def train_networks(
                 progress(recipe.total_epochs * start + epochs * width, total)
 
         learner = create_learner(setting, group, stacked=size > 0)
-        _run_epochs(learner, data, recipe, [Streams(seed) for seed in group], pad, report)
+        if given:
+            _take_given_steps(learner, data, recipe, len(group))
+            report(recipe.total_epochs)
+        else:
+            _run_epochs(learner, data, recipe, [Streams(seed) for seed in group], pad, report)
         networks += learner.trained()
+    _require_finite(networks, seeds, recipe)
+    return networks
+
+
+def _train_by_ridge(
+    setting: Setting, data: TrainingSet, recipe: TrainingRecipe, seeds: Sequence[int], progress: Progress | None
+) -> list[nn.Module]:
+    """Train the networks one after the other with regressions as their last layers."""
+    if not data.targets.is_floating_point():
+        data = dataclasses.replace(data, targets=F.one_hot(data.targets, data.num_classes).to(data.dtype))
+    networks: list[nn.Module] = []
+    for number, seed in enumerate(seeds, 1):
+        networks.append(train_by_ridge(setting, data, recipe, seed, Streams(seed)))
+        if progress is not None:
+            progress(recipe.epochs * number, recipe.epochs * len(seeds))
     _require_finite(networks, seeds, recipe)
     return networks
 

@@ -1,6 +1,28 @@
 """The named methods. Other packages add theirs through the ``ddkit.methods`` entry point group."""
 
-from ddkit.methods import cafe, coresets, dc, dcc, dm, dsa, ftd, haba, idc, itgan, kfs, mtt, tesla
+from ddkit.methods import (
+    cafe,
+    coresets,
+    dc,
+    dcc,
+    dd,
+    dm,
+    dsa,
+    frepo,
+    ftd,
+    gtn,
+    haba,
+    idc,
+    itgan,
+    kfs,
+    kip,
+    ld,
+    mtt,
+    rfad,
+    rtp,
+    sldd,
+    tesla,
+)
 from ddkit.methods.base import Method, register, registry
 
 
@@ -21,16 +43,24 @@ __all__ = [
     "coresets",
     "dc",
     "dcc",
+    "dd",
     "dm",
     "dsa",
+    "frepo",
     "ftd",
     "get",
+    "gtn",
     "haba",
     "idc",
     "itgan",
     "kfs",
+    "kip",
+    "ld",
     "mtt",
     "register",
     "registry",
+    "rfad",
+    "rtp",
+    "sldd",
     "tesla",
 ]

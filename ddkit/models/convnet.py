@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias, get_args
+
 import torch.nn as nn
 
-from ddkit.errors import ConfigError
+from ddkit.errors import ConfigError, unknown_name
 from ddkit.models.base import (
     Activation,
     FeatureModel,
@@ -18,6 +20,8 @@ from ddkit.models.base import (
     require_positive,
     require_side,
 )
+
+NormPosition: TypeAlias = Literal["after", "before"]
 
 _SMALLEST_MAP = 2
 """Pixels of the last normalised map: instance norm of a single pixel is zero, and it could not be pooled."""
@@ -45,15 +49,20 @@ class ConvNet(FeatureModel):
             layer.
         num_classes: number K of logits.
         depth: number D of blocks; None chooses it by the image size (:func:`default_depth`).
-        width: channels of every block.
+        width: channels of the first block.
+        growth: factor from the channels of one block to those of the next; 2 with ``norm_position="before"`` is the
+            network of FRePo (Zhou et al., 2022, arXiv 2206.00719).
         norm: ``instance`` (the field's choice), ``batch``, ``layer`` (over channels, height and width),
             ``group`` (four groups) or ``none``.
         activation: ``relu``, ``sigmoid``, ``leaky`` (slope 0.01) or ``swish``.
         pooling: ``avg``, ``max`` or ``none`` (maps keep the image's size).
+        norm_position: ``after`` every convolution, or ``before`` every one but the first: what is normalised then is
+            the pooled output of the block before.
 
     Shapes:
         - input: (N, C, H, W); output: (N, K).
-        - features: (N, width * H' * W') with H' = H / 2^D rounded down at every block (H without pooling).
+        - features: (N, width * growth^(D - 1) * H' * W') with H' = H / 2^D rounded down at every block (H without
+          pooling).
 
     Raises:
         ConfigError: an option out of range, or a depth at which the last normalised map is below 2x2 px.
@@ -69,9 +78,13 @@ class ConvNet(FeatureModel):
         norm: Norm = "instance",
         activation: Activation = "relu",
         pooling: Pooling = "avg",
+        growth: int = 1,
+        norm_position: NormPosition = "after",
     ) -> None:
         depth = default_depth(shape) if depth is None else depth
-        require_positive("convnet", depth=depth, width=width)
+        require_positive("convnet", depth=depth, width=width, growth=growth)
+        if norm_position not in get_args(NormPosition):
+            raise unknown_name("norm_position", norm_position, get_args(NormPosition))
         first_padding = 3 if is_grey_28(shape) else 1
         channels, *sides = shape
         sides = [side + 2 * (first_padding - 1) for side in sides]
@@ -82,15 +95,19 @@ class ConvNet(FeatureModel):
             if block > 0 and pooling != "none":
                 layers.append(pooling_layer(pooling))
                 sides = [side // 2 for side in sides]
-            layers.append(nn.Conv2d(channels, width, 3, padding=first_padding if block == 0 else 1))
-            layers.append(_norm_layer(norm, width, sides))
+            if block > 0 and norm_position == "before":
+                layers.append(_norm_layer(norm, channels, sides))
+            wider = width * growth**block
+            layers.append(nn.Conv2d(channels, wider, 3, padding=first_padding if block == 0 else 1))
+            if norm_position == "after":
+                layers.append(_norm_layer(norm, wider, sides))
             layers.append(activation_layer(activation))
             stages.append(nn.Sequential(*layers))
-            channels = width
+            channels = wider
         stages.append(pooling_layer(pooling))
         if pooling != "none":
             sides = [side // 2 for side in sides]
-        super().__init__(stages, nn.Linear(width * sides[0] * sides[1], num_classes))
+        super().__init__(stages, nn.Linear(channels * sides[0] * sides[1], num_classes))
 
 
 def _norm_layer(norm: str, channels: int, sides: list[int]) -> nn.Module:

@@ -18,6 +18,7 @@ import torch.nn as nn
 
 from ddkit.errors import ConfigError
 from ddkit.models.base import Shape
+from ddkit.models.initialisation import Initialisation, initialise_
 from ddkit.registry import Registry, checked_options
 
 Factory: TypeAlias = Callable[..., nn.Module]
@@ -26,6 +27,8 @@ Factory: TypeAlias = Callable[..., nn.Module]
 registry: Registry[Factory] = Registry("model", "ddkit.models")
 
 _RECORD = "_ddkit_built_as"
+_INIT = "init"
+"""The option that every model has beside its own, unless its factory has one of that name."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _TEXT = re.compile(r"\s*([^:(\s]+)\s*(?::(?P<colon>.*)|\((?P<paren>.*)\))?\s*", re.DOTALL)
 _construction = threading.RLock()  # building borrows the process-wide default generator: one thread at a time
@@ -37,7 +40,9 @@ class ModelSpec:
 
     Args:
         name: a registered model, see :func:`available`; case does not matter.
-        options: the model's own options, for example ``{"depth": 3, "width": 128}``; checked at once.
+        options: the model's own options, for example ``{"depth": 3, "width": 128}``; checked at once. Every model
+            takes ``init`` beside them: how its linear and convolutional layers start, see
+            :func:`~ddkit.models.initialisation.initialise_`; ``default`` for what the model does by itself.
 
     Raises:
         UnknownNameError: no such model or option; the nearest one is suggested.
@@ -87,7 +92,7 @@ class ModelSpec:
     def build(self, shape: Shape, num_classes: int, seed: int) -> nn.Module:
         """Build the network on the CPU with the initialisation of ``seed``.
 
-        The weights equal those of the same layers constructed in plain PyTorch after
+        Unless ``init`` says otherwise, the weights equal those of the same layers constructed in plain PyTorch after
         ``torch.manual_seed(seed)``; the global random state is exactly what it was before.
 
         Args:
@@ -96,11 +101,18 @@ class ModelSpec:
             seed: integer in [0, 2^63).
 
         Raises:
-            ConfigError: a shape or number out of range, or images that the network does not support.
+            ConfigError: a shape or number out of range, images that the network does not support, or an ``init`` that
+                finds no layer.
         """
         shape, num_classes = _checked_shape(shape), _checked_integer("num_classes", num_classes, 1)
+        factory, options = registry.get(self.name), dict(self.options)
+        how: Initialisation = "default"
+        if not _has_own_init(self.name, factory):
+            how = options.pop(_INIT, how)
         with _seeded(seed):
-            model = registry.get(self.name)(shape, num_classes, **self.options)
+            model = factory(shape, num_classes, **options)
+            if how != "default" and isinstance(model, nn.Module):
+                initialise_(model, how)
         if not isinstance(model, nn.Module) or not callable(getattr(model, "features", None)):
             raise ConfigError(
                 f"model '{self.name}' built a {type(model).__name__}: return a torch.nn.Module with "
@@ -217,19 +229,35 @@ def _option_parameters(name: str, factory: Factory) -> list[inspect.Parameter]:
     return parameters[2:]
 
 
+def _has_own_init(name: str, factory: Factory) -> bool:
+    """Say whether ``init`` means something else to ``factory``: it names a parameter so."""
+    return any(item.name == _INIT for item in _option_parameters(name, factory))
+
+
 def _checked(name: str, factory: Factory, options: dict[str, Any]) -> dict[str, Any]:
-    """Validate ``options`` against the annotations of ``factory``; its ``**options`` lets any through."""
+    """Validate ``options`` against the annotations of ``factory``; its ``**options`` lets any through.
+
+    ``init=default`` is left out: a network has one text form.
+    """
     parameters = _option_parameters(name, factory)
+    own_init = _has_own_init(name, factory)
     target: Any = factory.func if isinstance(factory, functools.partial) else factory
     hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
 
     def schema() -> None:
         """Stand for the factory with its options only: shape and classes are not the user's to set here."""
 
+    open_ended = any(item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters)
+    if not own_init:
+        ours = inspect.Parameter(_INIT, inspect.Parameter.KEYWORD_ONLY, default="default")
+        parameters, hints = [*(item for item in parameters if item.kind is not item.VAR_KEYWORD), ours], dict(hints)
+        hints[_INIT] = Initialisation
     schema.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     schema.__annotations__ = {item.name: hints.get(item.name, Any) for item in parameters}
-    open_ended = any(item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters)
     named = {item.name for item in parameters}
     free = {key: value for key, value in options.items() if open_ended and key not in named}
     rest = {key: value for key, value in options.items() if key not in free}
-    return {**checked_options(f"model '{name}'", schema, rest), **free}
+    checked = {**checked_options(f"model '{name}'", schema, rest), **free}
+    if not own_init and checked.get(_INIT) == "default":
+        del checked[_INIT]
+    return checked

@@ -2,17 +2,27 @@
 
 from ddkit.networks.dynamic import DynamicNetworks
 from ddkit.networks.experts import ExpertTrajectories, Segment
+from ddkit.networks.fixed import FixedNetworks
+from ddkit.networks.infinite import InfiniteNetworks
 from ddkit.networks.network import Network
+from ddkit.networks.online import OnlineNetwork
+from ddkit.networks.online_pool import OnlinePool
 from ddkit.networks.pool import TrainedPool
+from ddkit.networks.random_features import RandomFeatureNetworks
 from ddkit.networks.real_trained import RealTrainedNetworks
 from ddkit.networks.sources import FreshNetworks, NetworkSource, SyntheticTrainedNetworks, registry
 
 __all__ = [
     "DynamicNetworks",
     "ExpertTrajectories",
+    "FixedNetworks",
     "FreshNetworks",
+    "InfiniteNetworks",
     "Network",
     "NetworkSource",
+    "OnlineNetwork",
+    "OnlinePool",
+    "RandomFeatureNetworks",
     "RealTrainedNetworks",
     "Segment",
     "SyntheticTrainedNetworks",

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ddkit.networks.network import Network
 from ddkit.networks.options import require_at_least, require_rate
@@ -63,6 +64,26 @@ class NetworkSource(ABC):
     @abstractmethod
     def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
         """React to an updated synthetic set; ``last`` says that no further outer step follows."""
+
+    def observe(self, gradient: Tensor, *, images: int, error: float) -> None:
+        """Receive what an objective learnt about the network of this outer step; nothing is done with it here.
+
+        An objective that looks one or more inner steps ahead has the gradient at the present weights anyway. A source
+        whose network advances with the synthetic data takes its own step with it in :meth:`after_step`.
+
+        Args:
+            gradient: (P,) of the loss on synthetic images at the network's weights, in ``module.parameters()`` order.
+            images: synthetic images of that loss.
+            error: share of real images that the network gets wrong after its inner steps.
+        """
+
+    def recipe_changes(self, synthesizer: Synthesizer) -> dict[str, Any]:
+        """Return fields of the evaluation recipe that follow from how the networks were trained.
+
+        Args:
+            synthesizer: what is learned; a number of steps is a number of epochs of its images.
+        """
+        return {}
 
     def life(self) -> int | None:
         """Return how many outer steps a network serves; None where that is not known beforehand."""

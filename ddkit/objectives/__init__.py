@@ -5,7 +5,11 @@ from ddkit.objectives.base import Context, Objective, registry
 from ddkit.objectives.distances import gradient_distance
 from ddkit.objectives.distribution import DistributionMatching
 from ddkit.objectives.gradient import GradientMatching
-from ddkit.objectives.signal import LayerFeatures, RealSignal, Signal
+from ddkit.objectives.kernel_regression import KernelRegression
+from ddkit.objectives.meta import MetaLearning
+from ddkit.objectives.real_signal import RealSignal
+from ddkit.objectives.ridge import RidgeRegression
+from ddkit.objectives.signal import LayerFeatures, Risk, Signal
 from ddkit.objectives.signal import registry as signals
 from ddkit.objectives.trajectory import TrajectoryMatching
 
@@ -14,9 +18,13 @@ __all__ = [
     "DistributionMatching",
     "FeatureAlignment",
     "GradientMatching",
+    "KernelRegression",
     "LayerFeatures",
+    "MetaLearning",
     "Objective",
     "RealSignal",
+    "RidgeRegression",
+    "Risk",
     "Signal",
     "TrajectoryMatching",
     "gradient_distance",

@@ -76,6 +76,8 @@ class Objective(ABC):
     real_batch: int = 256
     #: Network source without which this objective cannot work; None where any will do.
     needs_networks: ClassVar[str | None] = None
+    #: Whether every class needs synthetic images, as it is compared with real images of its own.
+    every_class: ClassVar[bool] = True
     #: Learning rates of its own that may be to blame where a run diverges, for the message.
     rates: str = ""
     #: Optimiser settings of what this objective learns beside the synthetic data, by group.
@@ -87,6 +89,12 @@ class Objective(ABC):
         Raises:
             ConfigError: the combination is refused.
         """
+        if self.every_class and len(synthesizer.present) < synthesizer.num_classes:
+            missing = min(set(range(synthesizer.num_classes)).difference(synthesizer.present))
+            raise ConfigError(
+                f"class {missing} has no synthetic images, and {type(self).__name__} compares every class: leave "
+                f"synthesis.classes out, or use an objective that judges a trained student (meta, ridge, kernel)"
+            )
         self.context = context
 
     @abstractmethod

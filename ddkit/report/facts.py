@@ -218,8 +218,26 @@ def commands(run: RunContent) -> list[tuple[str, str]]:
 def _option(value: Any) -> str:
     """Write an option's value; a list without the commas that separate the options."""
     if isinstance(value, list):
+        if len(value) > 4:
+            return f"{_option(value[0])} to {_option(value[-1])} in {len(value)} steps"
         return " and ".join(map(_option, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+#: Fields of a recipe that a report names only where they differ from these defaults.
+_FURTHER = {
+    "optimiser": "sgd",
+    "warmup": 0.0,
+    "floor": 0.0,
+    "runs": 1,
+    "classes": None,
+    "start": None,
+    "head": "linear",
+    "centred": False,
+    "label_scale": 1.0,
+}
+#: Fields that say nothing where the steps of a recipe are given.
+_IDLE_IN_GIVEN_STEPS = {"epochs", "optimiser", "lr", "momentum", "weight_decay", "batch_size", "augmentation", "cutmix"}
 
 
 def protocol(run: RunContent) -> str | None:
@@ -229,6 +247,9 @@ def protocol(run: RunContent) -> str | None:
     if not isinstance(recipe, Mapping):
         return None
     idle = {"name"} | {key for key, used in (("gamma", "milestones"), ("views", "views")) if not _used(recipe, used)}
+    idle |= {key for key, default in _FURTHER.items() if recipe.get(key) == default}
+    if recipe.get("schedule") == "given":
+        idle |= _IDLE_IN_GIVEN_STEPS
     given = {key: value for key, value in recipe.items() if key not in idle and value not in ({}, [])}
     options = ", ".join(f"{key.replace('_', ' ')} {_option(value)}" for key, value in given.items())
     text = f"{recipe.get('name', 'custom')} ({options})" if options else str(recipe.get("name", "custom"))
@@ -244,7 +265,9 @@ def _other_recipes(run: RunContent, recipe: Mapping[str, Any]) -> list[str]:
     """Say, for every baseline that is trained otherwise than the distilled set, in what."""
     found = []
     for label, result in run.results:
-        own = result.get("recipe") or {}
+        own = result.get("recipe")
+        if not isinstance(own, Mapping):
+            continue
         if label == "whole" or own.get("name") != recipe.get("name"):
             continue
         changed = [f"{key.replace('_', ' ')} {_option(own[key])}" for key in own if own[key] != recipe.get(key)]
@@ -264,12 +287,18 @@ def notes(run: RunContent) -> list[str]:
         found.append(_LABEL_NOTES.get(run.distilled.label_kind, f"Label kind: {run.distilled.label_kind}."))
     learned = run.find("learned", default={})
     if isinstance(learned, Mapping) and learned:
-        pairs = ", ".join(f"{key.replace('_', ' ')} {formats.number(value)}" for key, value in learned.items())
+        pairs = ", ".join(f"{key.replace('_', ' ')} {_learned(value)}" for key, value in learned.items())
         found.append(f"Learned with the images: {pairs}.")
     extra = run.find("notes", default=[])
     found.extend([str(note) for note in extra] if isinstance(extra, list) else [str(extra)])
     found.extend(_evaluation_notes(run))
     return [note for note in dict.fromkeys(found) if note]
+
+
+def _learned(value: Any) -> str:
+    if isinstance(value, list) and value:
+        return f"{formats.number(value[0])} to {formats.number(value[-1])} in {len(value)} steps"
+    return formats.number(value)
 
 
 def _evaluation_notes(run: RunContent) -> list[str]:

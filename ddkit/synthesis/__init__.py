@@ -5,13 +5,17 @@ from typing import Any
 
 from torch import Tensor
 
+from ddkit.synthesis.addressed_memory import AddressedMemory
 from ddkit.synthesis.base import Synthesizer, registry
 from ddkit.synthesis.decoders import SharedDecoders
 from ddkit.synthesis.formation import MultiFormation
 from ddkit.synthesis.gan import GANCodes
 from ddkit.synthesis.hallucinators import Hallucinators
-from ddkit.synthesis.labels import AssignedLabels, HardLabels, Labels, SoftLabels
+from ddkit.synthesis.labels import AssignedLabels, FreeLabels, HardLabels, Labels, ProjectedLabels, SoftLabels
+from ddkit.synthesis.labels_only import LabelsOnly
+from ddkit.synthesis.mapped import MappedPixels
 from ddkit.synthesis.pixels import Pixels, check_ipc_fits, class_means
+from ddkit.synthesis.teaching_generator import TeachingGenerator
 
 
 def decode(name: str, stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -20,16 +24,22 @@ def decode(name: str, stored: Mapping[str, Tensor], options: Mapping[str, Any]) 
 
 
 __all__ = [
+    "AddressedMemory",
     "AssignedLabels",
+    "FreeLabels",
     "GANCodes",
     "Hallucinators",
     "HardLabels",
     "Labels",
+    "LabelsOnly",
+    "MappedPixels",
     "MultiFormation",
     "Pixels",
+    "ProjectedLabels",
     "SharedDecoders",
     "SoftLabels",
     "Synthesizer",
+    "TeachingGenerator",
     "check_ipc_fits",
     "class_means",
     "decode",

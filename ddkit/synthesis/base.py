@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -25,18 +25,23 @@ class Synthesizer(nn.Module, ABC):
 
     What is stored (pixels, codes, bases with decoders) and what a network trains on (images) may differ; an objective
     sees only the decoded images, so any synthesizer works with any objective. Decoded images are numbered class by
-    class: those of class c occupy ``c * decoded_per_class`` to ``(c + 1) * decoded_per_class - 1``.
+    class: those of class c occupy ``c * decoded_per_class`` to ``(c + 1) * decoded_per_class - 1``, where c counts the
+    classes that have images; that is all of them unless ``present`` says otherwise.
 
     Args:
         num_classes: K, at least 2.
         ipc: stored images (or codes) per class.
         shape: (C, H, W) of a decoded image.
-        labels: ``hard``, ``soft``, ``learned``, ``assigned``, or (M, K) fixed probabilities.
-        label_confidence: initial probability of the own class of soft and learned labels.
+        labels: a kind of :func:`ddkit.synthesis.labels.make_labels`, or (M, K) fixed probabilities.
+        label_confidence: initial probability of the own class of soft, learned and projected labels.
         decoded_per_class: decoded images per class; ``ipc`` unless the synthesizer decodes one code into several.
+        label_scale: factor of the start of free and centred labels.
+        present: classes that have images, ascending; None for all. With learned labels a set can teach classes of
+            which it holds no image.
 
     Raises:
-        ConfigError: fewer than two classes, an IPC below 1, or labels that are no probabilities.
+        ConfigError: fewer than two classes, an IPC below 1, labels that are no probabilities, or classes that are not
+            ascending numbers below K.
     """
 
     name: ClassVar[str]
@@ -45,6 +50,7 @@ class Synthesizer(nn.Module, ABC):
     report: Report = staticmethod(silent)
 
     classes: Tensor
+    _position: Tensor
     #: (M,) int64, index of the real image from which each decoded image started; -1 where there is none.
     pairs: Tensor
 
@@ -70,6 +76,8 @@ class Synthesizer(nn.Module, ABC):
         labels: LabelKind | Tensor = "hard",
         label_confidence: float = 0.9,
         decoded_per_class: int | None = None,
+        label_scale: float = 1.0,
+        present: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if num_classes < 2:
@@ -78,19 +86,42 @@ class Synthesizer(nn.Module, ABC):
             raise ConfigError(f"ipc={ipc} must be at least 1")
         self.num_classes, self.ipc, self.shape = num_classes, ipc, tuple(shape)
         self.decoded_per_class = decoded_per_class or ipc
-        classes = torch.arange(num_classes).repeat_interleave(self.decoded_per_class)
+        #: Classes that have images, ascending.
+        self.present = tuple(range(num_classes)) if present is None else _checked_classes(present, num_classes)
+        classes = torch.tensor(self.present).repeat_interleave(self.decoded_per_class)
         self.register_buffer("classes", classes, persistent=False)
+        position = torch.full((num_classes,), -1)
+        position[list(self.present)] = torch.arange(len(self.present))
+        self.register_buffer("_position", position, persistent=False)
         self.register_buffer("pairs", torch.full((len(classes),), -1))
-        self.labels = make_labels(labels, classes, num_classes, label_confidence)
+        self.labels = make_labels(labels, classes, num_classes, label_confidence, label_scale)
 
     def __len__(self) -> int:
         """Number of decoded images."""
         return len(self.classes)
 
     def index_of(self, classes: Tensor) -> Tensor:
-        """Return the indices of all decoded images of ``classes`` (G,), class-major: (G * decoded_per_class,)."""
+        """Return the indices of all decoded images of ``classes`` (G,), class-major: (G * decoded_per_class,).
+
+        Raises:
+            ConfigError: a class without images.
+        """
         offsets = torch.arange(self.decoded_per_class, device=classes.device)
-        return (classes[:, None] * self.decoded_per_class + offsets).flatten()
+        return (self.rank_of(classes)[:, None] * self.decoded_per_class + offsets).flatten()
+
+    def rank_of(self, classes: Tensor) -> Tensor:
+        """Return which of the classes with images each of ``classes`` (G,) is, counted from 0: (G,) int64.
+
+        Raises:
+            ConfigError: a class without images.
+        """
+        if len(self.present) == self.num_classes:
+            return classes
+        rank = self._position[classes.to(self._position.device)].to(classes.device)
+        if bool((rank < 0).any()):
+            missing = int(classes[rank < 0][0])
+            raise ConfigError(f"class {missing} has no synthetic images: only {list(self.present)} have some")
+        return rank
 
     def batch_index(self, classes: Tensor, generator: torch.Generator) -> Tensor:
         """Return the decoded images of ``classes`` (G,) that an outer step looks at, class-major: all of them.
@@ -119,7 +150,7 @@ class Synthesizer(nn.Module, ABC):
             ConfigError: a size below 1 or above the number of decoded images.
         """
         count = len(self)
-        size = min(count, self.num_classes * self.batch_per_class) if size is None else size
+        size = min(count, len(self.present) * self.batch_per_class) if size is None else size
         if not 1 <= size <= count:
             raise ConfigError(
                 f"a batch of {size} synthetic images must hold between 1 and all {count} of them: choose a size in "
@@ -160,7 +191,8 @@ class Synthesizer(nn.Module, ABC):
         return ("real",)
 
     def after_step(self) -> None:
-        """React to an update, for instance by clamping what is stored."""
+        """React to an update: project labels; a subclass that clamps what is stored calls this, too."""
+        self.labels.after_step()
 
     def forward(self, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Decode images.
@@ -234,7 +266,7 @@ class Synthesizer(nn.Module, ABC):
         """Count stored images, numbers and bytes, targets and decoders included."""
         tensors = self.stored().values()
         return Budget(
-            images=self.num_classes * self.ipc,
+            images=len(self.present) * self.ipc,
             decoded_images=len(self),
             floats=sum(t.numel() for t in tensors),
             bytes=sum(t.numel() * t.element_size() for t in tensors),
@@ -268,3 +300,15 @@ class Synthesizer(nn.Module, ABC):
             synthesis_options=self.options(),
             stored=stored,
         )
+
+
+def _checked_classes(present: Sequence[int], num_classes: int) -> tuple[int, ...]:
+    """Return the classes with images.
+
+    Raises:
+        ConfigError: none, a number that is no class, or an order that is not ascending.
+    """
+    chosen = tuple(int(number) for number in present)
+    if not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < 0 or chosen[-1] >= num_classes:
+        raise ConfigError(f"classes={list(chosen)} must be different numbers from 0 to {num_classes - 1}, ascending")
+    return chosen

@@ -140,7 +140,8 @@ class MultiFormation(Synthesizer):
         return () if self.decode_type == "multi" and self.factor > 1 else ("real",)
 
     def after_step(self) -> None:
-        """Clamp pixels to [0, 1]."""
+        """Clamp pixels to [0, 1], project labels."""
+        super().after_step()
         if self.in_pixels:
             with torch.no_grad():
                 self.images.clamp_(0, 1)

@@ -1,18 +1,22 @@
-"""The targets of synthetic images: hard, soft (fixed), learned, or assigned by experts."""
+"""The targets of synthetic images: hard, soft (fixed), learned with or without constraints, or assigned by experts."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddkit.errors import ConfigError
+from ddkit.errors import ConfigError, unknown_name
 
-LabelKind = Literal["hard", "soft", "learned", "assigned"]
+LabelKind = Literal["hard", "soft", "learned", "assigned", "free", "centred", "projected"]
 ArtifactKind = Literal["hard", "soft", "regression"]
+
+#: A confidence this near to 1/K means uniform probabilities.
+UNIFORM_TOLERANCE = 1e-6
 
 
 class Labels(nn.Module, ABC):
@@ -20,12 +24,15 @@ class Labels(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, index: Tensor) -> Tensor:
-        """Return the targets of the images at ``index``: (M,) int64 or (M, K) probabilities."""
+        """Return the targets of the images at ``index``: (M,) int64, (M, K) probabilities or (M, K) free rows."""
 
     @property
     @abstractmethod
     def artifact_kind(self) -> ArtifactKind:
-        """How an artifact names these targets: ``hard`` or ``soft``."""
+        """How an artifact names these targets: ``hard``, ``soft`` or ``regression``."""
+
+    def after_step(self) -> None:
+        """React to an update, for instance by a projection; nothing by default."""
 
 
 class HardLabels(Labels):
@@ -121,6 +128,62 @@ class AssignedLabels(Labels):
         return "soft"
 
 
+class FreeLabels(Labels):
+    """Learned rows without any constraint, as soft-label dataset distillation and kernel regression use them.
+
+    Rows may sum to anything and have negative entries (Sucholutsky and Schonlau 2021, IJCNN, arXiv 1910.02551). In a
+    cross-entropy the sum of a row is the size of that image's step, so rows are stored as they are.
+
+    Args:
+        rows: (M, K) where they start.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(rows.clone())
+
+    def forward(self, index: Tensor) -> Tensor:
+        """Return (M, K) rows."""
+        return self.rows[index]
+
+    @property
+    def artifact_kind(self) -> ArtifactKind:
+        """``regression``."""
+        return "regression"
+
+
+class ProjectedLabels(FreeLabels):
+    r"""Learned probabilities that are put back on the simplex after every step (Bohdal et al. 2020, arXiv 2006.08572).
+
+    .. math:: y \leftarrow \mathrm{clamp}(y, 0, 1), \qquad y \leftarrow y / \textstyle\sum_c y_c
+
+    Deviation: a row that the clamp leaves without a positive entry becomes uniform; the published division gives NaN.
+    The moments of an optimiser know nothing of the projection, as published.
+
+    Args:
+        rows: (M, K) probabilities.
+
+    Raises:
+        ConfigError: rows that are no probabilities.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        check_probabilities(rows)
+        super().__init__(rows)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Project every row."""
+        rows = self.rows.clamp_(0, 1)
+        total = rows.sum(1, keepdim=True)
+        rows.copy_(torch.where(total == 0, torch.full_like(rows, 1 / rows.shape[1]), rows / total))
+
+    @property
+    def artifact_kind(self) -> ArtifactKind:
+        """``soft``."""
+        return "soft"
+
+
 def check_probabilities(probabilities: Tensor) -> None:
     """Refuse rows (M, K) that are no probabilities.
 
@@ -132,30 +195,46 @@ def check_probabilities(probabilities: Tensor) -> None:
         raise ConfigError("soft labels must be probabilities: every row non-negative with sum 1; normalise them first")
 
 
-def make_labels(kind: LabelKind | Tensor, classes: Tensor, num_classes: int, confidence: float) -> Labels:
+def make_labels(
+    kind: LabelKind | Tensor, classes: Tensor, num_classes: int, confidence: float, scale: float = 1.0
+) -> Labels:
     """Build the targets of images whose classes are known.
 
     Args:
-        kind: ``hard``, ``soft``, ``learned``, ``assigned``, or an (M, K) tensor of probabilities, kept fixed.
+        kind: ``hard``; ``soft``, fixed probabilities; ``learned``, the softmax of free logits; ``projected``, learned
+            rows that are projected on the simplex; ``free``, learned rows from ``scale`` times one-hot; ``centred``,
+            the same from ``scale`` times (one-hot - 1/K); ``assigned``, by an objective; or an (M, K) tensor of
+            probabilities, kept fixed.
         classes: (M,) int64 class of each image.
         num_classes: K.
-        confidence: initial probability of the image's own class; the rest is shared equally by the others.
+        confidence: initial probability of the image's own class under ``soft``, ``learned`` and ``projected``; the rest
+            is shared equally by the others.
+        scale: factor of the start of ``free`` and ``centred`` rows.
 
     Raises:
-        ConfigError: an unknown kind, a confidence outside (1/K, 1], or rows that are no probabilities.
+        ConfigError: an unknown kind, a confidence outside (1/K, 1] (learned and projected rows may start at 1/K,
+            uniform), a scale that is not positive, or rows that are no probabilities.
     """
     if isinstance(kind, Tensor):
         if kind.shape != (len(classes), num_classes):
             raise ConfigError(f"soft labels have shape {tuple(kind.shape)}, expected {(len(classes), num_classes)}")
         return SoftLabels(kind.float(), learned=False)
+    if kind not in get_args(LabelKind):
+        raise unknown_name("labels", kind, get_args(LabelKind))
+    if not 0 < scale < math.inf:
+        raise ConfigError(f"label_scale={scale} must be positive and finite, such as 1")
+    if scale != 1 and kind not in ("free", "centred"):
+        raise ConfigError(f"label_scale={scale} scales free and centred labels, these are '{kind}': leave it out")
     if kind == "hard":
         return HardLabels(classes)
     if kind == "assigned":
         return AssignedLabels(classes, num_classes)
-    if kind not in ("soft", "learned"):
-        raise ConfigError(f"unknown labels '{kind}': choose hard, soft, learned or assigned")
-    if not 1 / num_classes < confidence <= 1:
+    if kind in ("free", "centred"):
+        rows = F.one_hot(classes, num_classes).float()
+        return FreeLabels(scale * (rows - 1 / num_classes if kind == "centred" else rows))
+    uniform = kind in ("projected", "learned") and abs(confidence - 1 / num_classes) < UNIFORM_TOLERANCE
+    if not (1 / num_classes < confidence <= 1 or uniform):
         raise ConfigError(f"label_confidence={confidence} must lie in (1/{num_classes}, 1]")
     probabilities = torch.full((len(classes), num_classes), (1 - confidence) / (num_classes - 1))
     probabilities[torch.arange(len(classes)), classes] = confidence
-    return SoftLabels(probabilities, learned=kind == "learned")
+    return ProjectedLabels(probabilities) if kind == "projected" else SoftLabels(probabilities, kind == "learned")

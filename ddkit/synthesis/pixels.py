@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +25,24 @@ class Pixels(Synthesizer):
         num_classes: K.
         ipc: images per class.
         shape: (C, H, W).
-        labels: ``hard``, ``soft``, ``learned``, or (K * ipc, K) fixed probabilities.
-        label_confidence: initial probability of the own class of soft and learned labels.
+        labels: a kind of :func:`ddkit.synthesis.labels.make_labels`, or (K * ipc, K) fixed probabilities.
+        label_confidence: initial probability of the own class of soft, learned and projected labels.
+        label_scale: factor of the start of free and centred labels.
+        classes: those that have images, ascending; None for all. Only objectives that do not compare class by class
+            take fewer.
     """
 
     name = "pixels"
-    inits = ("real", "noise", "mean")
+    inits: ClassVar[tuple[str, ...]] = ("real", "noise", "mean")
 
     @classmethod
     def defaults(cls, objective: str) -> dict[str, Any]:
-        """SGD with momentum 0.5; rate 1 for features (DM), 100 for trajectories (MTT), 0.1 for everything else (DC)."""
+        """SGD with momentum 0.5; rate 1 for features (DM), 100 for trajectories (MTT), 0.1 for everything else (DC).
+
+        Adam with 0.01 where a trained student or a regression is judged on real data (DD).
+        """
+        if objective in ("meta", "ridge", "kernel"):
+            return {"init": "real", "optimiser": {"name": "adam", "lr": 0.01}}
         rate = {"distribution": 1.0, "trajectory": 100.0}.get(objective, 0.1)
         return {"init": "real", "optimiser": {"name": "sgd", "lr": rate, "momentum": 0.5}}
 
@@ -45,9 +53,11 @@ class Pixels(Synthesizer):
         shape: tuple[int, int, int],
         labels: LabelKind | Tensor = "hard",
         label_confidence: float = 0.9,
+        label_scale: float = 1.0,
+        classes: list[int] | None = None,
     ) -> None:
-        super().__init__(num_classes, ipc, shape, labels, label_confidence)
-        self.images = nn.Parameter(torch.zeros(num_classes * ipc, *shape))
+        super().__init__(num_classes, ipc, shape, labels, label_confidence, label_scale=label_scale, present=classes)
+        self.images = nn.Parameter(torch.zeros(len(self), *shape))
 
     def decode(self, index: Tensor) -> Tensor:
         """Return the pixels at ``index``."""
@@ -57,7 +67,7 @@ class Pixels(Synthesizer):
         """Refuse more images per class than there are, for ``real``; see the base for the rest."""
         super().check(real, how)
         if how == "real":
-            check_ipc_fits(real, self.ipc)
+            check_ipc_fits(real, self.ipc, self.present)
 
     def initialise(self, real: RealData, how: str, generator: torch.Generator) -> None:
         """Set the pixels."""
@@ -65,11 +75,11 @@ class Pixels(Synthesizer):
         if how == "noise":
             start = torch.randn(self.images.shape, generator=generator)
         elif how == "real":
-            index = real.sample_indices(range(self.num_classes), self.ipc, generator)
+            index = real.sample_indices(self.present, self.ipc, generator)
             start = real.batch(index)
             self.pairs.copy_(index)
         else:
-            start = class_means(real).repeat_interleave(self.ipc, dim=0)
+            start = class_means(real)[list(self.present)].repeat_interleave(self.ipc, dim=0)
             if self.ipc > 1:
                 start = start + 0.1 * torch.randn(start.shape, generator=generator)
         with torch.no_grad():
@@ -85,14 +95,14 @@ class Pixels(Synthesizer):
         return stored["images"], stored["labels"]
 
 
-def check_ipc_fits(real: RealData, ipc: int) -> None:
-    """Refuse an IPC above the size of the smallest class.
+def check_ipc_fits(real: RealData, ipc: int, classes: Sequence[int] | None = None) -> None:
+    """Refuse an IPC above the size of the smallest of ``classes``; None for all of them.
 
     Raises:
         DataError: naming the class, its size and the remedy.
     """
     counts = real.class_counts
-    smallest = int(counts.argmin())
+    smallest = min(range(real.num_classes) if classes is None else classes, key=lambda number: int(counts[number]))
     if ipc > int(counts[smallest]):
         raise DataError(
             f"ipc={ipc} is larger than class '{real.class_names[smallest]}', which has {int(counts[smallest])} images: "

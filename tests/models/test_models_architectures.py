@@ -179,6 +179,43 @@ def test_group_norm_has_four_groups_and_refuses_a_width_they_do_not_divide() -> 
         build("convnet", CIFAR, 2, norm="group", width=6)
 
 
+@pytest.mark.parametrize("shape", [CIFAR, MNIST])
+@pytest.mark.parametrize("norm", ["batch", "instance", "layer", "none"])
+def test_norms_before_convolutions_and_growing_widths_equal_a_hand_written_forward(
+    norm: str, shape: tuple[int, int, int]
+) -> None:
+    """[norm if not the first] -> convolution to width * 2^i -> ReLU -> pooling: the network of FRePo."""
+    model = build("convnet", shape, 10, width=4, growth=2, norm=norm, norm_position="before").double().eval()
+    h = images(shape, 3).double()
+    x, convolutions = h, [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm)]
+    assert [convolution.out_channels for convolution in convolutions] == [4, 8, 16]
+    assert len(norms) == (0 if norm == "none" else 2)
+    for block, convolution in enumerate(convolutions):
+        if block and norms:
+            h = norms[block - 1](h)
+        h = functional.conv2d(h, convolution.weight, convolution.bias, padding=3 if h.shape[-1] == 28 else 1)
+        h = functional.avg_pool2d(h.clamp(min=0), 2)
+    assert h.shape == (3, 16, 4, 4)
+    torch.testing.assert_close(model.features(x), h.flatten(1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(model(x), model.classifier(h.flatten(1)), rtol=0, atol=1e-12)
+
+
+def test_frepo_network_has_the_published_feature_size() -> None:
+    model = build("convnet", CIFAR, 10, width=128, growth=2, norm="batch", norm_position="before")
+    assert model.classifier.in_features == 512 * 4 * 4
+    assert parameters(model) == 9 * (3 * 128 + 128 * 256 + 256 * 512) + 128 + 256 + 512 + 2 * (128 + 256) + 81_930
+
+
+def test_growth_and_norm_position_out_of_range_are_refused() -> None:
+    with pytest.raises(ConfigError, match="growth=0 is out of range"):
+        build("convnet", CIFAR, 2, growth=0)
+    with pytest.raises(ConfigError, match="norm_position='behind'"):
+        build("convnet", CIFAR, 2, norm_position="behind")
+    with pytest.raises(ConfigError, match="norm_position 'behind'"):
+        models.ConvNet(CIFAR, 2, norm_position="behind")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("side", "depth"),
     [

@@ -182,7 +182,7 @@ def test_real_side_leaves_no_gradient_on_the_network(bench) -> None:
 
 
 def test_streamed_real_features_equal_one_pass(bench, monkeypatch) -> None:
-    import ddkit.objectives.signal as signal
+    import ddkit.objectives.real_signal as signal
 
     objective, synthesizer, _ = bench(FeatureAlignment(real_batch=6))
     whole = gradient_of(objective, synthesizer)

@@ -2,7 +2,8 @@
 
 from ddkit.objectives.unrolling.adjoint import Adjoint
 from ddkit.objectives.unrolling.base import MetaGradient, Unrolled, registry
-from ddkit.objectives.unrolling.flat import FlatLoss, FlatNetwork, Product
+from ddkit.objectives.unrolling.checkpointed import Checkpointed
+from ddkit.objectives.unrolling.flat import FlatLoss, FlatNetwork, Judgement, Product
 from ddkit.objectives.unrolling.full import FullUnroll
 from ddkit.objectives.unrolling.problem import Batch, InnerProblem, Terminal, distance_to
 from ddkit.objectives.unrolling.tesla import Tesla
@@ -10,10 +11,12 @@ from ddkit.objectives.unrolling.tesla import Tesla
 __all__ = [
     "Adjoint",
     "Batch",
+    "Checkpointed",
     "FlatLoss",
     "FlatNetwork",
     "FullUnroll",
     "InnerProblem",
+    "Judgement",
     "MetaGradient",
     "Product",
     "Terminal",

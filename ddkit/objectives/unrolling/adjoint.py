@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from ddkit.objectives.unrolling.base import MetaGradient, Unrolled, accumulate_rate, registry, step_back, stepped, walk
+from ddkit.objectives.unrolling.base import MetaGradient, Point, Unrolled, registry, walk
 from ddkit.objectives.unrolling.problem import InnerProblem
+from ddkit.objectives.unrolling.sweep import Sweep, needs_velocity
 
 
 @registry.register("adjoint")
@@ -20,24 +19,24 @@ class Adjoint(MetaGradient):
         \frac{dL}{d\eta_i} = -\langle\lambda_{i+1}, g_i\rangle, \quad
         \lambda_i = \lambda_{i+1} - \eta_i H_i \lambda_{i+1}
 
+    See :class:`~ddkit.objectives.unrolling.sweep.Sweep` for momentum and intermediate losses.
+
     This equals autograd through the unroll (:class:`FullUnroll`) up to rounding. Memory is the graph of one step and N
-    weight vectors; the additional work is one forward and backward pass per step. Measured against :class:`FullUnroll`
-    at 40 steps of a ConvNet-D3 of width 128 on 10 images of 3x32x32: 99 against 1,252 MiB, and 1.1 to 1.5 times the
-    time at 1 to 40 steps, eager on one CPU thread (``benchmarks/bench_unroll.py``).
+    weight vectors (2N with momentum where a rate or momentum is learned); the additional work is one forward and
+    backward pass per step. Measured against :class:`FullUnroll` at 40 steps of a ConvNet-D3 of width 128 on 10 images
+    of 3x32x32: 99 against 1,252 MiB, and 1.1 to 1.5 times the time at 1 to 40 steps, eager on one CPU thread
+    (``benchmarks/bench_unroll.py``). :class:`Checkpointed` keeps fewer weight vectors.
     """
 
     passes = 12.0
 
     def backward(self, problem: InnerProblem) -> Unrolled:
         """Walk to the end, then back."""
-        trail: list[Tensor] = []
-        end = walk(problem, trail)
-        loss, adjoint = problem.terminal(end)
-        rate_gradients = []
-        for batch, rate in zip(reversed(problem.batches), reversed(problem.rates()), strict=True):
-            product = step_back(problem, batch, rate, trail.pop(), adjoint, curvature=True)
-            rate_gradients.append(-product.value)
-            assert product.curvature is not None
-            adjoint = stepped(adjoint, product.curvature, rate)
-        accumulate_rate(problem, rate_gradients[::-1])
-        return Unrolled(loss, end, adjoint)
+        trail: list[Point] = []
+        keep = needs_velocity(problem)
+        end, first_gradient = walk(problem, trail, velocities=keep)
+        sweep = Sweep(problem, end)
+        for number in reversed(range(problem.first, len(problem.batches))):
+            sweep.step(number, trail.pop())
+        sweep.finish()
+        return Unrolled(sweep.loss, end.theta, sweep.adjoint, first_gradient)

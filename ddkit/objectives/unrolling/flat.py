@@ -130,6 +130,21 @@ class FlatLoss:
         return gradient.detach(), value.detach(), tensors if wanted else ()
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """What a network makes of labelled images; tensors without a graph.
+
+    Args:
+        loss: cross-entropy of the images, weighted and summed ().
+        gradient: of the loss with respect to the weights (P,).
+        correct: (N,) bool, the images that are classified correctly.
+    """
+
+    loss: Tensor
+    gradient: Tensor
+    correct: Tensor
+
+
 class FlatNetwork:
     """A network whose weights are a vector: its parameters in order, each flattened row-major.
 
@@ -157,8 +172,11 @@ class FlatNetwork:
                 f"unrolled: use norm=instance"
             )
         self.module = network.module
+        self.prepare = network.prepare
         self.loss = FlatLoss(self._mean_cross_entropy, network.precision)
         self._logits = network.precision.compiled(self._all_logits)
+        self._judged = network.precision.compiled(grad_and_value(self._weighted_cross_entropy, has_aux=True))
+        self._compiled = network.precision.compile
 
     def __len__(self) -> int:
         """Number P of weights."""
@@ -170,9 +188,34 @@ class FlatNetwork:
         logits: Tensor = self._logits(theta, images)
         return logits
 
+    def judge(self, theta: Tensor, images: Tensor, labels: Tensor, weights: Tensor) -> Judgement:
+        """Judge the network under weights ``theta`` (P,) by labelled images, in one forward and backward pass.
+
+        Args:
+            theta: weights (P,).
+            images: (N, C, H, W), prepared.
+            labels: (N,) int64, on the device of the network.
+            weights: (N,) share of each image in the loss; 0 for rows that pad a batch to a static shape.
+        """
+        theta = theta.detach()
+        if self._compiled:
+            gradient, (loss, logits) = self._judged(theta, images, labels, weights)
+        else:
+            theta.requires_grad_()
+            with torch.enable_grad():
+                loss, logits = self._weighted_cross_entropy(theta, images, labels, weights)
+            (gradient,) = torch.autograd.grad(loss, theta)
+        return Judgement(loss.detach(), gradient.detach(), logits.detach().argmax(1) == labels)
+
     def _all_logits(self, theta: Tensor, images: Tensor) -> Tensor:
         logits: Tensor = functional_call(self.module, weights_by_name(self.module, theta), (images,))
         return logits
 
     def _mean_cross_entropy(self, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(self._all_logits(theta, images), targets)
+
+    def _weighted_cross_entropy(
+        self, theta: Tensor, images: Tensor, labels: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        logits = self._all_logits(theta, images)
+        return (F.cross_entropy(logits, labels, reduction="none") * weights).sum(), logits

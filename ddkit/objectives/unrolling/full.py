@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from ddkit.objectives.unrolling.base import MetaGradient, Unrolled, registry
+from ddkit.objectives.unrolling.base import MetaGradient, Point, Unrolled, advance, registry, starting_point
 from ddkit.objectives.unrolling.problem import InnerProblem
 
 
@@ -20,14 +21,41 @@ class FullUnroll(MetaGradient):
 
     def backward(self, problem: InnerProblem) -> Unrolled:
         """Unroll with a graph, then differentiate."""
-        start = problem.start.detach().requires_grad_()
-        theta = start
-        for batch, rate in zip(problem.batches, problem.rates(), strict=True):
-            loss = problem.loss(theta, *batch())
-            (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
-            theta = theta - rate * gradient
-        end = theta.detach()
-        value, direction = problem.terminal(end)
-        torch.autograd.backward(theta, direction)
+        point, first_gradient = starting_point(problem), torch.zeros_like(problem.start)
+        for number in range(problem.first):
+            point, gradient = advance(problem, point, number)
+            first_gradient = gradient if number == 0 else first_gradient
+        start = point.theta.requires_grad_()
+        seen, first = self._unroll(problem, Point(start, point.velocity))
+        first_gradient = first_gradient if problem.first or first is None else first
+        value, direction = problem.terminal(seen[-1].detach())
+        ends, directions = [seen[-1]], [direction]
+        for number in sorted(problem.intermediate, reverse=True):
+            if number > problem.first:
+                theta = seen[number - problem.first]
+                loss, direction = problem.intermediate[number](theta.detach())
+                value = value + loss
+                ends.append(theta)
+                directions.append(direction)
+        torch.autograd.backward(ends, directions)
         assert start.grad is not None
-        return Unrolled(value, end, start.grad)
+        return Unrolled(value, seen[-1].detach(), start.grad, first_gradient)
+
+    @staticmethod
+    def _unroll(problem: InnerProblem, point: Point) -> tuple[list[Tensor], Tensor | None]:
+        """Return the weights before every differentiated step and after the last, and the gradient of the first."""
+        seen, theta, velocity, first_gradient = [point.theta], point.theta, point.velocity, None
+        rates, momenta = problem.rates(), problem.momenta()
+        for number in range(problem.first, len(problem.batches)):
+            loss = problem.loss(theta, *problem.batches[number]())
+            (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
+            first_gradient = gradient.detach() if first_gradient is None else first_gradient
+            momentum = momenta[number]
+            if momentum is not None:
+                assert velocity is not None
+                velocity = momentum * velocity + gradient
+                theta = theta - rates[number] * velocity
+            else:
+                theta = theta - rates[number] * gradient
+            seen.append(theta)
+        return seen, first_gradient

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ddkit.objectives.unrolling.base import MetaGradient, Unrolled, accumulate_rate, registry, step_back, stepped, walk
+from ddkit.errors import ConfigError
+from ddkit.objectives.unrolling.base import MetaGradient, Unrolled, accumulate, registry, step_back, stepped, walk
 from ddkit.objectives.unrolling.problem import InnerProblem
 
 
@@ -29,15 +30,34 @@ class Tesla(MetaGradient):
 
     passes = 12.0
 
+    @classmethod
+    def check(cls, *, momentum: bool = False, intermediate: bool = False, window: bool = False) -> None:
+        """Refuse everything but plain gradient descent with one loss at its end, for which the formula holds."""
+        asked = {"momentum": momentum, "intermediate losses": intermediate, "a window": window}
+        if names := [name for name, wanted in asked.items() if wanted]:
+            raise ConfigError(
+                f"meta-gradient 'tesla' knows plain gradient descent only, not {' or '.join(names)}: use adjoint or "
+                f"checkpointed"
+            )
+
     def backward(self, problem: InnerProblem) -> Unrolled:
-        """Find the end, then repeat the steps."""
-        end = walk(problem)
-        loss, direction = problem.terminal(end)
+        """Find the end, then repeat the steps.
+
+        Raises:
+            ConfigError: a problem with momentum, intermediate losses or a window.
+        """
+        self.check(
+            momentum=problem.momentum is not None,
+            intermediate=bool(problem.intermediate),
+            window=problem.window is not None,
+        )
+        end, first_gradient = walk(problem)
+        loss, direction = problem.terminal(end.theta)
         theta = problem.start.detach()
         rate_gradients = []
         for batch, rate in zip(problem.batches, problem.rates(), strict=True):
-            product = step_back(problem, batch, rate, theta, direction, curvature=False)
+            product = step_back(problem, batch, theta, direction, -rate.detach(), curvature=False)
             rate_gradients.append(-product.value)
             theta = stepped(theta, product.gradient, rate)
-        accumulate_rate(problem, rate_gradients)
-        return Unrolled(loss, end, direction)
+        accumulate(problem.rate, rate_gradients)
+        return Unrolled(loss, end.theta, direction, first_gradient)

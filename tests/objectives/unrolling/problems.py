@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddkit import augment
-from ddkit.objectives.unrolling import Batch, FlatLoss, InnerProblem, MetaGradient, Unrolled, distance_to
+from ddkit.objectives.unrolling import Batch, FlatLoss, InnerProblem, MetaGradient, Terminal, Unrolled, distance_to
 
 INPUTS, HIDDEN, CLASSES, SAMPLES = 5, 7, 3, 6
 WEIGHTS = INPUTS * HIDDEN + HIDDEN + HIDDEN * CLASSES + CLASSES
@@ -33,18 +33,24 @@ def linear_loss(theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
 class Toy:
     """A problem with its leaves.
 
-    ``steps`` are rows of ``images`` per step; ``soft`` makes the targets a leaf; ``rates`` makes one rate per step.
+    ``steps`` are rows of ``images`` per step; ``soft`` makes the targets a leaf; ``rates`` makes one rate and momentum
+    per step; ``free`` targets are no probabilities; ``every`` judges the student after every so many steps as well.
     """
 
     steps: list[list[int]]
     rate: float = 0.3
     soft: bool = True
     rates: bool = False
+    momentum: float | None = None
+    free: bool = False
+    every: int = 0
+    window: int | None = None
     loss: Callable[[Tensor, Tensor, Tensor], Tensor] = tanh_mlp_loss
     seed: int = 0
     images: Tensor = field(init=False)
     targets: Tensor = field(init=False)
     learned_rate: Tensor = field(init=False)
+    learned_momentum: Tensor | None = field(init=False)
     start: Tensor = field(init=False)
     target: Tensor = field(init=False)
 
@@ -57,10 +63,14 @@ class Toy:
         weights = WEIGHTS if self.loss is tanh_mlp_loss else INPUTS * CLASSES
         rows = max([SAMPLES, *(max(step) + 1 for step in self.steps)])
         self.images = normal(rows, INPUTS).requires_grad_()
-        soft = normal(rows, CLASSES).softmax(1)
+        drawn = normal(rows, CLASSES)
+        soft = drawn if self.free else drawn.softmax(1)
         self.targets = soft.requires_grad_() if self.soft else soft.argmax(1)
         self.learned_rate = torch.full((len(self.steps),) if self.rates else (), self.rate, dtype=torch.float64)
         self.learned_rate.requires_grad_()
+        self.learned_momentum = None
+        if self.momentum is not None:
+            self.learned_momentum = torch.full_like(self.learned_rate, self.momentum).requires_grad_()
         self.start, self.target = 0.5 * normal(weights), 0.5 * normal(weights)
 
     def problem(self) -> InnerProblem:
@@ -75,11 +85,27 @@ class Toy:
             batches=[batch(rows) for rows in self.steps],
             rate=self.learned_rate,
             terminal=distance_to(self.target, self.start),
+            momentum=self.learned_momentum,
+            intermediate={number: self._judge(number) for number in range(self.every, len(self.steps), self.every)}
+            if self.every
+            else {},
+            window=self.window,
         )
+
+    def _judge(self, number: int) -> Terminal:
+        """Return a loss of the weights after ``number`` steps: their distance to a point of its own."""
+
+        def terminal(theta: Tensor) -> tuple[Tensor, Tensor]:
+            difference = theta - number * self.target
+            return 0.1 * difference.square().sum(), 0.2 * difference
+
+        return terminal
 
     def leaves(self) -> dict[str, Tensor]:
         """Return what collects gradients, by name."""
         named = {"images": self.images, "targets": self.targets, "rate": self.learned_rate}
+        if self.learned_momentum is not None:
+            named["momentum"] = self.learned_momentum
         return {name: leaf for name, leaf in named.items() if leaf.requires_grad}
 
     def solve(self, method: MetaGradient) -> tuple[Unrolled, dict[str, Tensor]]:
@@ -89,6 +115,18 @@ class Toy:
         outcome = method.backward(self.problem())
         gradients = {name: leaf.grad.clone() for name, leaf in self.leaves().items() if leaf.grad is not None}
         return outcome, gradients
+
+
+def central_difference(loss: Callable[[], float], tensor: Tensor, position: int, step: float = 1e-5) -> float:
+    """Differentiate ``loss`` numerically with respect to one entry of ``tensor``."""
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            tensor.view(-1)[position] += sign * step
+        values.append(loss())
+        with torch.no_grad():
+            tensor.view(-1)[position] -= sign * step
+    return (values[0] - values[1]) / (2 * step)
 
 
 def relative_error(value: Tensor, reference: Tensor) -> float:

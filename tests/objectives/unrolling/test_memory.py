@@ -23,7 +23,17 @@ def peak(method: str, steps: int) -> float:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(("method", "lowest", "highest"), [("full", 8, 100), ("adjoint", 0, 2.5), ("tesla", 0, 1.5)])
+@pytest.mark.parametrize(
+    ("method", "lowest", "highest"),
+    [("full", 8, 100), ("adjoint", 0, 2.5), ("checkpointed", 0, 1.8), ("tesla", 0, 1.5)],
+)
 def test_only_the_full_unroll_needs_memory_for_every_step(method: str, lowest: float, highest: float) -> None:
     ratio = peak(method, 40) / peak(method, 1)
     assert lowest < ratio < highest
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("kind", ["", "-momentum"])
+def test_checkpoints_need_less_memory_at_many_steps(kind: str) -> None:
+    assert peak(f"checkpointed{kind}", 100) < 0.7 * peak(f"adjoint{kind}", 100)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from ddkit.errors import ConfigError, DataError, UnknownNameError
 from ddkit.objectives.unrolling import (
     Adjoint,
+    Checkpointed,
     FlatLoss,
     FullUnroll,
     InnerProblem,
@@ -25,13 +25,14 @@ from tests.objectives.unrolling.problems import (
     WEIGHTS,
     Toy,
     augmented_image_problem,
+    central_difference,
     linear_loss,
     relative_error,
 )
 
 ALL = list(range(SAMPLES))
 EXACT = 1e-12
-METHODS = [FullUnroll(), Adjoint(), Tesla()]
+METHODS = [FullUnroll(), Adjoint(), Checkpointed(), Tesla()]
 
 
 def named(method: MetaGradient) -> str:
@@ -50,18 +51,6 @@ def test_adjoint_equals_autograd_through_the_unroll(steps: int, rates: bool) -> 
     assert relative_error(outcome.start_gradient, expected.start_gradient) < EXACT
     assert relative_error(outcome.end, expected.end) < EXACT
     assert abs(float(outcome.loss - expected.loss)) < EXACT
-
-
-def central_difference(loss: Callable[[], float], tensor: Tensor, position: int, step: float = 1e-5) -> float:
-    """Differentiate ``loss`` numerically with respect to one entry of ``tensor``."""
-    values = []
-    for sign in (1, -1):
-        with torch.no_grad():
-            tensor.view(-1)[position] += sign * step
-        values.append(loss())
-        with torch.no_grad():
-            tensor.view(-1)[position] -= sign * step
-    return (values[0] - values[1]) / (2 * step)
 
 
 @pytest.mark.parametrize("method", [FullUnroll(), Adjoint()], ids=named)
@@ -232,7 +221,8 @@ def test_a_rate_that_is_computed_passes_its_gradient_on(method: MetaGradient) ->
 
 
 def test_names_are_registered() -> None:
-    assert [registry.get(name) for name in ("full", "adjoint", "tesla")] == [FullUnroll, Adjoint, Tesla]
+    named = {"full": FullUnroll, "adjoint": Adjoint, "checkpointed": Checkpointed, "tesla": Tesla}
+    assert {name: registry.get(name) for name in named} == named
     with pytest.raises(UnknownNameError, match="did you mean 'adjoint'"):
         registry.get("adjiont")
 

@@ -1,0 +1,195 @@
+"""Seconds until each method's ten images per class train networks to 90, 95 and 97 % on MNIST.
+
+    DDKIT_DATA=... python benchmarks/time_to_accuracy.py --out benchmarks/results/time-to-accuracy.json [--only dm ...]
+    python benchmarks/time_to_accuracy.py --out benchmarks/results/time-to-accuracy.json --figure docs/images/...png
+
+Every method runs in a fresh process with the settings of its cell in ``cells.py``. Its clock is that of the whole
+process (interpreter, imports, data, compilation, starting point) minus the time spent on evaluations; experts and
+generators, which are trained once and shared, are added in full. At each of ``STOPS`` seconds of this clock, at the
+first step and at the last one the present set is evaluated: by one ConvNet-D3 of width 128 (the common protocol with
+20,000 image passes), and for sets that were learned for a kernel by that kernel. An accuracy counts as reached at the
+first stop where either reaches it, so seconds are upper bounds. Nothing is selected: the runs go on to their ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from cells import CELLS, TRAJECTORY, distil, generator_seconds, how_to_train
+from experts import buffer_for, part_of
+
+from ddkit import data
+from ddkit.artifact import DistilledDataset
+from ddkit.data import RealData
+from ddkit.engine import Callback, Run, environment
+from ddkit.evaluation import evaluate, evaluate_kernel, kernel_of
+from ddkit.files import write_text
+from ddkit.kernels import NetworkFeatures
+
+DATA, IPC = "mnist", 10
+#: Seconds of a method's own clock at which its set is evaluated.
+STOPS = (15.0, 30.0, 60.0, 120.0, 240.0)
+PASSES = 20_000
+THRESHOLDS = (90, 95, 97)
+
+
+class Clock:
+    """Wall and CPU seconds of this process since it was started, without those spent in :meth:`paused` parts.
+
+    Args:
+        started: ``time.time()`` of the parent just before it started this process.
+    """
+
+    def __init__(self, started: float) -> None:
+        self.wall_start, self.cpu_start = started, 0.0
+
+    def read(self) -> tuple[float, float]:
+        """Return wall and CPU seconds."""
+        return time.time() - self.wall_start, time.process_time() - self.cpu_start
+
+    def forget(self, since: tuple[float, float]) -> None:
+        """Take out what passed since :meth:`read` returned ``since``."""
+        wall, cpu = self.read()
+        self.wall_start += wall - since[0]
+        self.cpu_start += cpu - since[1]
+
+
+class Curve(Callback):
+    """Evaluates the present set when the clock passes a stop."""
+
+    def __init__(self, clock: Clock, train: RealData, test: RealData, offset: float) -> None:
+        self.clock, self.train, self.test, self.offset = clock, train, test, offset
+        self.left = list(STOPS)
+        self.points: list[dict[str, Any]] = []
+
+    def on_step(self, run: Run) -> None:
+        """Evaluate at the first step, at each stop and at the last step."""
+        now = self.clock.read()
+        due = run.step in (1, run.config.steps)
+        while self.left and now[0] >= self.left[0]:
+            self.left.pop(0)
+            due = True
+        if due:
+            self.evaluate(run.materialise({"source": {"name": self.train.name}, "method": run.config.title}), run)
+
+    def evaluate(self, present: DistilledDataset, run: Run) -> None:
+        """Append a point."""
+        now = self.clock.read()
+        present.metadata["config"] = run.config.as_dict()
+        protocol = how_to_train(self.train.name, present)
+        images = len(present) // protocol.views
+        protocol = protocol.replace(epochs=max(1, PASSES // images))
+        row = evaluate(present, self.test, recipe=protocol, repeats=1, precision="bfloat16", compile=True).rows[0]
+        point: dict[str, Any] = {
+            "step": run.step,
+            "seconds": round(now[0] + self.offset, 1),
+            "cpu_seconds": round(now[1], 1),
+            "network_percent": round(100 * row.mean, 2),
+        }
+        if (kernel := kernel_of(present)) is not None and kernel.kernel["name"] != NetworkFeatures.name:
+            point["kernel_percent"] = round(100 * evaluate_kernel(present, self.test, repeats=1).rows[0].mean, 2)
+        self.points.append(point)
+        print(f"{run.config.method}: {point}", file=sys.stderr, flush=True)
+        self.clock.forget(now)
+
+
+def child(method: str, started: float) -> dict[str, Any]:
+    """Run one method in this process and return its curve."""
+    clock = Clock(started)
+    train, test = data.load_pair(DATA, download=False)
+    name = f"{method}-{DATA}-{IPC}"
+    now, shared = clock.read(), 0.0
+    if method in TRAJECTORY:
+        shared = float(buffer_for(part_of(train), flat=method == "ftd")[1]["seconds"])
+    clock.forget(now)
+    curve = Curve(clock, train, test, shared)
+    with tempfile.TemporaryDirectory() as folder:
+        distil(name, method, train, IPC, 0, callbacks=[curve], out=Path(folder) / "run")
+    if method == "itgan":
+        shared = generator_seconds(train)
+        for point in curve.points:
+            point["seconds"] = round(point["seconds"] + shared, 1)
+    return {
+        "method": method,
+        "points": curve.points,
+        "shared_seconds": round(shared, 1),
+        "reached": {str(threshold): reached(curve.points, threshold) for threshold in THRESHOLDS},
+        "overrides": CELLS[name],
+        **environment("cpu"),
+    }
+
+
+def best(point: dict[str, Any]) -> float:
+    """Return the larger accuracy of a point."""
+    return max(point["network_percent"], point.get("kernel_percent", 0.0))
+
+
+def reached(points: list[dict[str, Any]], threshold: float) -> float | None:
+    """Return the seconds of the first point at or above ``threshold``, or None."""
+    return next((point["seconds"] for point in points if best(point) >= threshold), None)
+
+
+def figure(results: dict[str, Any], path: Path) -> None:
+    """Draw accuracy against seconds, a line per method; the methods that reach most are named in the legend first."""
+    from matplotlib import pyplot as plt
+
+    _, axes = plt.subplots(figsize=(9, 5.5))
+    order = sorted(results.values(), key=lambda result: -max(best(point) for point in result["points"]))
+    colours = plt.colormaps["tab20"]
+    for number, result in enumerate(order):
+        points = result["points"]
+        axes.plot(
+            [point["seconds"] for point in points],
+            [best(point) for point in points],
+            marker="o" if number < len(order) // 2 else "s",
+            markersize=4,
+            color=colours(number % 20),
+            label=result["method"],
+        )
+    for threshold in THRESHOLDS:
+        axes.axhline(threshold, color="0.8", linewidth=0.8, zorder=0)
+    axes.set(xscale="log", xlabel="seconds, whole process", ylabel="test accuracy (%)", ylim=(80, 99))
+    axes.set_title("MNIST, ten images per class")
+    axes.legend(ncols=2, fontsize=8, loc="lower right")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plt.savefig(path, dpi=130, bbox_inches="tight")
+
+
+def main() -> None:
+    """Run the methods that are missing, one process each; or draw what is there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--child", nargs=2, metavar=("METHOD", "STARTED"))
+    arguments = parser.parse_args()
+    if arguments.child:
+        content = child(arguments.child[0], float(arguments.child[1]))
+        write_text(arguments.out, json.dumps(content, indent=1) + "\n")
+        return
+    results = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
+    if arguments.figure:
+        return figure(results, arguments.figure)
+    suffix = f"-{DATA}-{IPC}"
+    methods = [name.removesuffix(suffix) for name in CELLS if name.endswith(suffix)]
+    for method in arguments.only or methods:
+        if method in results:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            part = Path(folder) / "part.json"
+            command = [sys.executable, __file__, "--out", str(part), "--child", method, repr(time.time())]
+            subprocess.run(command, check=True, env=dict(os.environ))
+            results[method] = json.loads(part.read_text())
+        write_text(arguments.out, json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Which training recipe belongs to a set, and which to what stands beside it?"""
+
+from __future__ import annotations
+
+from ddkit.artifact import DistilledDataset
+from ddkit.config import Piece
+from ddkit.evaluation.named import recipe as named_recipe
+from ddkit.evaluation.recipe import TrainingRecipe
+
+
+def recipe_of(distilled: DistilledDataset) -> TrainingRecipe:
+    """Return the recipe that a distilled set carries, or the standard augmented one of its data.
+
+    Raises:
+        ConfigError: the set carries something that is not a recipe.
+    """
+    own = distilled.metadata.get("recipe")
+    if own:
+        return TrainingRecipe(**own)
+    source = distilled.metadata.get("source") or {}
+    return TrainingRecipe.standard(str(source.get("name", "")))
+
+
+def common_recipe(distilled: DistilledDataset) -> TrainingRecipe:
+    """Return the standard augmented protocol of the data, under which sets of all methods compare.
+
+    Only the loss is the set's own where its labels ask for one.
+    """
+    source = distilled.metadata.get("source") or {}
+    own = (distilled.metadata.get("recipe") or {}).get("loss", "auto")
+    return TrainingRecipe.standard(str(source.get("name", ""))).replace(loss=own)
+
+
+def recipe_for_others(distilled: DistilledDataset, recipe: TrainingRecipe) -> TrainingRecipe:
+    """Return ``recipe`` for real images that stand beside a distilled set.
+
+    What was learned together with the set (a learning rate) and what its decoding asks for (views) is its own: others
+    get what the recipe says without. Steps learned with the set say nothing about others at all: they get the
+    standard protocol of the data.
+
+    Args:
+        distilled: the set.
+        recipe: with which it is evaluated.
+    """
+    if recipe.schedule == "given":
+        return common_recipe(distilled)
+    learned = distilled.metadata.get("learned") or {}
+    own = [name for name, value in learned.items() if getattr(recipe, name, None) == value]
+    if not own and recipe.views == 1:
+        return recipe
+    source = distilled.metadata.get("source") or {}
+    stated = (distilled.metadata.get("config") or {}).get("recipe") or "dsa"
+    piece = Piece(name=stated) if isinstance(stated, str) else Piece(**stated)
+    options = {name: value for name, value in piece.options.items() if name != "views"}
+    plain = named_recipe(piece.name, str(source.get("name", "")), **options)
+    return recipe.replace(views=1, **{name: getattr(plain, name) for name in own})

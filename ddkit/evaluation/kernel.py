@@ -1,0 +1,168 @@
+"""How good is a distilled set under the kernel classifier that it was learned for?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ddkit.artifact import DistilledDataset
+from ddkit.data import RealData
+from ddkit.errors import ConfigError
+from ddkit.evaluation.choice import recipe_of
+from ddkit.evaluation.compatibility import check_compatible
+from ddkit.evaluation.evaluate import network_seeds
+from ddkit.evaluation.results import ArchitectureResult, EvaluationResult, KernelRecipe
+from ddkit.evaluation.train import train_networks
+from ddkit.kernels import Kernel, KernelClassifier, NetworkFeatures, create, regression_rows, with_mirrored
+from ddkit.models import ModelSpec
+
+#: Test images that a kernel sees at once.
+CHUNK = 512
+
+
+def kernel_of(distilled: DistilledDataset) -> KernelRecipe | None:
+    """Return the kernel classifier for which a set was learned, or None.
+
+    Raises:
+        ConfigError: the set carries something that is not a kernel.
+    """
+    card = distilled.metadata.get("kernel")
+    if card is None:
+        return None
+    try:
+        return KernelRecipe(kernel=card["describe"], regulariser=card["regulariser"], flip=card.get("flip", False))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"the set's card describes no kernel ({error!r}): evaluate it with networks") from None
+
+
+def evaluate_kernel(
+    distilled: DistilledDataset,
+    test: RealData,
+    architectures: Sequence[str | ModelSpec] = ("convnet",),
+    repeats: int = 5,
+    how: KernelRecipe | None = None,
+    seed: int = 0,
+    *,
+    device: str | torch.device = "cpu",
+    **training: Any,
+) -> EvaluationResult:
+    r"""Classify real images by kernel ridge regression on a distilled set (survey Eq. 14).
+
+    .. math:: \hat y(x) = K(x, S) (K_{ss} + \lambda \tfrac{\mathrm{tr} K_{ss}}{n} I)^{-1} y_s
+
+    A kernel of infinitely wide networks gives one accuracy; one of random networks ``repeats``, for as many draws; that
+    of trained networks one for every network, trained on the set as its recipe says.
+
+    Args:
+        distilled: the set S.
+        test: real test images, which get the preprocessing of the set.
+        architectures: of the networks whose features are compared, for such a kernel.
+        repeats: draws or networks.
+        how: the classifier; None for that of the set.
+        seed: of the evaluation.
+        device: where the kernel is computed.
+        training: precision, compile, stacked of :func:`~ddkit.evaluation.train_networks`, for trained networks.
+
+    Returns:
+        the result, a row per kernel.
+
+    Raises:
+        ConfigError: a set that was not learned for a kernel, or fewer than one repeat.
+        DataError: a set that does not fit the test data.
+        RunError: the system is not positive definite.
+    """
+    how = kernel_of(distilled) if how is None else how
+    if how is None:
+        raise ConfigError("this set was not learned for a kernel: evaluate it with networks")
+    if repeats < 1:
+        raise ConfigError(f"repeats={repeats}: at least 1 kernel must be tried")
+    check_compatible(distilled, test)
+    test = test.with_preprocessing(distilled.preprocessing)
+    if how.kernel["name"] == NetworkFeatures.name:
+        how = how.model_copy(update={"networks": recipe_of(distilled)})
+        specs = [ModelSpec.parse(item) for item in architectures]
+        rows = [_trained_row(distilled, test, how, spec, repeats, seed, str(device), training) for spec in specs]
+    else:
+        rows = [_fixed_row(distilled, test, how, repeats, str(device))]
+    return EvaluationResult(
+        rows=tuple(rows),
+        recipe=how,
+        data=test.name,
+        split=test.split,
+        test_size=len(test),
+        label_kind=distilled.label_kind,
+        train_images=len(distilled),
+        budget=distilled.budget.as_dict(),
+        note="kernel ridge regression on the set; nothing was selected on the test set",
+    )
+
+
+def _fixed_row(
+    distilled: DistilledDataset, test: RealData, how: KernelRecipe, repeats: int, device: str
+) -> ArchitectureResult:
+    """Test a kernel that its description makes: once, or for several seeds where it has one."""
+    started, described = time.perf_counter(), how.kernel
+    seeds = [int(described["seed"]) + draw for draw in range(repeats)] if "seed" in described else [0]
+    values = []
+    for seed in seeds:
+        description = {**described, "seed": seed} if "seed" in described else described
+        kernel = create(description, distilled.shape, distilled.num_classes, device)
+        values.append(_accuracy(kernel, distilled, test, how, device))
+    return _row(in_words(described), values, seeds, started)
+
+
+def _trained_row(
+    distilled: DistilledDataset,
+    test: RealData,
+    how: KernelRecipe,
+    spec: ModelSpec,
+    repeats: int,
+    seed: int,
+    device: str,
+    training: Mapping[str, Any],
+) -> ArchitectureResult:
+    """Train networks on the set and test the kernels of their features."""
+    started, seeds = time.perf_counter(), network_seeds(seed, spec, repeats)
+    recipe = recipe_of(distilled)
+    recipe = recipe.replace(loss=recipe.loss_for(distilled.label_kind))
+    images, labels = distilled.tensors()
+    networks = train_networks(
+        images, labels, spec, recipe, seeds, num_classes=distilled.num_classes, device=device, **training
+    )
+    values = []
+    for network in networks:
+        body: Any = network.eval()
+        values.append(_accuracy(NetworkFeatures([body]), distilled, test, how, device))
+    return _row(f"{how.kernel['name']} of {spec.canonical()}", values, seeds, started)
+
+
+def _accuracy(kernel: Kernel, distilled: DistilledDataset, test: RealData, how: KernelRecipe, device: str) -> float:
+    images, labels = (tensor.to(device) for tensor in distilled.tensors())
+    rows = regression_rows(labels, distilled.num_classes, distilled.label_kind)
+    if how.flip:
+        images, rows = with_mirrored(images, rows)
+    classifier = KernelClassifier(kernel, images, rows, how.regulariser)
+    correct = 0
+    for index in torch.arange(len(test)).split(CHUNK):
+        guess = classifier.predict(test.batch(index).to(device), CHUNK).argmax(1)
+        correct += int((guess.cpu() == test.labels[index.to(test.labels.device)].cpu()).sum())
+    return correct / len(test)
+
+
+def in_words(description: Mapping[str, Any]) -> str:
+    """Return ``name(option=value,...)`` of a kernel's description."""
+    options = ",".join(f"{key}={value}" for key, value in description.items() if key != "name" and value is not None)
+    return f"{description['name']}({options})" if options else str(description["name"])
+
+
+def _row(text: str, values: Sequence[float], seeds: Sequence[int], started: float) -> ArchitectureResult:
+    return ArchitectureResult(
+        architecture=text,
+        accuracies=tuple(values),
+        seeds=tuple(seeds),
+        seconds=time.perf_counter() - started,
+        steps=0,
+    )

@@ -1,0 +1,113 @@
+"""Several random networks at once, whose features estimate the kernel of an infinitely wide one."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from ddkit.errors import ConfigError
+from ddkit.kernels.features import RandomFeatures
+from ddkit.networks.network import Network
+from ddkit.networks.options import require_at_least
+from ddkit.networks.sources import NetworkSource, registry
+from ddkit.streams import derive_seed
+from ddkit.synthesis import Synthesizer
+
+if TYPE_CHECKING:
+    from ddkit.objectives import Context
+
+
+@registry.register("random-features")
+class RandomFeatureNetworks(NetworkSource):
+    r"""M random bodies for every outer step, drawn anew (RFAD, Loo et al. 2022, arXiv 2210.12067).
+
+    .. math:: K(x, x') = \frac{s}{M F} \sum_m \phi_m(x)^\top \phi_m(x') + b
+
+    With weights N(0, 2/fan-in), biases N(0, 0.01), s = 2 and b = 0.01 (``init=ntk``) it is an unbiased estimate of the
+    NNGP kernel of the architecture with its last layer integrated out; new bodies at every step keep the images from
+    fitting one draw. Bodies have the architecture of the run (``model``): ``convnet:norm=none,width=256,init=ntk`` is
+    the published one. A model with norms, or another initialisation, is a kernel as well, but no such estimate.
+
+    On a CPU a loop over the bodies in channels-last layout is what pays: 126 against 259 ms for a grouped convolution
+    and 927 ms for ``vmap`` (8 bodies of width 32 on 256 images, one core).
+
+    Args:
+        bodies: M.
+        scale: s.
+        bias: b.
+        evaluation_bodies: fixed bodies of the kernel with which the result is judged.
+
+    Raises:
+        ConfigError: an option out of range.
+    """
+
+    def __init__(self, bodies: int = 8, scale: float = 2.0, bias: float = 0.01, evaluation_bodies: int = 16) -> None:
+        require_at_least(1, bodies=bodies, evaluation_bodies=evaluation_bodies)
+        if not (0 < scale < math.inf and 0 <= bias < math.inf):
+            raise ConfigError(
+                f"networks.scale={scale} must be positive and networks.bias={bias} at least 0, such as 2 and 0.01"
+            )
+        self.bodies, self.scale, self.bias, self.evaluation_bodies = bodies, scale, bias, evaluation_bodies
+
+    def setup(self, context: Context) -> None:
+        """Build the bodies; the first of them is the network of the run.
+
+        Raises:
+            ConfigError: a model with batch norm, whose features of an image depend on the others.
+        """
+        super().setup(context)
+        network = context.network
+        if network.has_batch_norm:
+            raise ConfigError(
+                f"model '{network.spec.canonical()}' has batch norm, whose random networks are no kernel: use "
+                f"norm=none, or networks=online-pool"
+            )
+        others = [
+            Network(
+                network.spec,
+                network.shape,
+                network.num_classes,
+                device=network.device,
+                precision=network.precision,
+            )
+            for _ in range(self.bodies - 1)
+        ]
+        self.networks = [network, *others]
+        for body in self.networks:
+            body.module.to(network.dtype).requires_grad_(False)
+        # A name of its own, so that judging a run changes nothing in it.
+        seed = derive_seed(context.streams.seed, "kernel-evaluation")
+        self._kernel = RandomFeatures(
+            self.networks,
+            model=network.spec.canonical(),
+            count=self.evaluation_bodies,
+            seed=seed,
+            scale=self.scale,
+            bias=self.bias,
+        )
+
+    def kernel(self) -> RandomFeatures:
+        """Return the kernel of the present bodies; its description is that of fixed ones."""
+        return self._kernel
+
+    def current(self) -> Network:
+        """Draw new weights for every body, in place, and return the first."""
+        for body in self.networks:
+            body.reset(self.streams.integer("networks"))
+        self.drawn += 1
+        return self.network
+
+    def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
+        """Keep nothing between steps but their number."""
+
+    def life(self) -> int:
+        """One outer step."""
+        return 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many times bodies were drawn."""
+        return {"drawn": self.drawn}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.drawn = int(state["drawn"])

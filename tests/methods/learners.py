@@ -1,0 +1,57 @@
+"""Small learners with the normalisation that GTN and RTP expect of theirs, registered under names of their own."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddkit import models
+from ddkit.models import FeatureModel
+
+
+class Standardise(nn.Module):
+    """Give every image mean 0 and variance 1, as instance norm does for convolutions."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        flat = images.flatten(1)
+        return F.layer_norm(flat, flat.shape[1:])
+
+
+class StandardisedMLP(FeatureModel):
+    """The MLP of ddkit behind a standardisation of each image."""
+
+    def __init__(self, shape: tuple[int, int, int], num_classes: int, *, width: int = 64) -> None:
+        pixels = shape[0] * shape[1] * shape[2]
+        first = nn.Sequential(Standardise(), nn.Linear(pixels, width), nn.ReLU())
+        second = nn.Sequential(nn.Linear(width, width), nn.ReLU())
+        super().__init__([first, second], nn.Linear(width, num_classes))
+
+
+class MeanOnly(nn.Module):
+    """Weight normalisation, subtraction of the batch mean, a bias and a leaky ReLU: a layer of GTN's learners.
+
+    The mean is always that of the present batch; GTN's program tests with that of the last synthetic batch.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.direction = nn.Parameter(torch.randn(outputs, inputs) * (2 / inputs) ** 0.5)
+        self.length = nn.Parameter(self.direction.detach().norm())
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.linear(x, self.direction * (self.length / self.direction.norm()))
+        return F.leaky_relu(x - x.mean(0, keepdim=True) + self.bias, 0.1)
+
+
+class MeanOnlyMLP(FeatureModel):
+    """Two mean-only layers and a classifier."""
+
+    def __init__(self, shape: tuple[int, int, int], num_classes: int, *, width: int = 64) -> None:
+        first = nn.Sequential(nn.Flatten(), MeanOnly(shape[0] * shape[1] * shape[2], width))
+        super().__init__([first, MeanOnly(width, width)], nn.Linear(width, num_classes))
+
+
+models.register("standardised-mlp", StandardisedMLP)
+models.register("mean-only-mlp", MeanOnlyMLP)

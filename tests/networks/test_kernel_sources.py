@@ -1,0 +1,134 @@
+"""Sources with a kernel: infinitely wide networks, and random bodies that are drawn anew in every step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ddkit import kernels
+from ddkit.errors import ConfigError
+from ddkit.networks import InfiniteNetworks, RandomFeatureNetworks
+from ddkit.testing import toy_data
+from tests.networks.bench import ready, same_after_resuming, walk, weights
+
+
+def body_weights(source: RandomFeatureNetworks) -> list[torch.Tensor]:
+    source.current()
+    return [torch.cat([p.detach().flatten() for p in body.module.parameters()]) for body in source.networks]
+
+
+def test_infinite_networks_give_the_described_kernel() -> None:
+    source, _ = ready(InfiniteNetworks(kernel="nngp", architecture="cpcf", sigma_b2=0.1))
+    x = torch.rand(3, 1, 8, 8)
+    expected = kernels.infinite_kernel("cpcf", (1, 8, 8), kernel="nngp", sigma_b2=0.1)
+    assert torch.equal(source.kernel().gram(x), expected.gram(x))
+    assert source.kernel().describe() == expected.describe()
+
+
+def test_infinite_networks_leave_the_network_as_it_is() -> None:
+    source, pixels = ready(InfiniteNetworks())
+    seen = walk(source, pixels, 3)
+    assert torch.equal(seen[0], seen[2])
+    assert source.state_dict() == {} and source.age() == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kernel": "rbf"}, "must be ntk or nngp"),
+        ({"sigma_w2": -1.0}, "sigma_w2=-1.0"),
+        ({"architecture": "resnet"}, "unknown architecture 'resnet'"),
+        ({"architecture": "myrtle99"}, "unknown architecture"),
+        ({"architecture": "cpcpcpcpf"}, "8x8 images cannot take"),
+    ],
+)
+def test_bad_infinite_networks_are_refused(options, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ready(InfiniteNetworks(**options))
+
+
+def test_bodies_differ_and_are_new_in_every_step() -> None:
+    source, _ = ready(RandomFeatureNetworks(bodies=3))
+    first, second = body_weights(source), body_weights(source)
+    assert len(first) == 3
+    distinct = {tuple(w.tolist()) for w in first + second}
+    assert len(distinct) == 6
+
+
+def test_bodies_follow_the_seed() -> None:
+    (first, _), (again, _), (other, _) = (ready(RandomFeatureNetworks(bodies=2), seed) for seed in (0, 0, 1))
+    a, b, c = (body_weights(source) for source in (first, again, other))
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert not torch.equal(a[0], c[0])
+
+
+def test_same_bodies_have_the_same_features_to_the_bit() -> None:
+    x = torch.rand(4, 1, 8, 8)
+    grams = []
+    for _ in range(2):
+        source, _ = ready(RandomFeatureNetworks(bodies=2))
+        source.current()
+        grams.append(source.kernel().gram(source.kernel().represent(x)))
+    assert torch.equal(*grams)
+
+
+def test_description_is_fixed_while_bodies_change() -> None:
+    source, _ = ready(RandomFeatureNetworks(bodies=2, evaluation_bodies=3))
+    state = source.streams.state_dict()
+    described = source.kernel().describe()
+    assert source.streams.state_dict().keys() == state.keys()
+    source.current()
+    assert source.kernel().describe() == described
+    kernel = kernels.create(described, (1, 8, 8), 3)
+    assert len(kernel.bodies) == 3
+    x = torch.rand(4, 1, 8, 8)
+    present = source.kernel()
+    assert not torch.equal(kernel.gram(kernel.represent(x)), present.gram(present.represent(x)))
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_resumed_source_goes_on_with_the_same_bodies(before: int) -> None:
+    same_after_resuming(RandomFeatureNetworks, {"bodies": 2}, before, 3)
+
+
+def test_bodies_are_never_differentiated() -> None:
+    source, pixels = ready(RandomFeatureNetworks(bodies=2))
+    source.current()
+    images, _ = pixels()
+    source.kernel().gram(source.kernel().represent(images)).sum().backward()
+    assert pixels.images.grad is not None
+    assert all(p.grad is None for body in source.networks for p in body.module.parameters())
+
+
+def test_one_body_is_the_network_of_the_run() -> None:
+    source, _ = ready(RandomFeatureNetworks(bodies=1))
+    w = weights(source)
+    assert torch.equal(w, body_weights(ready(RandomFeatureNetworks(bodies=1))[0])[0])
+    assert source.networks == [source.network]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bodies": 0}, "networks.bodies=0"),
+        ({"evaluation_bodies": 0}, "networks.evaluation_bodies=0"),
+        ({"scale": 0.0}, "networks.scale=0.0"),
+        ({"bias": -0.1}, "networks.bias=-0.1"),
+    ],
+)
+def test_bad_bodies_are_refused(options, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RandomFeatureNetworks(**options)
+
+
+def test_batch_norm_is_refused() -> None:
+    from ddkit import augment
+    from ddkit.models import ModelSpec
+    from ddkit.networks import Network
+    from ddkit.objectives import Context, RealSignal
+    from ddkit.streams import Streams
+
+    data, source = toy_data(), RandomFeatureNetworks()
+    network = Network(ModelSpec.parse("convnet:width=4,depth=1,norm=batch"), data.shape, data.num_classes)
+    with pytest.raises(ConfigError, match="has batch norm"):
+        source.setup(Context(3, RealSignal(), source, network, augment.create("none"), Streams(0)))
