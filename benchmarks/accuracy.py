@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cells import CELLS, TRAJECTORY, distil, generator_seconds, how_to_train
+from cells import CELLS, PASSES, TRAJECTORY, distil, generator_seconds, how_to_train
 from experts import buffer_for, part_of
 
 from ddkit import Distiller, data
@@ -134,8 +134,13 @@ def own_ways(distilled: DistilledDataset, test: RealData, seed: int) -> dict[str
     own = recipe_of(distilled)
     if own.name in OWN_RECIPES:
         model = str(distilled.metadata["config"]["model"])
-        repeats = OWN_NETWORKS if own.schedule == "given" else NETWORKS
-        found["own"] = figures(evaluate(distilled, test, (model,), repeats=repeats, recipe=own, seed=seed))
+        if own.schedule == "given":
+            result = evaluate(distilled, test, (model,), repeats=OWN_NETWORKS, recipe=own, seed=seed)
+        else:
+            own = own.replace(epochs=max(1, min(own.epochs, PASSES // len(distilled))))
+            fast: dict[str, Any] = {"precision": "bfloat16", "compile": True} if own.head == "linear" else {}
+            result = evaluate(distilled, test, (model,), repeats=NETWORKS, recipe=own, seed=seed, **fast)
+        found["own"] = figures(result)
         found["own"]["recipe"] = own.model_dump(mode="json")
     if (kernel := kernel_of(distilled)) is not None and kernel.kernel["name"] != NetworkFeatures.name:
         found["kernel"] = figures(evaluate_kernel(distilled, test, repeats=NETWORKS, seed=seed))

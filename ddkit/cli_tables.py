@@ -63,6 +63,7 @@ def accuracy_rows(label: str, result: EvaluationResult, distilled: DistilledData
         rows.append(
             {
                 "set": label,
+                "recipe": result.recipe.name,
                 "architecture": row.architecture,
                 "images": result.train_images,
                 "accuracy %": f"{100 * row.mean:.1f} ± {100 * row.std:.1f}",

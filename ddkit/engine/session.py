@@ -167,7 +167,7 @@ class Session:
 
     def _precision(self, objective: Objective, networks: NetworkSource) -> Precision:
         config = self.config
-        passes = objective.passes_per_step(self.synthesizer)
+        passes = objective.passes_per_step(self.synthesizer) * networks.at_once
         passes += 3.0 * networks.passes_per_step(self.synthesizer)
         if self.constraint is not None:
             passes += self.constraint.passes_per_step(self.synthesizer)
@@ -240,6 +240,8 @@ class Session:
             metadata["signal"] = card
         if counts := self.networks.metadata():
             metadata["networks"] = counts
+        if self.synthesizer.labels.artifact_kind == "regression" and metadata.get("recipe", {}).get("loss") == "auto":
+            metadata["recipe"] = {**metadata["recipe"], "loss": self.objective.row_loss}
         if changes := {**self.networks.recipe_changes(self.synthesizer), **self.objective.recipe_changes()}:
             metadata["recipe"] = {**metadata.get("recipe", {}), **changes}
             learned = {name: value for name, value in changes.items() if value and name not in _NOT_LEARNED}

@@ -70,8 +70,8 @@ def assess(
 
     Without a ``recipe``, a set whose method trains networks in a way of its own (steps that were learned, a kernel) is
     evaluated that way first, then by its kernel, labelled ``METHOD (kernel)``, and by the protocol that all methods
-    share, ``METHOD (common protocol)``. Baselines that no learned steps suit are trained by that protocol; those of a
-    kernel are classified by the kernel as well.
+    share, ``METHOD (common protocol)``. So are baselines, each row of the set having its counterpart: those that no
+    learned steps suit are trained by the protocol alone, those of a kernel are classified by the kernel as well.
 
     Draw d of a random baseline is evaluated with ``seed + d``, so its networks start differently from those of the
     other draws; the first draw and every baseline that is not drawn share the initialisations of the distilled set.
@@ -123,15 +123,11 @@ def assess(
             whole = WHOLE_RECIPE.replace(epochs=whole_epochs)
             result = evaluate_real(members, test, specs, min(repeats, 3), whole, seed, **options)
         else:
-            pairs = zip(members, _shares(repeats, len(members)), strict=True)
             nets = common if others.name != own.name else specs
-            result = merge_draws(
-                [evaluate(one, test, nets, share, others, seed + d, **options) for d, (one, share) in enumerate(pairs)]
-            )
+            result = _pooled(members, test, nets, repeats, others, seed, options)
         results.append((kind, result))
-        kernels = ways.by_kernel(members, specs) if ways is not None and not isinstance(members, RealData) else None
-        if kernels is not None:
-            results.append((f"{kind} (kernel)", kernels))
+        if ways is not None and not isinstance(members, RealData):
+            results += ways.further_of_baseline(kind, members, specs, common, others)
     return results
 
 
@@ -153,23 +149,59 @@ class _Ways:
         if kernel_of(self.distilled) is not None:
             report("classifying by the kernel of the set")
             found.append((f"{label} (kernel)", self._kernel(self.distilled, specs, self.repeats)))
-        if recipe_of(self.distilled).name in OWN_RECIPES:
+        if self._trains_differently():
             report("training networks on the distilled set by the common protocol")
             how = common_recipe(self.distilled)
             result = evaluate(self.distilled, self.test, common, self.repeats, how, self.seed, **self.options)
             found.append((f"{label} (common protocol)", result))
         return found
 
-    def by_kernel(self, members: Sequence[DistilledDataset], specs: Sequence[ModelSpec]) -> EvaluationResult | None:
-        """Evaluate sets of real images by the kernel of the distilled one, if it has one that needs no training."""
-        how = kernel_of(self.distilled)
-        if how is None or how.kernel["name"] == NetworkFeatures.name:
-            return None
-        return merge_draws([self._kernel(one, specs, 1) for one in members])
+    def further_of_baseline(
+        self,
+        kind: str,
+        members: Sequence[DistilledDataset],
+        specs: Sequence[ModelSpec],
+        common: Sequence[ModelSpec],
+        trained: TrainingRecipe,
+    ) -> list[tuple[str, EvaluationResult]]:
+        """Evaluate draws of a baseline like the set, where they were not ``trained`` that way already.
+
+        A kernel that has to be trained is left out.
+        """
+        found, how = [], kernel_of(self.distilled)
+        if how is not None and how.kernel["name"] != NetworkFeatures.name:
+            result = merge_draws([self._kernel(one, specs, 1) for one in members])
+            found.append((f"{kind} (kernel)", result))
+        if self._trains_differently() and trained != common_recipe(self.distilled):
+            found.append((f"{kind} (common protocol)", self._commonly(members, common)))
+        return found
+
+    def _trains_differently(self) -> bool:
+        """Whether the set's own recipe belongs to its method instead of to the field."""
+        return recipe_of(self.distilled).name in OWN_RECIPES
+
+    def _commonly(self, members: Sequence[DistilledDataset], common: Sequence[ModelSpec]) -> EvaluationResult:
+        how = common_recipe(self.distilled)
+        return _pooled(members, self.test, common, self.repeats, how, self.seed, self.options)
 
     def _kernel(self, one: DistilledDataset, specs: Sequence[ModelSpec], repeats: int) -> EvaluationResult:
         options = {key: value for key, value in self.options.items() if key != "executor"}
         return evaluate_kernel(one, self.test, specs, repeats, kernel_of(self.distilled), self.seed, **options)
+
+
+def _pooled(
+    members: Sequence[DistilledDataset],
+    test: RealData,
+    specs: Sequence[ModelSpec],
+    repeats: int,
+    recipe: TrainingRecipe,
+    seed: int,
+    options: dict[str, Any],
+) -> EvaluationResult:
+    """Train ``repeats`` networks in all on the draws of a baseline."""
+    pairs = zip(members, _shares(repeats, len(members)), strict=True)
+    results = [evaluate(one, test, specs, share, recipe, seed + d, **options) for d, (one, share) in enumerate(pairs)]
+    return merge_draws(results)
 
 
 def _shares(total: int, parts: int) -> list[int]:

@@ -14,6 +14,7 @@ from ddkit.errors import ConfigError
 from ddkit.evaluation.choice import recipe_of
 from ddkit.evaluation.compatibility import check_compatible
 from ddkit.evaluation.evaluate import network_seeds
+from ddkit.evaluation.learners import Centred
 from ddkit.evaluation.results import ArchitectureResult, EvaluationResult, KernelRecipe
 from ddkit.evaluation.train import train_networks
 from ddkit.kernels import Kernel, KernelClassifier, NetworkFeatures, create, regression_rows, with_mirrored
@@ -135,6 +136,8 @@ def _trained_row(
     values = []
     for network in networks:
         body: Any = network.eval()
+        if isinstance(body, Centred):
+            body = body.model  # what it learned beyond its start has no features of its own
         values.append(_accuracy(NetworkFeatures([body]), distilled, test, how, device))
     return _row(f"{how.kernel['name']} of {spec.canonical()}", values, seeds, started)
 

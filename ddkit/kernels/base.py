@@ -32,7 +32,7 @@ class Kernel(ABC):
 
     @abstractmethod
     def represent(self, images: Tensor) -> Tensor:
-        """Return what the kernel needs of the support (n, C, H, W): features (n, F) or the images, with their graph."""
+        """Return what the kernel needs of the support (n, C, H, W), with its graph: features or the images, (n, F)."""
 
     @abstractmethod
     def gram(self, support: Tensor) -> Tensor:

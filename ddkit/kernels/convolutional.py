@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import torch
@@ -33,7 +34,8 @@ class ConvolutionalKernel(InfiniteKernel):
     over all p and p' (global average pooling). Only the covariances that reach the head are followed, see
     :class:`~ddkit.kernels.layouts.Band`; the results are those of the full recursion (Nguyen et al. 2021, NeurIPS,
     arXiv 2107.13034). Images are cut into tiles of pairs; where there are several, a tile's forward pass is repeated
-    in the backward pass instead of kept.
+    in the backward pass instead of kept. A support is represented by its images and what follows from each of them
+    alone, which is found and differentiated once however many chunks of targets there are.
 
     Args:
         layers: ``c`` (convolution and ReLU) and ``p`` (pooling) in their order, then ``f`` (flatten) or ``g`` (global
@@ -72,24 +74,33 @@ class ConvolutionalKernel(InfiniteKernel):
             layout = layout.after_pooling() if kind == "p" else layout
         self._head = layout
         self.numbers = self._plan[0][1].numbers
+        relus = [(level.height, level.width) for kind, level in self._plan if kind == "c"]
+        self._parts = [shape, *relus, (1,)]
 
     def represent(self, images: Tensor) -> Tensor:
-        """Return the images."""
-        return images
+        """Return (n, C H W + V + 1): each image, its V variances at all ReLUs, and its kernel with itself."""
+        variances, diagonal = self._own(images)
+        return torch.cat([images.flatten(1), *(each.flatten(1) for each in variances), diagonal[:, None]], dim=1)
+
+    def _represented(self, support: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Return images (n, C, H, W), variances (n, H, W) at every ReLU and the diagonal (n,) of a support."""
+        parts = support.split([math.prod(part) for part in self._parts], dim=1)
+        images, *variances, diagonal = (x.unflatten(1, part) for x, part in zip(parts, self._parts, strict=True))
+        return images, variances, diagonal[:, 0]
 
     def gram(self, support: Tensor) -> Tensor:
         """Return K_ss (n, n): tiles above the diagonal, and the diagonal from each image's own covariances."""
-        variances, diagonal = self._own(support)
-        upper = self._matrix(support, support, variances, variances, symmetric=True).triu(1)
+        images, variances, diagonal = self._represented(support)
+        upper = self._matrix(images, images, variances, variances, symmetric=True).triu(1)
         return (upper + upper.T + torch.diag_embed(diagonal)).double()
 
     def cross(self, images: Tensor, support: Tensor) -> Tensor:
         """Return K_ts (B, n) in the format of the support, as float64."""
+        mine, variances, _ = self._represented(support)
         targets = images.detach().to(support)
         with torch.no_grad():
             of_targets, _ = self._own(targets)
-        of_support, _ = self._own(support)
-        return self._matrix(targets, support, of_targets, of_support).double()
+        return self._matrix(targets, mine, of_targets, variances).double()
 
     def targets_at_once(self, support: Tensor, limit: int) -> int:
         """Return how many targets make one tile with the whole support, at least 1."""

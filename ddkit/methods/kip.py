@@ -20,13 +20,15 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
     well, ``objective.label_solve=true`` solves for those of the result.
 
     Results are for kernel regression. Networks (of the survey's table) need outputs that are centred at their
-    initialisation and scaled labels: at IPC 1 on MNIST an MLP reaches 85 % with both and 21 % without.
+    initialisation and scaled labels: at IPC 1 on MNIST an MLP reaches 85 % with both and 21 % without. They should be
+    of the kernel's kind: at IPC 1 on 8x8 digits an MLP reaches 82.2 %, a ConvNet 51.7 %. So set
+    ``model=convnet:norm=none`` along with a convolutional kernel.
     """
     return {
         "steps": 1000,
         "objective": {"name": "kernel", "real_images": 5000, "balanced": True, "loss": "mse", "regulariser": 1e-6},
         "networks": {"name": "infinite", "kernel": "ntk", "architecture": "fc1"},
-        "model": "convnet:norm=none",
+        "model": "mlp:width=512",
         "init": "real",
         "augmentation": "none",
         "optimiser": {"name": "adam", "lr": RATES.get(data.name, 0.04)},

@@ -60,6 +60,11 @@ class InfiniteNetworks(NetworkSource):
         """Return the finite network of this run as it is; it only says on what results are evaluated."""
         return self.network
 
+    @property
+    def at_once(self) -> int:
+        """None: the kernel needs no network."""
+        return 0
+
     def age(self) -> tuple[int, int]:
         """There is one kernel, and it does not age."""
         return 0, 0

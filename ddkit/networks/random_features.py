@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from ddkit.errors import ConfigError
 from ddkit.kernels.features import RandomFeatures
 from ddkit.networks.network import Network
@@ -15,6 +18,40 @@ from ddkit.synthesis import Synthesizer
 
 if TYPE_CHECKING:
     from ddkit.objectives import Context
+
+
+class Body:
+    """One set of random weights of a network that several bodies share, so that its passes are compiled once.
+
+    The weights are copied into the network whenever this body's features are asked for, which costs little beside a
+    pass. Gradients with respect to the images are those of the moment: differentiate, or let a checkpoint repeat the
+    pass, before another body is asked.
+
+    Args:
+        network: whose module takes the weights.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.weights = [parameter.detach().clone() for parameter in network.module.parameters()]
+
+    def draw(self, seed: int) -> None:
+        """Draw new weights."""
+        self.network.reset(seed)
+        with torch.no_grad():
+            for mine, parameter in zip(self.weights, self.network.module.parameters(), strict=True):
+                mine.copy_(parameter)
+
+    def load(self) -> None:
+        """Put the weights into the network."""
+        with torch.no_grad():
+            for mine, parameter in zip(self.weights, self.network.module.parameters(), strict=True):
+                parameter.copy_(mine)
+
+    def features(self, images: Tensor, /) -> Tensor:
+        """Return (N, F) for images (N, C, H, W)."""
+        self.load()
+        return self.network.features(images)
 
 
 @registry.register("random-features")
@@ -50,7 +87,7 @@ class RandomFeatureNetworks(NetworkSource):
         self.bodies, self.scale, self.bias, self.evaluation_bodies = bodies, scale, bias, evaluation_bodies
 
     def setup(self, context: Context) -> None:
-        """Build the bodies; the first of them is the network of the run.
+        """Make room for the weights of all bodies, which share the network of the run.
 
         Raises:
             ConfigError: a model with batch norm, whose features of an image depend on the others.
@@ -62,19 +99,8 @@ class RandomFeatureNetworks(NetworkSource):
                 f"model '{network.spec.canonical()}' has batch norm, whose random networks are no kernel: use "
                 f"norm=none, or networks=online-pool"
             )
-        others = [
-            Network(
-                network.spec,
-                network.shape,
-                network.num_classes,
-                device=network.device,
-                precision=network.precision,
-            )
-            for _ in range(self.bodies - 1)
-        ]
-        self.networks = [network, *others]
-        for body in self.networks:
-            body.module.to(network.dtype).requires_grad_(False)
+        network.module.to(network.dtype).requires_grad_(False)
+        self.networks = [Body(network) for _ in range(self.bodies)]
         # A name of its own, so that judging a run changes nothing in it.
         seed = derive_seed(context.streams.seed, "kernel-evaluation")
         self._kernel = RandomFeatures(
@@ -93,9 +119,15 @@ class RandomFeatureNetworks(NetworkSource):
     def current(self) -> Network:
         """Draw new weights for every body, in place, and return the first."""
         for body in self.networks:
-            body.reset(self.streams.integer("networks"))
+            body.draw(self.streams.integer("networks"))
+        self.networks[0].load()
         self.drawn += 1
         return self.network
+
+    @property
+    def at_once(self) -> int:
+        """M."""
+        return self.bodies
 
     def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
         """Keep nothing between steps but their number."""

@@ -85,6 +85,11 @@ class NetworkSource(ABC):
         """
         return {}
 
+    @property
+    def at_once(self) -> int:
+        """How many networks see every image of an outer step, for cost estimates; 0 for a kernel without any."""
+        return 1
+
     def life(self) -> int | None:
         """Return how many outer steps a network serves; None where that is not known beforehand."""
         return None

@@ -78,6 +78,8 @@ class Objective(ABC):
     needs_networks: ClassVar[str | None] = None
     #: Whether every class needs synthetic images, as it is compared with real images of its own.
     every_class: ClassVar[bool] = True
+    #: The loss in which free rows of labels are learned, and in which networks are trained on them.
+    row_loss: ClassVar[Literal["ce", "mse"]] = "ce"
     #: Learning rates of its own that may be to blame where a run diverges, for the message.
     rates: str = ""
     #: Optimiser settings of what this objective learns beside the synthetic data, by group.

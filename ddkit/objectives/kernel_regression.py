@@ -68,6 +68,7 @@ class KernelRegression(Objective):
 
     needs_networks = "infinite"
     every_class = False
+    row_loss = "mse"
     rates = "optimiser.groups.temperature.lr (if learned), "
     group_defaults: ClassVar[dict[str, dict[str, Any]]] = {"temperature": {"name": "adam", "lr": 0.01}}
 
@@ -135,7 +136,7 @@ class KernelRegression(Objective):
         return {"temperature": [self.log_scale]}
 
     def passes_per_step(self, synthesizer: Synthesizer) -> float:
-        """Forward passes of the targets, forward (twice) and backward of the support, through one network."""
+        """Forward passes of the targets, forward (twice) and backward of the support; see ``NetworkSource.at_once``."""
         return self.real_images + 4.0 * len(synthesizer.present) * synthesizer.batch_per_class
 
     def backward(self, synthesizer: Synthesizer) -> dict[str, float]:

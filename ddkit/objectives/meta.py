@@ -166,8 +166,8 @@ class MetaLearning(Objective):
             network = context.networks.current()
             start = torch.cat([weight.detach().flatten() for weight in network.module.parameters()])
             result, risk = self._unroll(start, student, draws)
-            context.networks.observe(result.first_gradient, images=len(chunks[0]), error=risk.error)
-            loss, error = loss + float(result.loss), error + risk.error / self.students
+            context.networks.observe(result.first_gradient, images=len(chunks[0]), error=float(risk.error))
+            loss, error = loss + float(result.loss), error + float(risk.error) / self.students
         self._check_loss(loss)
         student.finish(synthesizer)
         rates, momenta = self.sizes.listed()

@@ -153,7 +153,7 @@ class RealSignal(Signal):
             )
             loss, gradient = loss + judged.loss, gradient + judged.gradient
             correct = correct + judged.correct[: len(part)].sum()
-        return Risk(loss, gradient, 1 - int(correct) / len(index))
+        return Risk(loss, gradient, 1 - correct / len(index))
 
     def whole(self) -> RealData:
         """Return the real data."""

@@ -43,12 +43,13 @@ class Risk:
     Args:
         loss: mean hard-label cross-entropy ().
         gradient: of the loss with respect to the weights (P,).
-        error: share of the images that are classified wrongly, in [0, 1].
+        error: share of the images that are classified wrongly, in [0, 1] (); on the device, as a number would make it
+            wait for the device at every intermediate loss.
     """
 
     loss: Tensor
     gradient: Tensor
-    error: float
+    error: Tensor
 
 
 class Signal(ABC):

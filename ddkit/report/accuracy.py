@@ -39,6 +39,7 @@ class AccuracyRow:
         images: training images.
         bytes: stored bytes of the training set.
         label_kind: ``hard``, ``soft`` or ``regression``.
+        recipe: name of the recipe that trained them, ``kernel`` for a kernel classifier; None where nothing says.
         distilled: whether this is the run's own set, as opposed to a baseline.
         published: the published figure for the same setting, if there is one.
     """
@@ -54,6 +55,7 @@ class AccuracyRow:
     images: int | None
     bytes: int | None
     label_kind: str | None
+    recipe: str | None
     distilled: bool
     published: Reference | None
 
@@ -66,7 +68,8 @@ class AccuracyRow:
 def accuracy_rows(run: RunContent) -> list[AccuracyRow]:
     """Flatten a run's ``evaluation.json``, the run's own set first.
 
-    The run's own set is the entry labelled with the method's name or ``distilled``, else the first one.
+    The run's own set is the entry labelled with the method's name or ``distilled``, else the first one, and those
+    that judge it in further ways: ``METHOD (kernel)``, ``METHOD (common protocol)``.
 
     Returns:
         One row per training set and architecture, grouped by architecture in order of appearance. Several
@@ -78,10 +81,11 @@ def accuracy_rows(run: RunContent) -> list[AccuracyRow]:
     own = next((i for i, label in enumerate(labels) if label.casefold() in own_names), 0)
     rows: list[AccuracyRow] = []
     for position, ((label, result), name) in enumerate(zip(run.results, _numbered(labels), strict=True)):
+        further = label.startswith(f"{labels[own]} (")
         method = run.method if position == own else label
         for entry in _architecture_entries(result):
             reference = _reference(run, method, str(entry["architecture"]))
-            rows.append(_row(run, name, entry, result, position == own, reference))
+            rows.append(_row(run, name, entry, result, position == own or further, reference))
     rows = [row for row in rows if math.isfinite(row.mean)]
     order = list(dict.fromkeys(row.architecture for row in rows))
     return sorted(rows, key=lambda row: (order.index(row.architecture), not row.distilled))
@@ -128,6 +132,7 @@ def _row(
     if images is None:
         images = _whole(result.get("train_images"))
         stored = run.real_bytes if images == run.real_count else None
+    recipe = result.get("recipe")
     return AccuracyRow(
         label=label,
         architecture=str(row["architecture"]),
@@ -140,6 +145,7 @@ def _row(
         images=images,
         bytes=stored,
         label_kind=str(result["label_kind"]) if result.get("label_kind") else None,
+        recipe=str(recipe["name"]) if isinstance(recipe, Mapping) and recipe.get("name") else None,
         distilled=distilled,
         published=reference,
     )

@@ -40,7 +40,7 @@ _NAMES = {
     "sldd": "SLDD",
     "rfad": "RFAD",
 }
-_ABBREVIATIONS = {"dd", "dc", "dsa", "dcc", "dm", "idm", "idc", "mtt", "ftd", "kip", "kfs", "gtn", "ld"}
+_ABBREVIATIONS = {"dd", "dc", "dsa", "dcc", "dm", "idm", "idc", "mtt", "ftd", "kip", "kfs", "gtn", "ld", "ld-or2"}
 _LABEL_NOTES = {
     "hard": "Labels are hard: one class per image.",
     "soft": "Labels are soft: every image stores one probability per class, counted in the bytes. "
@@ -53,8 +53,12 @@ _LABEL_NOTES = {
 def display_name(name: str) -> str:
     """Write the name of a method, dataset or architecture as papers do.
 
-    ``cifar10`` is CIFAR-10, ``convnet(depth=3,width=128)`` is ConvNet (depth 3, width 128).
+    ``cifar10`` is CIFAR-10, ``convnet(depth=3,width=128)`` is ConvNet (depth 3, width 128), ``kip (kernel)`` is KIP
+    (kernel).
     """
+    judged = re.fullmatch(r"([\w-]+) (\([\w ]+\))", name)
+    if judged:
+        return f"{display_name(judged[1])} {judged[2]}"
     with_options = re.fullmatch(r"(\w+)\(([\w=,.\- ]+)\)", name)
     if with_options:
         options = with_options[2].replace("=", " ").replace(",", ", ")

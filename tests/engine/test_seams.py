@@ -118,3 +118,21 @@ def test_augmentation_constants_reach_matching_and_evaluation() -> None:
     assert distilled.metadata["recipe"]["augmentation_options"] == {"rotate_degrees": 30.0}
     with pytest.raises(ConfigError, match="crop_ratio"):
         Distiller("dm", 2, **{**options, "augmentation_options": {"crop_rati": 0.25}}).fit(toy_data())
+
+
+@pytest.mark.parametrize(
+    ("objective", "loss"),
+    [
+        ({"name": "meta", "order": "random", "inner_steps": 2}, "ce"),
+        ({"name": "gradient"}, "ce"),
+        ({"name": "kernel"}, "mse"),
+    ],
+    ids=["meta", "gradient", "kernel"],
+)
+def test_free_rows_are_trained_on_in_the_loss_in_which_they_were_learned(objective: dict[str, Any], loss: str) -> None:
+    options = {**SMALL, "objective": objective, "synthesis": {"name": "pixels", "labels": "free"}}
+    card = Distiller("dm", 1, **options).fit(toy_data()).metadata
+    assert card["recipe"]["loss"] == loss and "loss" not in card.get("learned", {})
+    stated = Distiller("dm", 1, **options, recipe={"loss": "mse"}).fit(toy_data()).metadata
+    assert stated["recipe"]["loss"] == "mse"
+    assert Distiller("dm", 1, **SMALL).fit(toy_data()).metadata["recipe"]["loss"] == "auto"

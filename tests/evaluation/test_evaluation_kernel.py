@@ -75,6 +75,13 @@ def test_a_kernel_of_trained_networks_trains_them_as_the_set_says(digits: Pair) 
     assert min(first.rows[0].accuracies) > 0.4 and len(set(first.rows[0].seeds)) == 2
 
 
+def test_networks_of_a_centred_recipe_have_a_kernel_too(digits: Pair) -> None:
+    train, test = digits
+    card = {"describe": {"name": "network-features", "model": "unknown"}, "regulariser": 1e-4}
+    distilled = random_set(train, 2, kernel=card, recipe=own_recipe("centred", epochs=20))
+    assert evaluate_kernel(distilled, test, (TINY,), 1).rows[0].mean > 0.4
+
+
 def test_a_set_without_a_kernel_is_refused(digits: Pair) -> None:
     assert kernel_of(random_set(digits[0], 1)) is None
     with pytest.raises(ConfigError, match="not learned for a kernel"):
@@ -101,7 +108,7 @@ def test_a_set_is_judged_its_own_way_by_its_kernel_and_by_the_common_protocol(
         repeats=2,
         draws=2,
     )
-    labels = ["kip", "kip (kernel)", "kip (common protocol)", "random", "random (kernel)"]
+    labels = ["kip", "kip (kernel)", "kip (common protocol)", "random", "random (kernel)", "random (common protocol)"]
     assert [label for label, _ in results] == labels
     by_label = dict(results)
     assert by_label["kip"].recipe.name == "centred" and by_label["kip (common protocol)"].recipe == short.replace(
@@ -110,6 +117,9 @@ def test_a_set_is_judged_its_own_way_by_its_kernel_and_by_the_common_protocol(
     assert (
         by_label["kip"].rows[0].architecture == tiny and by_label["kip (common protocol)"].rows[0].architecture == other
     )
+    assert by_label["random"].recipe == by_label["kip"].recipe
+    beside, real = by_label["kip (common protocol)"], by_label["random (common protocol)"]
+    assert real.recipe == beside.recipe and real.rows[0].architecture == other and len(real.rows[0].accuracies) == 2
     draws = by_label["random (kernel)"].rows[0].accuracies
     assert len(draws) == 2 and draws[0] != draws[1]
 

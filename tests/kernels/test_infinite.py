@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from ddkit import kernels
 from ddkit.errors import ConfigError
-from ddkit.kernels import convolutional, infinite_kernel
+from ddkit.kernels import Kernel, convolutional, infinite_kernel
 from tests.kernels.oracles import (
     finite_conv_kernel,
     finite_fc_kernels,
@@ -17,6 +19,10 @@ from tests.kernels.oracles import (
 )
 
 SHAPE = (2, 7, 9)
+
+
+def gram_of(kernel: Kernel, images: torch.Tensor) -> torch.Tensor:
+    return kernel.gram(kernel.represent(images))
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
@@ -32,7 +38,7 @@ def test_convolutional_ntk_is_the_limit_of_finite_networks(layers: str) -> None:
     x = random_images(4, (1, 8, 8))
     generator = torch.Generator().manual_seed(0)
     draws = torch.stack([finite_conv_kernel(x, layers, 128, generator) for _ in range(24)])
-    assert relative(draws.mean(0), infinite_kernel(layers, (1, 8, 8)).gram(x)) < 0.05
+    assert relative(draws.mean(0), gram_of(infinite_kernel(layers, (1, 8, 8)), x)) < 0.05
 
 
 @pytest.mark.parametrize("kind", ["ntk", "nngp"])
@@ -41,8 +47,9 @@ def test_convolutional_kernel_equals_the_recursion_over_all_pixels(layers: str, 
     """The band, odd borders included: 7 and 9 pixels lose one at the first pooling."""
     x, y = random_images(3, SHAPE), random_images(2, SHAPE, seed=1)
     kernel = infinite_kernel(layers, SHAPE, kernel=kind)
-    torch.testing.assert_close(kernel.gram(x), pixel_recursion(x, x, layers, kind), rtol=0, atol=1e-7)
-    torch.testing.assert_close(kernel.cross(y, x), pixel_recursion(y, x, layers, kind), rtol=1e-13, atol=1e-13)
+    support = kernel.represent(x)
+    torch.testing.assert_close(kernel.gram(support), pixel_recursion(x, x, layers, kind), rtol=0, atol=1e-7)
+    torch.testing.assert_close(kernel.cross(y, support), pixel_recursion(y, x, layers, kind), rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("kind", ["ntk", "nngp"])
@@ -74,6 +81,26 @@ def test_tiles_change_neither_values_nor_gradients(architecture: str, monkeypatc
     monkeypatch.setattr(convolutional, "TILE_NUMBERS", {"cpu": 1})
     for value, expected in zip(run(), whole, strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("architecture", ["cpcpf", "cpcg", "ccf"])
+def test_own_covariances_of_the_support_are_found_once_for_all_chunks(architecture: str, monkeypatch) -> None:
+    x, y = random_images(3, SHAPE), random_images(4, SHAPE, seed=1)
+    kernel = infinite_kernel(architecture, SHAPE)
+    seen: list[int] = []
+    original = kernel._own
+
+    def counted(images: torch.Tensor) -> Any:
+        seen.append(len(images))
+        return original(images)
+
+    monkeypatch.setattr(kernel, "_own", counted)
+    support = kernel.represent(x)
+    whole = kernel.cross(y, support)
+    seen.clear()
+    kernel.gram(support)
+    assert torch.equal(torch.cat([kernel.cross(part, support) for part in y.split(2)]), whole)
+    assert seen == [2, 2]
 
 
 @pytest.mark.parametrize("architecture", ["fc1", "fc3", "conv2", "cpcpf", "cpcg"])
@@ -118,7 +145,8 @@ def test_band_follows_fewer_numbers_than_all_pairs_of_pixels() -> None:
 )
 def test_architectures_have_names(name: str, layers: str) -> None:
     x = random_images(2, (1, 8, 8))
-    assert torch.equal(infinite_kernel(name, (1, 8, 8)).gram(x), infinite_kernel(layers, (1, 8, 8)).gram(x))
+    named, spelt = (infinite_kernel(text, (1, 8, 8)) for text in (name, layers))
+    assert torch.equal(gram_of(named, x), gram_of(spelt, x))
 
 
 @pytest.mark.parametrize("architecture", ["fc2", "FC:2", "convnet3", "ccpcg"])

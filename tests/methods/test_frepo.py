@@ -74,9 +74,17 @@ def test_labels_of_many_classes_start_smaller() -> None:
 
 
 def test_model_of_the_preset_is_the_published_network() -> None:
-    config = methods.get("frepo").configure(named("cifar10"), 1)
+    config = methods.get("frepo").configure(toy_data((3, 4, 4), (501,) * 10), 1)
+    assert config.steps == 500_000 and config.optimiser.lr == 3e-4
     network = ModelSpec.parse(config.model).build((3, 32, 32), 10, 0)
     assert network.classifier.in_features == 8192
+
+
+@pytest.mark.parametrize("method", ["frepo", "rfad", "rtp"])
+def test_small_sets_are_not_given_the_schedule_of_large_ones(method: str) -> None:
+    small, large = (methods.get(method).configure(toy_data((1, 8, 8), (n,) * 10), 1) for n in (4, 501))
+    assert small.steps <= 1000 < large.steps and small.optimiser.lr != large.optimiser.lr
+    assert ModelSpec.parse(small.model).canonical() != ModelSpec.parse(large.model).canonical()
 
 
 def test_resumed_run_with_batch_norm_equals_an_uninterrupted_one() -> None:
@@ -114,9 +122,9 @@ def fit(ipc: int, width: int, seed: int = 0, **overrides: Any) -> DistilledDatas
     return Distiller("frepo", ipc, seed=seed, **options).fit(digits()[0])
 
 
-def accuracy(distilled: DistilledDataset, width: int, test: RealData | None = None) -> float:
-    """Mean test accuracy in percent of two networks."""
-    model = f"convnet:width={width},norm=none,init=lecun"
+def accuracy(distilled: DistilledDataset, width: int, test: RealData | None = None, more: str = "") -> float:
+    """Mean test accuracy in percent of two networks of that width and ``more`` options."""
+    model = f"convnet:width={width},norm=none,init=lecun{more}"
     return 100 * evaluate(distilled, test or digits()[1], (model,), repeats=2, recipe=PLAIN).rows[0].mean
 
 
@@ -149,11 +157,14 @@ def test_frepo_at_ten_images_beats_random_images() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not (MNIST / "MNIST" / "raw").is_dir(), reason="DDKIT_DATA names no folder with MNIST/raw")
 def test_frepo_beats_random_images_on_mnist() -> None:
-    """Measured: 61.4 to 64.7 % over two seeds, random images 37.8 and 48.0 %."""
+    """Measured: 73.0, 78.1 and 74.4 % over three seeds, random images 49 to 52 %; networks differ by 2 to 4.
+
+    The growing network is what it takes: with 16 channels in all layers it is 64 to 72 %.
+    """
     train, test = data.load_pair("mnist")
-    model = "convnet:width=16,norm=none,norm_position=before,init=lecun"
+    model = "convnet:width=16,growth=2,norm=none,norm_position=before,init=lecun"
     options = {"steps": 400, "optimiser": {"lr": 5e-3}, "objective": {"real_images": 256}, "precision": "float32"}
     distilled = Distiller("frepo", 1, model=model, **options).fit(train)
-    reached = accuracy(distilled, 16, test)
-    assert reached >= 58
-    assert reached >= accuracy(Distiller("random", 1).fit(train), 16, test) + 8
+    reached = accuracy(distilled, 16, test, ",growth=2")
+    assert reached >= 70
+    assert reached >= accuracy(Distiller("random", 1).fit(train), 16, test, ",growth=2") + 15

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -19,6 +21,19 @@ def test_the_same_weights_serve_every_step_whatever_happens_to_them() -> None:
     source.after_step(pixels, last=False)
     assert torch.equal(weights(source), first)
     assert source.age() == (0, 1)
+
+
+def test_weights_are_drawn_again_only_where_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    for count, most in ((1, 1), (3, 30)):
+        source, pixels = ready(FixedNetworks(count=count))
+        drawn: list[int] = []
+        reset = source.network.reset
+        monkeypatch.setattr(
+            source.network, "reset", lambda seed, reset=reset, drawn=drawn: (drawn.append(seed), reset(seed))
+        )
+        seen = [tuple(one.tolist()) for one in walk(source, pixels, 30)]
+        assert len(set(seen)) == count <= len(drawn) <= most
+        assert all(before != after for before, after in pairwise(drawn))
 
 
 def test_weights_follow_the_seed_of_the_run() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -14,14 +16,15 @@ from tests.networks.bench import ready, same_after_resuming, walk, weights
 
 def body_weights(source: RandomFeatureNetworks) -> list[torch.Tensor]:
     source.current()
-    return [torch.cat([p.detach().flatten() for p in body.module.parameters()]) for body in source.networks]
+    return [torch.cat([weight.flatten() for weight in body.weights]) for body in source.networks]
 
 
 def test_infinite_networks_give_the_described_kernel() -> None:
     source, _ = ready(InfiniteNetworks(kernel="nngp", architecture="cpcf", sigma_b2=0.1))
     x = torch.rand(3, 1, 8, 8)
     expected = kernels.infinite_kernel("cpcf", (1, 8, 8), kernel="nngp", sigma_b2=0.1)
-    assert torch.equal(source.kernel().gram(x), expected.gram(x))
+    grams = [kernel.gram(kernel.represent(x)) for kernel in (source.kernel(), expected)]
+    assert torch.equal(*grams)
     assert source.kernel().describe() == expected.describe()
 
 
@@ -97,14 +100,34 @@ def test_bodies_are_never_differentiated() -> None:
     images, _ = pixels()
     source.kernel().gram(source.kernel().represent(images)).sum().backward()
     assert pixels.images.grad is not None
-    assert all(p.grad is None for body in source.networks for p in body.module.parameters())
+    assert all(p.grad is None for p in source.network.module.parameters())
 
 
-def test_one_body_is_the_network_of_the_run() -> None:
-    source, _ = ready(RandomFeatureNetworks(bodies=1))
+def test_gradient_of_bodies_that_share_a_network_is_that_of_separate_ones() -> None:
+    source, pixels = ready(RandomFeatureNetworks(bodies=3))
+    source.current()
+    images, _ = pixels()
+    mine = images.detach().double().requires_grad_()
+    source.network.module.double()
+    separate = []
+    for body in source.networks:
+        body.weights = [weight.double() for weight in body.weights]
+        body.load()
+        separate.append(copy.deepcopy(source.network.module))
+    direction = torch.randn(len(mine), len(mine), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    kernel = source.kernel()
+    (kernel.gram(kernel.represent(mine)) * direction).sum().backward()
+    again = mine.detach().requires_grad_()
+    apart = kernels.NetworkFeatures(separate, scale=2.0, bias=0.01)
+    (apart.gram(apart.represent(again)) * direction).sum().backward()
+    assert torch.allclose(mine.grad, again.grad, rtol=1e-12, atol=1e-14) and float(mine.grad.norm()) > 0
+
+
+def test_the_network_of_the_run_holds_the_first_body() -> None:
+    source, _ = ready(RandomFeatureNetworks(bodies=2))
     w = weights(source)
-    assert torch.equal(w, body_weights(ready(RandomFeatureNetworks(bodies=1))[0])[0])
-    assert source.networks == [source.network]
+    assert torch.equal(w, torch.cat([weight.flatten() for weight in source.networks[0].weights]))
+    assert source.at_once == 2
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_risk_of_the_whole_set_is_the_mean_over_it_in_any_chunks(
     loss, gradient, wrong = by_hand(flat, theta, data.batch(torch.arange(18)), data.labels)
     torch.testing.assert_close(risk.loss, loss)
     torch.testing.assert_close(risk.gradient, gradient, rtol=1e-4, atol=1e-6)
-    assert risk.error == pytest.approx(wrong)
+    assert float(risk.error) == pytest.approx(wrong) and risk.error.device == theta.device
     assert not risk.loss.requires_grad and not risk.gradient.requires_grad
 
 

@@ -1,0 +1,132 @@
+"""The tables of README and docs/measurements.md, written from what was measured.
+
+    DDKIT_DATA=... python benchmarks/table.py --results benchmarks/results/accuracy-cpu.json [--write]
+
+Without ``--write`` the overview is printed. With it, what stands between the markers ``<!-- methods -->`` of README.md
+and ``<!-- cells -->`` of docs/measurements.md is replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ddkit import data, methods
+from ddkit.data import RealData
+
+#: Columns of the overview.
+CELLS = ("mnist-1", "mnist-10", "cifar10-1", "cifar10-10")
+TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
+#: Options that say where something lies, not what is computed.
+PATHS = ("buffer", "generator")
+
+
+def percent(mean: float, std: float) -> str:
+    """Return ``mean ± std``."""
+    return f"{mean:.1f} ± {std:.1f}"
+
+
+def measured(row: Mapping[str, Any] | None) -> str:
+    """Return all accuracies of a cell and the published one: ``common; own; kernel (published)``."""
+    if row is None:
+        return ""
+    parts = [percent(row["mean"], row["std"])]
+    parts += [f"{key} {percent(row[key]['mean'], row[key]['std'])}" for key in ("own", "kernel") if key in row]
+    published = f" ({row['published']['accuracy']:.1f})" if row["published"] else ""
+    return "; ".join(parts) + published
+
+
+def overview(results: Mapping[str, Any]) -> str:
+    """Return one line per method: family, what it learns, accuracies beside the published ones."""
+    heads = [f"{TITLES[cell.split('-')[0]]}, {cell.split('-')[1]} per class" for cell in CELLS]
+    lines = ["| method | family | what is learned | " + " | ".join(heads) + " | paper |"]
+    lines.append("|" + "---|" * (len(heads) + 4))
+    described = [methods.get(name).describe() for name in methods.available()]
+    order = ("coreset", "gradient", "distribution", "trajectory", "meta", "kernel")
+    described.sort(key=lambda m: (next(i for i, word in enumerate(order) if m["family"].startswith(word)), m["name"]))
+    for method in described:
+        cells = [measured(results.get(f"{method['name']}-{cell}")) for cell in CELLS]
+        if method["family"] == "coreset" and not any(cells):
+            continue
+        words = [f"`{method['name']}`", method["family"], method["learns"], *cells]
+        lines.append("| " + " | ".join(words) + f" | [{method['paper']}]({method['url']}) |")
+    extra = [measured(results.get(f"random@bytes-{cell}")) for cell in CELLS]
+    lines.append("| random at the bytes of float32 pixels | coreset | nothing | " + " | ".join(extra) + " | |")
+    return "\n".join(lines)
+
+
+def flat(options: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return ``key=value`` of nested options, without paths."""
+    found: list[str] = []
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            found += flat(value, f"{prefix}{key}.")
+        elif key not in PATHS and f"{prefix}{key}" != "steps":
+            found.append(f"{prefix}{key}={json.dumps(value)}")
+    return found
+
+
+def details(results: Mapping[str, Any], loaded: Mapping[str, RealData]) -> str:
+    """Return one line per cell with its budget: steps of the official ones, changed settings, CPU seconds, bytes."""
+    lines = [
+        "| data | per class | set | accuracy % | own way % | kernel % | published % | outer steps (official) | CPU s "
+        "| decoded images | bytes | settings that differ from the official ones |",
+        "|" + "---|" * 12,
+    ]
+    for name, row in sorted(results.items(), key=lambda item: (item[1]["data"], item[1]["ipc"], -item[1]["mean"])):
+        method, source, _ = name.rsplit("-", 2)
+        distils = method in methods.registry and not methods.get(method).is_coreset
+        official = methods.get(method).configure(loaded[source], row["ipc"]).steps if distils else None
+        stored = row.get("stored", {})
+        own, kernel = (row.get(key) for key in ("own", "kernel"))
+        seconds = row.get("distil_cpu_seconds") or row["distil_seconds"]
+        shared = (row.get("experts") or {}).get("cpu_seconds", 0) + row.get("generator_cpu_seconds", 0)
+        words = [
+            TITLES[source],
+            str(row["ipc"]),
+            f"`{method}`",
+            percent(row["mean"], row["std"]),
+            percent(own["mean"], own["std"]) if own else "",
+            percent(kernel["mean"], kernel["std"]) if kernel else "",
+            f"{row['published']['accuracy']:.1f}" if row["published"] else "",
+            f"{row['config']['steps']:,} ({official:,})" if official is not None else "",
+            f"{seconds:,.0f}" + (f" + {shared:,.0f} shared" if shared else ""),
+            f"{row['decoded_images']:,}" if "decoded_images" in row else "",
+            f"{stored['bytes']:,}" if stored else "",
+            ", ".join(flat(row.get("overrides", {}))),
+        ]
+        lines.append("| " + " | ".join(words) + " |")
+    return "\n".join(lines)
+
+
+def replaced(text: str, marker: str, table: str) -> str:
+    """Return ``text`` with the part between two markers replaced."""
+    sign = f"<!-- {marker} -->"
+    if text.count(sign) != 2:
+        raise SystemExit(f"the text needs the marker {sign} twice")
+    return re.sub(f"{sign}.*{sign}", lambda _: f"{sign}\n{table}\n{sign}", text, flags=re.DOTALL)
+
+
+def main() -> None:
+    """Print or write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    results = json.loads(arguments.results.read_text())
+    if not arguments.write:
+        return print(overview(results))
+    loaded = {source: data.load(source, "train", download=False) for source in TITLES}
+    for path, marker, table in (
+        (Path("README.md"), "methods", overview(results)),
+        (Path("docs/measurements.md"), "cells", details(results, loaded)),
+    ):
+        path.write_text(replaced(path.read_text(encoding="utf-8"), marker, table), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
