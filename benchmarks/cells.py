@@ -73,6 +73,20 @@ def trajectory_options(method: str, cell: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+#: Networks and rates of short runs on a CPU, where the published widths are those of a GPU.
+RFAD = {
+    "model": "convnet:width=64,norm=none,init=ntk",
+    "networks": {"bodies": 4},
+    "objective": {"real_images": 512},
+    "optimiser": {"name": "adam", "lr": 0.02, "groups": {"temperature": {"lr": 0.05}}},
+}
+FREPO = {
+    "model": "convnet:width=32,growth=2,norm=none,norm_position=before,init=lecun",
+    "objective": {"real_images": 256},
+    "optimiser": {"lr": 0.005},
+}
+KIP = {"synthesis": {"labels": "centred"}, "optimiser": {"lr": 0.02}}
+
 CELLS: dict[str, dict[str, Any]] = {
     "dm-mnist-1": {"steps": 300},
     "dm-mnist-10": {"steps": 200},
@@ -106,6 +120,12 @@ CELLS: dict[str, dict[str, Any]] = {
     "kfs-mnist-1": {"steps": 200},
     "kfs-mnist-10": {"steps": 150, "synthesis": {"batch_decoders": 2}},
     "kfs-cifar10-10": {"steps": 150, "synthesis": {"batch_decoders": 2}},
+    "kip-mnist-1": {"steps": 1000, **KIP},
+    "kip-mnist-10": {"steps": 1500, **KIP},
+    "rfad-mnist-1": {"steps": 300, **RFAD},
+    "rfad-mnist-10": {"steps": 250, **RFAD},
+    "frepo-mnist-1": {"steps": 600, **FREPO},
+    "frepo-mnist-10": {"steps": 600, **FREPO},
     **{
         f"{method}-{cell}": trajectory_options(method, shared)
         for cell, shared in SEGMENTS.items()

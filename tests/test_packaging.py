@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -12,3 +14,29 @@ def test_every_package_is_listed_for_the_wheel() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
     found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "ddkit").rglob("__init__.py")}
     assert found <= set(listed)
+
+
+#: Imports the packages named after it, each in a fork of a process that knows PyTorch only; says which ones fail.
+FORKS = """
+import importlib, os, sys, traceback
+import torch
+failed = []
+for name in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        try:
+            importlib.import_module(name)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        failed.append(name)
+print(*failed)
+"""
+
+
+def test_every_package_can_be_imported_first() -> None:
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    done = subprocess.run([sys.executable, "-c", FORKS, *packages], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [], done.stderr

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ddkit.evaluation.batches import Batches, TrainingSet
 from ddkit.evaluation.learners import Setting, weighted_loss
 from ddkit.evaluation.recipe import TrainingRecipe
-from ddkit.networks.ridge import ridge_weights, with_constant
+from ddkit.kernels.last_layer import ridge_weights, with_constant
 from ddkit.streams import Streams
 
 #: Constants of the procedure (Bohdal et al. 2020): share of the new solution, regulariser, Adam's rate for the scale.

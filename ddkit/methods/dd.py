@@ -25,14 +25,14 @@ def model(data: RealData) -> str:
 
 
 def inner(ipc: int) -> dict[str, int]:
-    """Return inner steps and images of each class per step: three sweeps over at most ten batches.
+    """Return inner steps and number of batches: three sweeps over at most ten batches.
 
     One image of each class per step, as published, up to IPC 10. Beyond that, which was never published, a batch holds
     a share of the images such that at most ten batches are swept over in at most thirty steps.
     """
     batches = max(number for number in range(1, BATCHES + 1) if ipc % number == 0)
     sweeps = SWEEPS if ipc <= BATCHES else SWEEPS * BATCHES // batches
-    return {"inner_steps": sweeps * batches, "batch_per_class": ipc // batches}
+    return {"inner_steps": sweeps * batches, "batches": batches}
 
 
 def defaults(data: RealData, ipc: int) -> dict[str, Any]:

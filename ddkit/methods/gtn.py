@@ -49,7 +49,7 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
             "name": "meta",
             "inner_steps": batches * math.ceil(FEWEST_STEPS / batches),
             "order": "fixed",
-            "batch_per_class": images,
+            "batches": batches,
             "lr": 0.02,
             "learn_lr": "per_step",
             "rate_form": "exp",

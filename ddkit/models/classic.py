@@ -23,16 +23,20 @@ class MLP(FeatureModel):
         shape: channels, height, width of the images, any size.
         num_classes: number K of logits.
         width: units of each hidden layer.
+        standardise: give every image mean 0 and variance 1 first, as instance norm does for convolutions. It is what
+            lets a network learn from images of any scale.
 
     Shapes:
         - input: (N, C, H, W); features: (N, width); output: (N, K).
     """
 
-    def __init__(self, shape: Shape, num_classes: int, *, width: int = 128) -> None:
+    def __init__(self, shape: Shape, num_classes: int, *, width: int = 128, standardise: bool = False) -> None:
         require_positive("mlp", width=width)
         channels, height, columns = shape
+        pixels = channels * height * columns
+        first: list[nn.Module] = [nn.LayerNorm(pixels, elementwise_affine=False)] if standardise else []
         stages = [
-            nn.Sequential(nn.Flatten(), nn.Linear(channels * height * columns, width), nn.ReLU()),
+            nn.Sequential(nn.Flatten(), *first, nn.Linear(pixels, width), nn.ReLU()),
             nn.Sequential(nn.Linear(width, width), nn.ReLU()),
         ]
         super().__init__(stages, nn.Linear(width, num_classes))

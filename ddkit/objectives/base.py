@@ -18,6 +18,7 @@ from ddkit.precision import PrecisionName
 from ddkit.registry import Registry
 from ddkit.streams import Streams
 from ddkit.synthesis import Synthesizer
+from ddkit.synthesis.labels import AssignedLabels
 
 registry: Registry[type[Objective]] = Registry("objective", "ddkit.objectives")
 
@@ -78,6 +79,10 @@ class Objective(ABC):
     needs_networks: ClassVar[str | None] = None
     #: Whether every class needs synthetic images, as it is compared with real images of its own.
     every_class: ClassVar[bool] = True
+    #: Whether it looks through finite networks; a kernel of infinite width has none.
+    needs_finite_networks: ClassVar[bool] = True
+    #: Whether it gives labels that are ``assigned`` to synthetic images.
+    assigns_labels: ClassVar[bool] = False
     #: The loss in which free rows of labels are learned, and in which networks are trained on them.
     row_loss: ClassVar[Literal["ce", "mse"]] = "ce"
     #: Learning rates of its own that may be to blame where a run diverges, for the message.
@@ -96,6 +101,16 @@ class Objective(ABC):
             raise ConfigError(
                 f"class {missing} has no synthetic images, and {type(self).__name__} compares every class: leave "
                 f"synthesis.classes out, or use an objective that judges a trained student (meta, ridge, kernel)"
+            )
+        if self.needs_finite_networks and not context.networks.at_once:
+            raise ConfigError(
+                f"networks={type(context.networks).__name__} is a kernel without networks, and {type(self).__name__} "
+                f"looks through some: use objective=kernel, or networks=fresh"
+            )
+        if isinstance(synthesizer.labels, AssignedLabels) and not self.assigns_labels:
+            raise ConfigError(
+                f"synthesis.labels=assigned with {type(self).__name__}: nothing would assign them; use others, or "
+                f"trajectory matching with objective.soft_labels"
             )
         self.context = context
 

@@ -66,8 +66,9 @@ class KernelRegression(Objective):
         ConfigError: an option out of range.
     """
 
-    needs_networks = "infinite"
-    every_class = False
+    needs_networks: ClassVar[str | None] = "infinite"
+    every_class: ClassVar[bool] = False
+    needs_finite_networks: ClassVar[bool] = False
     row_loss = "mse"
     rates = "optimiser.groups.temperature.lr (if learned), "
     group_defaults: ClassVar[dict[str, dict[str, Any]]] = {"temperature": {"name": "adam", "lr": 0.01}}

@@ -19,7 +19,6 @@ from ddkit.objectives.student_batches import StudentBatches
 from ddkit.objectives.unrolling import FlatNetwork, InnerProblem, MetaGradient, Terminal, Unrolled
 from ddkit.objectives.unrolling import registry as meta_gradients
 from ddkit.synthesis import Synthesizer
-from ddkit.synthesis.labels import AssignedLabels
 
 
 @registry.register("meta")
@@ -46,6 +45,7 @@ class MetaLearning(Objective):
         inner_steps: N, steps of the student.
         order: ``fixed``, ``random`` or ``shuffled``, see :class:`~ddkit.objectives.meta_order.InnerOrder`.
         batch_per_class: images of each class that has any, per inner step, for the first two; None chooses itself.
+        batches: into how many batches ``fixed`` cuts the images, instead of ``batch_per_class``.
         batch_syn: images per inner step of ``shuffled``; None for all.
         lr: initial :math:`\eta`.
         learn_lr: ``none``, ``shared`` or ``per_step``, by the optimiser's settings for group ``inner``.
@@ -77,6 +77,7 @@ class MetaLearning(Objective):
         inner_steps: int = 30,
         order: Order = "fixed",
         batch_per_class: int | None = None,
+        batches: int | None = None,
         batch_syn: int | None = None,
         lr: float = 0.02,
         learn_lr: LearnedRates = "per_step",
@@ -95,6 +96,7 @@ class MetaLearning(Objective):
         require_counts(
             inner_steps=inner_steps,
             batch_per_class=batch_per_class,
+            batches=batches,
             batch_syn=batch_syn,
             real_images=real_images,
             window=window,
@@ -107,7 +109,7 @@ class MetaLearning(Objective):
         self.inner_steps, self.real_images, self.balanced = inner_steps, real_images, balanced
         self.judged = range(intermediate_every, inner_steps, intermediate_every) if intermediate_every else range(0)
         self.intermediate_weight, self.window, self.students = intermediate_weight, window, students
-        self.order = InnerOrder(order, inner_steps, batch_per_class, batch_syn)
+        self.order = InnerOrder(order, inner_steps, batch_per_class, batch_syn, batches)
         self.sizes = StepSizes(inner_steps, lr, learn_lr, rate_form, momentum, learn_momentum, momentum_form)
         self.rates = f"objective.lr (now {lr:g}) or "
         self.meta_gradient: MetaGradient = meta_gradients.get(meta_gradient)()
@@ -122,11 +124,6 @@ class MetaLearning(Objective):
         """
         super().setup(context, synthesizer)
         context.signal.require("risk")
-        if isinstance(synthesizer.labels, AssignedLabels):
-            raise ConfigError(
-                "synthesis.labels=assigned with objective=meta: nothing would assign them; use free, learned or hard "
-                "labels"
-            )
         self.flat = FlatNetwork(context.network)
         self.order.check(synthesizer)
         self.runs = self.order.runs(synthesizer) if self.order.order == "fixed" else None

@@ -32,12 +32,15 @@ class InnerOrder:
         per_class: k, images of each class per step. None: as many as an outer step of another objective looks at; with
             ``fixed`` the next divisor of their number for which T steps see all of them.
         size: images per step of ``shuffled``; None as in ``inner_batches``.
+        batches: S of ``fixed``, instead of ``per_class``: it stays right where a code is decoded into several images.
 
     Raises:
         ConfigError: an unknown order, or an option that it does not have.
     """
 
-    def __init__(self, order: Order, steps: int, per_class: int | None, size: int | None) -> None:
+    def __init__(
+        self, order: Order, steps: int, per_class: int | None, size: int | None, batches: int | None = None
+    ) -> None:
         if order not in ORDERS:
             raise unknown_name("order of inner batches", order, ORDERS)
         if order == "shuffled" and per_class is not None:
@@ -50,7 +53,13 @@ class InnerOrder:
                 f"objective.batch_syn={size} with objective.order={order}, whose batches hold equally many images of "
                 f"each class: set objective.batch_per_class instead, or objective.order=shuffled"
             )
+        if batches is not None and (order != "fixed" or per_class is not None):
+            raise ConfigError(
+                f"objective.batches={batches} says into how many batches objective.order=fixed cuts the images: leave "
+                f"it out with another order or with objective.batch_per_class"
+            )
         self.order, self.steps, self.per_class, self.size = order, steps, per_class, size
+        self.count = batches
 
     def check(self, synthesizer: Synthesizer) -> None:
         """Refuse what does not divide or leaves images out; warn where fewer images than asked for are drawn.
@@ -59,6 +68,11 @@ class InnerOrder:
             ConfigError: naming the numbers and the remedy.
         """
         decoded = synthesizer.decoded_per_class
+        if self.count is not None and decoded % self.count:
+            raise ConfigError(
+                f"objective.batches={self.count} does not divide the {decoded} decoded images of a class: choose a "
+                f"divisor, or objective.order=random"
+            )
         if self.order == "fixed":
             count = self.taken(synthesizer)
             if decoded % count:
@@ -86,6 +100,8 @@ class InnerOrder:
         decoded = synthesizer.decoded_per_class
         if self.order == "random":
             return min(decoded, self.per_class or synthesizer.batch_per_class)
+        if self.count is not None:
+            return decoded // self.count
         return self.per_class or self._divisor(decoded, synthesizer.batch_per_class)
 
     def _divisor(self, decoded: int, most: int) -> int:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddkit.errors import ConfigError
+from ddkit.kernels.last_layer import ridge_weights, with_constant
 from ddkit.networks import Network
-from ddkit.networks.ridge import ridge_weights, with_constant
 from ddkit.objectives.base import Context, Objective, registry, require_counts
 from ddkit.objectives.student_batches import StudentBatches
 from ddkit.objectives.unrolling import FlatNetwork

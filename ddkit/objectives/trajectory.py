@@ -80,6 +80,7 @@ class TrajectoryMatching(Objective):
     """
 
     needs_networks: ClassVar[str | None] = "experts"
+    assigns_labels: ClassVar[bool] = True
     group_defaults: ClassVar[dict[str, dict[str, Any]]] = {"student_lr": {"name": "sgd", "lr": 1e-5, "momentum": 0.5}}
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Small learners with the normalisation that GTN and RTP expect of theirs, registered under names of their own."""
+"""A small learner with the normalisation that GTN has in its own, registered under a name of its own."""
 
 from __future__ import annotations
 
@@ -8,24 +8,6 @@ from torch import Tensor, nn
 
 from ddkit import models
 from ddkit.models import FeatureModel
-
-
-class Standardise(nn.Module):
-    """Give every image mean 0 and variance 1, as instance norm does for convolutions."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        flat = images.flatten(1)
-        return F.layer_norm(flat, flat.shape[1:])
-
-
-class StandardisedMLP(FeatureModel):
-    """The MLP of ddkit behind a standardisation of each image."""
-
-    def __init__(self, shape: tuple[int, int, int], num_classes: int, *, width: int = 64) -> None:
-        pixels = shape[0] * shape[1] * shape[2]
-        first = nn.Sequential(Standardise(), nn.Linear(pixels, width), nn.ReLU())
-        second = nn.Sequential(nn.Linear(width, width), nn.ReLU())
-        super().__init__([first, second], nn.Linear(width, num_classes))
 
 
 class MeanOnly(nn.Module):
@@ -53,5 +35,4 @@ class MeanOnlyMLP(FeatureModel):
         super().__init__([first, MeanOnly(width, width)], nn.Linear(width, num_classes))
 
 
-models.register("standardised-mlp", StandardisedMLP)
 models.register("mean-only-mlp", MeanOnlyMLP)

@@ -24,7 +24,7 @@ def test_grey_images_get_the_published_settings(method: str) -> None:
     config = configured(method, 10)
     assert config.objective is not None
     options = config.objective.options
-    assert (options["inner_steps"], options["batch_per_class"], options["lr"]) == (30, 1, 0.02)
+    assert (options["inner_steps"], options["batches"], options["lr"]) == (30, 10, 0.02)
     assert options["real_images"] == 1024
     assert (config.model, config.init, config.networks.name) == ("lenet:init=xavier", "noise", "fresh")
     optimiser = config.optimiser.of("images")
@@ -45,7 +45,7 @@ def test_soft_labels_are_what_sldd_adds() -> None:
     ("ipc", "steps", "per_class"), [(1, 3, 1), (5, 15, 1), (10, 30, 1), (50, 30, 5), (12, 30, 2), (13, 30, 13)]
 )
 def test_at_most_ten_batches_are_swept_over(ipc: int, steps: int, per_class: int) -> None:
-    assert inner(ipc) == {"inner_steps": steps, "batch_per_class": per_class}
+    assert inner(ipc) == {"inner_steps": steps, "batches": ipc // per_class}
     assert ipc % per_class == 0 and steps % (ipc // per_class) == 0
 
 

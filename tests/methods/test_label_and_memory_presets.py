@@ -41,7 +41,7 @@ def test_batches_of_gtn_divide_the_images_into_at_least_four_steps(ipc: int) -> 
     settings = gtn.defaults(toy_data(counts=TEN), ipc)
     steps = settings["objective"]["inner_steps"]
     assert steps >= 4 and steps % (ipc // images) == 0
-    assert settings["synthesis"]["per_batch"] == settings["objective"]["batch_per_class"] == images
+    assert settings["synthesis"]["per_batch"] == images and settings["objective"]["batches"] == ipc // images
 
 
 def test_sizes_of_rtp_are_the_published_ones() -> None:

@@ -10,9 +10,8 @@ from ddkit import Distiller, data
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
 from ddkit.evaluation import TrainingRecipe, evaluate
-from tests.methods import learners  # noqa: F401
 
-MODEL = "standardised-mlp"
+MODEL = "mlp:width=64,standardise=true"
 
 
 @functools.cache

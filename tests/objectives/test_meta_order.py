@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ddkit.errors import ConfigError
 from ddkit.objectives.meta_order import InnerOrder
 from ddkit.synthesis import MultiFormation, Pixels, Synthesizer
 
@@ -20,6 +21,32 @@ def test_fixed_runs_follow_each_other_and_repeat() -> None:
     found = batches(InnerOrder("fixed", 5, 2, None), Pixels(3, 4, SHAPE))
     first, second = [0, 1, 4, 5, 8, 9], [2, 3, 6, 7, 10, 11]
     assert [batch.tolist() for batch in found] == [first, second, first, second, first]
+
+
+def test_a_number_of_batches_stays_right_where_a_code_is_decoded_into_several_images() -> None:
+    order = InnerOrder("fixed", 6, None, None, batches=3)
+    plain = Pixels(2, 3, SHAPE)
+    assert (order.taken(plain), order.runs(plain)) == (1, 3)
+    with pytest.warns(UserWarning, match="factor 2 decodes"):
+        several = MultiFormation(2, 3, SHAPE, factor=2)
+    order.check(several)
+    assert (order.taken(several), order.runs(several)) == (4, 3)
+    seen = torch.cat(batches(order, several)[:3])
+    assert sorted(seen.tolist()) == list(range(24))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(("random", 6, None, None, 3), "leave it out"), (("fixed", 6, 1, None, 3), "leave it out")],
+)
+def test_a_number_of_batches_goes_with_a_fixed_order_alone(options, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        InnerOrder(*options)
+
+
+def test_a_number_of_batches_that_does_not_divide_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"objective.batches=2 does not divide the 3"):
+        InnerOrder("fixed", 6, None, None, batches=2).check(Pixels(2, 3, SHAPE))
 
 
 def test_batches_hold_the_labels_of_their_images() -> None:
