@@ -185,6 +185,16 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         """Return class numbers ``(N,)`` int64: the labels, or the largest entry of each row."""
         return self.labels if self.label_kind == "hard" else self.labels.argmax(dim=1)
 
+    def started_as(self) -> Tensor:
+        """Return of which class each image was meant to be ``(N,)`` int64, whatever its label has become since.
+
+        Learned labels may end far from where they started: those of real images need not show their classes.
+        """
+        order = self.metadata.get("order")
+        if order is None:
+            return self.hard_labels()
+        return torch.tensor(order["classes"]).repeat_interleave(order["per_class"])
+
     def viewable(self) -> Tensor:
         """Return the images without preprocessing, clipped to [0, 1]: ``(N, C, H, W)`` float32."""
         return self.unclipped().clamp(0.0, 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import torch
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 
 from ddkit.errors import ArtifactError
 from ddkit.registry import describe_validation_error
@@ -30,6 +30,15 @@ class Source(BaseModel):
     count: NonNegativeInt | None = None
 
 
+class Order(BaseModel):
+    """How images whose labels need not tell it are numbered: class after class, equally many of each."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    classes: list[NonNegativeInt]
+    per_class: PositiveInt
+
+
 class Provenance(BaseModel):
     """The keys of ``metadata`` whose meaning is fixed; all are optional and others may stand beside them.
 
@@ -41,6 +50,7 @@ class Provenance(BaseModel):
         source: the real data.
         recipe: how to train on the set.
         selection: which step the set was taken from, and on which data that was decided.
+        order: of which class each image was meant to be, for soft labels.
         learned: learned numbers that are not images or labels, such as a learning rate.
         indices: for coresets, the positions of the images in the real data.
         ddkit_version: that wrote the set.
@@ -56,6 +66,7 @@ class Provenance(BaseModel):
     source: Source | None = None
     recipe: dict[str, Any] | None = None
     selection: str | None = None
+    order: Order | None = None
     learned: dict[str, Any] | None = None
     indices: list[NonNegativeInt] | None = None
     ddkit_version: str | None = None
@@ -115,8 +126,15 @@ def check(dataset: DistilledDataset) -> None:
     _check_preprocessing(dataset)
     _check_label_layout(dataset)
     _check_label_values(dataset)
-    checked(Provenance, dataset.metadata)
+    order = checked(Provenance, dataset.metadata).order
     budget, count = dataset.budget, len(dataset)
+    if order is not None:
+        right = len(order.classes) * order.per_class == count and max(order.classes) < dataset.num_classes
+        if not right:
+            raise ArtifactError(
+                f"metadata.order names {len(order.classes)} classes with {order.per_class} images each, the set has "
+                f"{count} images of {dataset.num_classes} classes: leave it out, or give the order of this set"
+            )
     if budget.decoded_images != count or (dataset.synthesis == "pixels" and budget.images != count):
         raise ArtifactError(
             f"budget counts {budget.images} images ({budget.decoded_images} decoded), the set has {count}: "

@@ -345,3 +345,19 @@ def test_parts_broken_after_construction_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="NaN"):
         distilled.save(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_images_whose_labels_were_learned_are_still_known_by_the_class_they_started_as() -> None:
+    soft = make(
+        labels=torch.randn(6, 3, generator=generator(1)).softmax(1),
+        label_kind="soft",
+        metadata={"order": {"classes": [0, 2], "per_class": 3}},
+    )
+    assert soft.started_as().tolist() == [0, 0, 0, 2, 2, 2]
+    assert make_soft().started_as().tolist() == make_soft().hard_labels().tolist()
+
+
+@pytest.mark.parametrize("order", [{"classes": [0, 1], "per_class": 2}, {"classes": [0, 3], "per_class": 3}])
+def test_an_order_of_another_set_is_refused(order: dict[str, Any]) -> None:
+    with pytest.raises(ArtifactError, match=r"metadata\.order"):
+        make(metadata={"order": order})

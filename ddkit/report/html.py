@@ -114,7 +114,7 @@ def _gallery(distilled: DistilledDataset) -> dict[str, Any]:
 
     Small images stay at their own resolution, the page enlarges them by a whole factor without smoothing.
     """
-    labels = distilled.hard_labels()
+    labels = distilled.started_as()
     classes_present = len(labels.unique())
     shown = max(1, min(_PER_CLASS, _MOST_IMAGES // classes_present))
     height, width = distilled.shape[1:]

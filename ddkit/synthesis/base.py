@@ -288,6 +288,8 @@ class Synthesizer(nn.Module, ABC):
         stored = {key: value.detach().cpu().contiguous() for key, value in self.stored().items()}
         with torch.no_grad():
             images, labels = self.from_stored(stored, self.options())
+        if labels.is_floating_point():  # which need not tell the classes
+            metadata = {**metadata, "order": {"classes": list(self.present), "per_class": self.decoded_per_class}}
         return DistilledDataset(
             images=images.contiguous(),
             labels=labels,
