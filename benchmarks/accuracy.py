@@ -38,6 +38,7 @@ from ddkit.evaluation import (
     evaluate,
     evaluate_kernel,
     kernel_of,
+    own_model,
     published,
     recipe_of,
 )
@@ -133,7 +134,7 @@ def own_ways(distilled: DistilledDataset, test: RealData, seed: int) -> dict[str
     found: dict[str, Any] = {}
     own = recipe_of(distilled)
     if own.name in OWN_RECIPES:
-        model = str(distilled.metadata["config"]["model"])
+        model = own_model(distilled)
         if own.schedule == "given":
             result = evaluate(distilled, test, (model,), repeats=OWN_NETWORKS, recipe=own, seed=seed)
         else:

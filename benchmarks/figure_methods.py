@@ -41,7 +41,17 @@ DIGITS: dict[str, dict[str, Any]] = {
     "tesla": TRAJECTORY,
     "ftd": {**TRAJECTORY, "ema": 0.97},
     "haba": TRAJECTORY,
+    "dd": {"steps": 1000},
+    "sldd": {"steps": 1000},
+    "ld": {"steps": 1000},
+    "gtn": {"steps": 150},
+    "rtp": {"steps": 200},
+    "kip": {"steps": 200},
+    "rfad": {"steps": 80},
+    "frepo": {"steps": 300},
 }
+#: Methods whose own network decides what can be learned.
+OWN_NETWORK = ("dd", "sldd", "ld", "gtn", "rtp", "kip", "rfad", "frepo")
 
 
 def main() -> None:
@@ -65,14 +75,15 @@ def distil_digits() -> list[tuple[str, DistilledDataset]]:
     train, _ = data.load_pair("digits")
     sets = []
     for name, options in DIGITS.items():
-        sets.append((name, Distiller(name, 1, model="convnet:width=32,depth=2", **options).fit(train)))
+        network = {} if name in OWN_NETWORK else {"model": "convnet:width=32,depth=2"}
+        sets.append((name, Distiller(name, 1, **network, **options).fit(train)))
         print(name, flush=True)
     return sets
 
 
 def first_of_class(distilled: DistilledDataset, number: int) -> Tensor:
     """Return image ``number`` of every class on the [0, 1] scale, (K, C, H, W)."""
-    labels = distilled.hard_labels()
+    labels = distilled.started_as()
     chosen = [int((labels == c).nonzero()[number]) for c in range(distilled.num_classes)]
     return distilled.viewable()[chosen]
 

@@ -88,7 +88,7 @@ def evaluate(request: EvaluateRequest) -> Outcome:
         ev.read_evaluation(folder)
     spec, root = _where_the_data_are(request, distilled)
     recipe = _recipe(request, distilled, spec)
-    architectures = list(request.architectures or [_own_architecture(distilled)])
+    architectures = list(request.architectures or [ev.own_model(distilled)])
     common = None if request.architectures or recipe is not None else ["convnet"]
     for text in architectures:
         ModelSpec.parse(text)
@@ -132,10 +132,6 @@ def _scores(
     say("computing label- and augmentation-robust scores")
     scores = ev.robust_scores(distilled, train, test, architecture=architecture, **options)
     return {"scores": scores.as_dict()}
-
-
-def _own_architecture(distilled: DistilledDataset) -> str:
-    return str((distilled.metadata.get("config") or {}).get("model", "convnet"))
 
 
 def _where_the_data_are(request: EvaluateRequest, distilled: DistilledDataset) -> tuple[str, str | None]:

@@ -3,7 +3,7 @@
 from ddkit.evaluation.accuracy import accuracies, accuracy
 from ddkit.evaluation.assess import assess, merge_draws, read_evaluation, write_evaluation
 from ddkit.evaluation.baselines import baseline_sets, images_per_class_for_bytes, whole_accuracy
-from ddkit.evaluation.choice import common_recipe, recipe_for_others, recipe_of
+from ddkit.evaluation.choice import common_recipe, own_model, recipe_for_others, recipe_of
 from ddkit.evaluation.compatibility import check_compatible
 from ddkit.evaluation.evaluate import WHOLE_RECIPE, evaluate, evaluate_real, network_seeds
 from ddkit.evaluation.fairness import (
@@ -55,6 +55,7 @@ __all__ = [
     "label_robust_score",
     "merge_draws",
     "network_seeds",
+    "own_model",
     "paired_difference",
     "published",
     "published_table",

@@ -21,6 +21,13 @@ def recipe_of(distilled: DistilledDataset) -> TrainingRecipe:
     return TrainingRecipe.standard(str(source.get("name", "")))
 
 
+def own_model(distilled: DistilledDataset) -> str:
+    """Return the architecture with which a set wants to be judged: what its card says, or that of the run."""
+    card = distilled.metadata.get("networks") or {}
+    config = distilled.metadata.get("config") or {}
+    return str(card.get("evaluation_model") or config.get("model") or "convnet")
+
+
 def common_recipe(distilled: DistilledDataset) -> TrainingRecipe:
     """Return the standard augmented protocol of the data, under which sets of all methods compare.
 

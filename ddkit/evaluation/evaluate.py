@@ -15,7 +15,7 @@ from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
 from ddkit.errors import ConfigError
 from ddkit.evaluation.accuracy import accuracies
-from ddkit.evaluation.choice import recipe_of
+from ddkit.evaluation.choice import own_model, recipe_of
 from ddkit.evaluation.compatibility import check_compatible, check_splits
 from ddkit.evaluation.recipe import TrainingRecipe
 from ddkit.evaluation.results import ArchitectureResult, EvaluationResult
@@ -179,8 +179,7 @@ def evaluate(
     """
     recipe = recipe_of(distilled) if recipe is None else recipe
     if architectures is None:
-        own = (distilled.metadata.get("config") or {}).get("model", "convnet")
-        architectures = (own if recipe.schedule == "given" else "convnet",)
+        architectures = (own_model(distilled) if recipe.schedule == "given" else "convnet",)
     check_compatible(distilled, test)
     _warn_of_other_architectures(distilled, recipe, architectures)
     images, labels = distilled.tensors()

@@ -45,8 +45,8 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
     1e-2. Small sets get ddkit's: 1000 steps with 1e-2 and a quarter of the width; after 60 steps one image per class of
     8x8 digits reaches 88.0 % by the kernel and 85.7 % with networks.
 
-    Colour images are whitened. The result is judged on networks without norms, which no recipe can choose:
-    ``evaluate --arch`` takes the model that the card has under ``networks.evaluation_model``.
+    Colour images are whitened. The result is judged on networks without norms, the model that its card has under
+    ``networks.evaluation_model``.
 
     Deviations: the depth follows the image size, which is 3 at 28 and 32 pixels as published; images of more than
     12,288 values are not whitened, where the authors whiten sub-grids; networks are evaluated under the dataset's

@@ -21,6 +21,7 @@ from ddkit.evaluation import (
     evaluate,
     evaluate_kernel,
     kernel_of,
+    own_model,
     recipe,
     recipe_for_others,
     robust_scores,
@@ -140,6 +141,14 @@ def test_others_are_not_trained_with_steps_that_a_set_learned(digits: Pair) -> N
     common = common_recipe(distilled)
     assert common == TrainingRecipe.standard("digits").replace(loss="ce")
     assert recipe_for_others(distilled, TrainingRecipe(**given())) == common
+
+
+def test_a_set_is_judged_with_the_model_of_its_card_or_of_its_run(digits: Pair) -> None:
+    train = digits[0]
+    config = {"model": "mlp:width=16"}
+    assert own_model(random_set(train, 1)) == "convnet"
+    assert own_model(random_set(train, 1, config=config)) == "mlp:width=16"
+    assert own_model(random_set(train, 1, config=config, networks={"evaluation_model": "lenet"})) == "lenet"
 
 
 def test_a_fixed_start_trains_one_network_and_warns_for_other_architectures(digits: Pair) -> None:
