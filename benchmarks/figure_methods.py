@@ -75,7 +75,7 @@ def distil_digits() -> list[tuple[str, DistilledDataset]]:
     train, _ = data.load_pair("digits")
     sets = []
     for name, options in DIGITS.items():
-        network = {} if name in OWN_NETWORK else {"model": "convnet:width=32,depth=2"}
+        network: dict[str, Any] = {} if name in OWN_NETWORK else {"model": "convnet:width=32,depth=2"}
         sets.append((name, Distiller(name, 1, **network, **options).fit(train)))
         print(name, flush=True)
     return sets

@@ -67,7 +67,7 @@ class Provenance(BaseModel):
     recipe: dict[str, Any] | None = None
     selection: str | None = None
     order: Order | None = None
-    learned: dict[str, Any] | None = None
+    learned: dict[str, float | list[float]] | None = None
     indices: list[NonNegativeInt] | None = None
     ddkit_version: str | None = None
     notes: str | list[str] | None = None

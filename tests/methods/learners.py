@@ -1,4 +1,4 @@
-"""A small learner with the normalisation that GTN has in its own, registered under a name of its own."""
+"""A small learner with the normalisation that GTN has in its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddkit import models
 from ddkit.models import FeatureModel
 
 
@@ -33,6 +32,3 @@ class MeanOnlyMLP(FeatureModel):
     def __init__(self, shape: tuple[int, int, int], num_classes: int, *, width: int = 64) -> None:
         first = nn.Sequential(nn.Flatten(), MeanOnly(shape[0] * shape[1] * shape[2], width))
         super().__init__([first, MeanOnly(width, width)], nn.Linear(width, num_classes))
-
-
-models.register("mean-only-mlp", MeanOnlyMLP)

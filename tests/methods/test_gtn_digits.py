@@ -9,11 +9,16 @@ import torch
 import torch.nn.functional as F
 
 from ddkit import Distiller, data
-from ddkit.models import ModelSpec
-from tests.methods import learners  # noqa: F401
+from ddkit.models import ModelSpec, spec
+from tests.methods.learners import MeanOnlyMLP
 
 #: Weight norm and mean-only batch norm, the normalisation of the published learner: without it the first step fails.
 MODEL = "mean-only-mlp"
+
+
+@pytest.fixture(autouse=True)
+def _learner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(spec.registry._items, MODEL, MeanOnlyMLP)
 
 
 def learnt(steps: int = 800, **objective: Any) -> list[float]:
