@@ -137,7 +137,7 @@ def given(**changes: Any) -> dict[str, Any]:
 
 
 def test_others_are_not_trained_with_steps_that_a_set_learned(digits: Pair) -> None:
-    distilled = random_set(digits[0], 1, recipe=given(), learned={"rates": [0.1, 0.1], "schedule": "given"})
+    distilled = random_set(digits[0], 1, recipe=given(), learned={"rates": [0.1, 0.1]})
     common = common_recipe(distilled)
     assert common == TrainingRecipe.standard("digits").replace(loss="ce")
     assert recipe_for_others(distilled, TrainingRecipe(**given())) == common
