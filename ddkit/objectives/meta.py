@@ -45,7 +45,8 @@ class MetaLearning(Objective):
         inner_steps: N, steps of the student.
         order: ``fixed``, ``random`` or ``shuffled``, see :class:`~ddkit.objectives.meta_order.InnerOrder`.
         batch_per_class: images of each class that has any, per inner step, for the first two; None chooses itself.
-        batches: into how many batches ``fixed`` cuts the images, instead of ``batch_per_class``.
+        batches: into how many batches ``fixed`` cuts the images, instead of ``batch_per_class``; the largest divisor up
+            to it where it does not divide them.
         batch_syn: images per inner step of ``shuffled``; None for all.
         lr: initial :math:`\eta`.
         learn_lr: ``none``, ``shared`` or ``per_step``, by the optimiser's settings for group ``inner``.

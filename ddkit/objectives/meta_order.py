@@ -32,7 +32,8 @@ class InnerOrder:
         per_class: k, images of each class per step. None: as many as an outer step of another objective looks at; with
             ``fixed`` the next divisor of their number for which T steps see all of them.
         size: images per step of ``shuffled``; None as in ``inner_batches``.
-        batches: S of ``fixed``, instead of ``per_class``: it stays right where a code is decoded into several images.
+        batches: S of ``fixed``, instead of ``per_class``: it stays right where a code is decoded into several images. Of
+            a number that it does not divide, the largest divisor up to it is taken, with a warning.
 
     Raises:
         ConfigError: an unknown order, or an option that it does not have.
@@ -69,9 +70,11 @@ class InnerOrder:
         """
         decoded = synthesizer.decoded_per_class
         if self.count is not None and decoded % self.count:
-            raise ConfigError(
-                f"objective.batches={self.count} does not divide the {decoded} decoded images of a class: choose a "
-                f"divisor, or objective.order=random"
+            runs = self.runs(synthesizer)
+            warnings.warn(
+                f"objective.batches={self.count} does not divide the {decoded} decoded images of a class: {runs} "
+                f"batch{'es' * (runs != 1)} of {decoded // runs} of each are used",
+                stacklevel=2,
             )
         if self.order == "fixed":
             count = self.taken(synthesizer)
@@ -101,7 +104,7 @@ class InnerOrder:
         if self.order == "random":
             return min(decoded, self.per_class or synthesizer.batch_per_class)
         if self.count is not None:
-            return decoded // self.count
+            return decoded // max(number for number in range(1, self.count + 1) if decoded % number == 0)
         return self.per_class or self._divisor(decoded, synthesizer.batch_per_class)
 
     def _divisor(self, decoded: int, most: int) -> int:

@@ -44,9 +44,11 @@ def test_a_number_of_batches_goes_with_a_fixed_order_alone(options, message: str
         InnerOrder(*options)
 
 
-def test_a_number_of_batches_that_does_not_divide_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"objective.batches=2 does not divide the 3"):
-        InnerOrder("fixed", 6, None, None, batches=2).check(Pixels(2, 3, SHAPE))
+def test_a_number_of_batches_that_does_not_divide_becomes_a_divisor() -> None:
+    order, pixels = InnerOrder("fixed", 6, None, None, batches=4), Pixels(2, 6, SHAPE)
+    with pytest.warns(UserWarning, match="does not divide the 6 decoded images of a class: 3 batches of 2"):
+        order.check(pixels)
+    assert (order.runs(pixels), order.taken(pixels)) == (3, 2)
 
 
 def test_batches_hold_the_labels_of_their_images() -> None:
