@@ -32,8 +32,8 @@ class InnerOrder:
         per_class: k, images of each class per step. None: as many as an outer step of another objective looks at; with
             ``fixed`` the next divisor of their number for which T steps see all of them.
         size: images per step of ``shuffled``; None as in ``inner_batches``.
-        batches: S of ``fixed``, instead of ``per_class``: it stays right where a code is decoded into several images. Of
-            a number that it does not divide, the largest divisor up to it is taken, with a warning.
+        batches: S of ``fixed``, instead of ``per_class``: it stays right where a code is decoded into several images.
+            Where it does not divide their number, the largest divisor up to it is taken, with a warning.
 
     Raises:
         ConfigError: an unknown order, or an option that it does not have.
