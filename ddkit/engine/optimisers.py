@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -67,21 +67,24 @@ class _Moments(torch.optim.Optimizer, ABC):
         parameters: what is updated.
         lr: learning rate.
         betas: decay rates of the first and the second moment.
-        eps: keeps a division finite; see the optimiser.
+        eps: keeps a division finite; None for the optimiser's own.
         weight_decay: L2 penalty.
 
     Raises:
         ConfigError: a number out of range.
     """
 
+    default_eps: ClassVar[float]
+
     def __init__(
         self,
         parameters: Iterable[nn.Parameter],
-        lr: float,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float | None = None,
+        weight_decay: float = 0.0,
     ) -> None:
+        eps = self.default_eps if eps is None else eps
         if not lr > 0:
             raise ConfigError(f"lr={lr} must be above 0")
         if not all(0 <= beta < 1 for beta in betas):
@@ -137,22 +140,14 @@ class Lamb(_Moments):
         parameters: what is updated.
         lr: eta, the relative movement per step.
         betas: decay rates of m and v.
-        eps: epsilon.
+        eps: epsilon; None for 1e-6.
         weight_decay: lambda.
 
     Raises:
         ConfigError: a number out of range.
     """
 
-    def __init__(
-        self,
-        parameters: Iterable[nn.Parameter],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-6,
-        weight_decay: float = 0.0,
-    ) -> None:
-        super().__init__(parameters, lr, betas, eps, weight_decay)
+    default_eps = 1e-6
 
     def _update(self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]
@@ -182,22 +177,14 @@ class AdaBelief(_Moments):
         parameters: what is updated.
         lr: eta.
         betas: decay rates of m and s.
-        eps: epsilon, added twice as published.
+        eps: epsilon, added twice as published; None for 1e-16.
         weight_decay: L2 penalty, added to the gradient as in ``torch.optim.Adam``.
 
     Raises:
         ConfigError: a number out of range.
     """
 
-    def __init__(
-        self,
-        parameters: Iterable[nn.Parameter],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-16,
-        weight_decay: float = 0.0,
-    ) -> None:
-        super().__init__(parameters, lr, betas, eps, weight_decay)
+    default_eps = 1e-16
 
     def _update(self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,9 +12,8 @@ from ddkit.errors import ConfigError
 from ddkit.kernels.features import RandomFeatures
 from ddkit.networks.network import Network
 from ddkit.networks.options import require_at_least
-from ddkit.networks.sources import NetworkSource, registry
+from ddkit.networks.sources import FreshNetworks, registry
 from ddkit.streams import derive_seed
-from ddkit.synthesis import Synthesizer
 
 if TYPE_CHECKING:
     from ddkit.objectives import Context
@@ -55,7 +54,7 @@ class Body:
 
 
 @registry.register("random-features")
-class RandomFeatureNetworks(NetworkSource):
+class RandomFeatureNetworks(FreshNetworks):
     r"""M random bodies for every outer step, drawn anew (RFAD, Loo et al. 2022, arXiv 2210.12067).
 
     .. math:: K(x, x') = \frac{s}{M F} \sum_m \phi_m(x)^\top \phi_m(x') + b
@@ -128,18 +127,3 @@ class RandomFeatureNetworks(NetworkSource):
     def at_once(self) -> int:
         """M."""
         return self.bodies
-
-    def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
-        """Keep nothing between steps but their number."""
-
-    def life(self) -> int:
-        """One outer step."""
-        return 1
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return how many times bodies were drawn."""
-        return {"drawn": self.drawn}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on counting."""
-        self.drawn = int(state["drawn"])
