@@ -193,7 +193,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         order = self.metadata.get("order")
         if order is None:
             return self.hard_labels()
-        return torch.tensor(order["classes"]).repeat_interleave(order["per_class"])
+        return torch.tensor(order["classes"]).repeat_interleave(torch.tensor(order["per_class"]))
 
     def viewable(self) -> Tensor:
         """Return the images without preprocessing, clipped to [0, 1]: ``(N, C, H, W)`` float32."""

@@ -31,12 +31,21 @@ class Source(BaseModel):
 
 
 class Order(BaseModel):
-    """How images whose labels need not tell it are numbered: class after class, equally many of each."""
+    """How images whose labels need not tell it are numbered: class after class.
+
+    Args:
+        classes: the class of each run of images.
+        per_class: the length of every run, or a list of one length per run.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     classes: list[NonNegativeInt]
-    per_class: PositiveInt
+    per_class: PositiveInt | list[PositiveInt]
+
+    def counts(self) -> list[int]:
+        """Return the length of each run."""
+        return self.per_class if isinstance(self.per_class, list) else [self.per_class] * len(self.classes)
 
 
 class Provenance(BaseModel):
@@ -129,8 +138,9 @@ def check(dataset: DistilledDataset) -> None:
     order = checked(Provenance, dataset.metadata).order
     budget, count = dataset.budget, len(dataset)
     if order is not None:
-        right = len(order.classes) * order.per_class == count and max(order.classes) < dataset.num_classes
-        if not right:
+        counts = order.counts()
+        same = len(counts) == len(order.classes) and sum(counts) == count
+        if not same or max(order.classes) >= dataset.num_classes:
             raise ArtifactError(
                 f"metadata.order names {len(order.classes)} classes with {order.per_class} images each, the set has "
                 f"{count} images of {dataset.num_classes} classes: leave it out, or give the order of this set"

@@ -252,6 +252,34 @@ class RealData:
         part.device = self.device
         return part
 
+    def only(self, classes: Sequence[int] | Tensor) -> RealData:
+        """Return the images of some classes, numbered anew from 0 in the order given.
+
+        A set distilled from them gets its place among all classes back by
+        :func:`ddkit.parts.relabelled`.
+
+        Args:
+            classes: distinct class numbers, each with at least one image.
+
+        Raises:
+            DataError: no classes, a class twice, out of range, or without images.
+        """
+        numbers = classes.tolist() if isinstance(classes, Tensor) else [int(number) for number in classes]
+        if not numbers or len(set(numbers)) != len(numbers):
+            raise DataError(f"classes {numbers} must be distinct and at least one")
+        for number in numbers:
+            if not 0 <= number < self.num_classes or not len(self.class_index[number]):
+                known = [k for k in range(self.num_classes) if len(self.class_index[k])]
+                raise DataError(f"class {number} has no images in '{self.name}': choose among {known}")
+        part = self.subset(torch.cat([self.class_index[number] for number in numbers]).sort().values)
+        place = torch.full((self.num_classes,), -1, dtype=torch.int64)
+        place[numbers] = torch.arange(len(numbers))
+        names = tuple(self.class_names[number] for number in numbers)
+        labels = place.to(part.labels.device)[part.labels]
+        chosen = RealData(part.images, labels, names, part.preprocessing, part.name, part.split, part._mapped)
+        chosen.device = part.device
+        return chosen
+
     def split_off(self, fraction: float, generator: torch.Generator) -> tuple[RealData, RealData]:
         """Hold out a stratified part, for choosing something without looking at the test set.
 
