@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from ddkit.artifact import DistilledDataset
 from ddkit.errors import ConfigError
@@ -68,15 +69,30 @@ def render(runs: Sequence[RunContent]) -> str:
     for name in ("percent", "points", "interval", "count", "size", "duration", "number"):
         environment.filters[name] = getattr(formats, name)
     environment.filters["display"] = facts.display_name
-    template = resources.files("ddkit.report").joinpath("report.html.j2").read_text(encoding="utf-8")
+    template, style = read_resource("report.html.j2"), style_sheet()
     pages = [_page(run, f"run-{number}") for number, run in enumerate(runs, 1)]
     comparison = comparison_table(runs) if len(runs) > 1 else []
     title = pages[0]["title"] if len(runs) == 1 else f"Comparison of {len(runs)} runs"
     anchors = {str(run.path): page["anchor"] for run, page in zip(runs, pages, strict=True)}
     names = {str(run.path): run.path.resolve().name for run in runs}
     return environment.from_string(template).render(
-        title=title, pages=pages, comparison=comparison, anchors=anchors, names=names
+        title=title, style=style, pages=pages, comparison=comparison, anchors=anchors, names=names
     )
+
+
+def read_resource(name: str) -> str:
+    """Return a text file of this package."""
+    return resources.files("ddkit.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def style_sheet() -> Markup:
+    """Return the style of every page."""
+    return Markup(read_resource("style.css").rstrip("\n"))
+
+
+def data_uri(content: bytes, media_type: str) -> str:
+    """Return ``content`` as an address that needs no file."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _page(run: RunContent, anchor: str) -> dict[str, Any]:
@@ -105,10 +121,6 @@ def _page(run: RunContent, anchor: str) -> dict[str, Any]:
     }
 
 
-def _data_uri(content: bytes, media_type: str) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
-
-
 def _gallery(distilled: DistilledDataset) -> dict[str, Any]:
     """Return the tiles of every class as data URIs with the size at which they are shown.
 
@@ -127,7 +139,7 @@ def _gallery(distilled: DistilledDataset) -> dict[str, Any]:
         {
             "name": name,
             "total": total,
-            "tiles": [_data_uri(png(resize(image, stored)), "image/png") for image in group],
+            "tiles": [data_uri(png(resize(image, stored)), "image/png") for image in group],
         }
         for total, (name, group) in zip(totals, names_and_images, strict=True)
     ]
@@ -153,8 +165,8 @@ def _curve(run: RunContent) -> dict[str, str] | None:
     values = [entry[keys[0]] for entry in run.metrics if formats.known(entry.get(keys[0]))]
     names = " and ".join(key.replace("_", " ") for key in keys)
     return {
-        "light": _data_uri(curve(run.metrics, keys, format="svg"), "image/svg+xml"),
-        "dark": _data_uri(curve(run.metrics, keys, format="svg", dark=True), "image/svg+xml"),
+        "light": data_uri(curve(run.metrics, keys, format="svg"), "image/svg+xml"),
+        "dark": data_uri(curve(run.metrics, keys, format="svg", dark=True), "image/svg+xml"),
         "alt": f"Curve of {names} over {formats.count(run.metrics[-1]['step'])} outer steps; "
         f"{keys[0].replace('_', ' ')} goes from {formats.number(values[0])} to {formats.number(values[-1])}.",
     }
