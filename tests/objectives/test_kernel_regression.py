@@ -290,3 +290,20 @@ def test_combinations_without_sense_are_refused(bench, options: dict, pixels: di
 def test_source_without_a_kernel_is_refused_with_the_choices(bench) -> None:
     with pytest.raises(ConfigError, match="choose networks=infinite, online-pool, random-features"):
         bench(KernelRegression(), source=FreshNetworks())
+
+
+def test_platt_scaling_has_its_closed_form_slope_and_is_convex_in_the_scale() -> None:
+    generator = torch.Generator().manual_seed(0)
+    predicted = torch.randn(9, 4, generator=generator, dtype=torch.float64)
+    labels = torch.randint(4, (9,), generator=generator)
+    rows = F.one_hot(labels, 4).double() - 0.25
+
+    def loss(scale: float) -> torch.Tensor:
+        return target_loss("platt", predicted, rows, labels, torch.tensor(scale, dtype=torch.float64).log())
+
+    k = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(target_loss("platt", predicted, rows, labels, k), k)
+    residual = (predicted * k.exp()).softmax(1) - F.one_hot(labels, 4)
+    torch.testing.assert_close(slope, (residual * predicted * k.exp()).sum().detach())
+    for low, high in ((0.1, 0.5), (0.2, 3.0), (1.0, 20.0)):
+        assert loss((low + high) / 2) < (loss(low) + loss(high)) / 2
