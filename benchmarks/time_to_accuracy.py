@@ -1,14 +1,15 @@
-"""Seconds until each method's ten images per class train networks to 90, 95 and 97 % on MNIST.
+"""CPU seconds until each method's ten images per class train networks to 90, 95 and 97 % on MNIST.
 
     DDKIT_DATA=... python benchmarks/time_to_accuracy.py --out benchmarks/results/time-to-accuracy.json [--only dm ...]
     python benchmarks/time_to_accuracy.py --out benchmarks/results/time-to-accuracy.json --figure docs/images/...png
 
-Every method runs in a fresh process with the settings of its cell in ``cells.py``. Its clock is that of the whole
-process (interpreter, imports, data, compilation, starting point) minus the time spent on evaluations; experts and
-generators, which are trained once and shared, are added in full. At each of ``STOPS`` seconds of this clock, at the
-first step and at the last one the present set is evaluated: by one ConvNet-D3 of width 128 (the common protocol with
+Every method runs in a fresh process, on one thread and without cached kernels, with the settings of its cell in
+``cells.py``. Its clock counts the CPU seconds of that process and of the compilers it starts (interpreter, imports,
+data, compilation, starting point), without those of evaluations; experts and generators, which are trained once and
+shared, are added in full. After the first step, at each of ``STOPS`` seconds and at the end, which is the last of the
+stops or the method's last step, the present set is evaluated: by one ConvNet-D3 of width 64 (the common protocol with
 20,000 image passes), and for sets that were learned for a kernel by that kernel. An accuracy counts as reached at the
-first stop where either reaches it, so seconds are upper bounds. Nothing is selected: the runs go on to their ends.
+first stop where either reaches it, so seconds are upper bounds. Nothing is selected.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -23,10 +25,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cells import CELLS, TRAJECTORY, distil, generator_seconds, how_to_train
+from cells import CELLS, TRAJECTORY, distil, generator_seconds, how_to_train, shared_generator
 from experts import buffer_for, part_of
 
-from ddkit import data
+from ddkit import Distiller, data, methods
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
 from ddkit.engine import Callback, Run, environment
@@ -35,31 +37,32 @@ from ddkit.files import write_text
 from ddkit.kernels import NetworkFeatures
 
 DATA, IPC = "mnist", 10
-#: Seconds of a method's own clock at which its set is evaluated.
+#: Seconds of a method's own clock at which its set is evaluated; the last one ends it.
 STOPS = (15.0, 30.0, 60.0, 120.0, 240.0)
 PASSES = 20_000
+NETWORK = "convnet:width=64"
+CORESETS = ("random", "herding")
 THRESHOLDS = (90, 95, 97)
 
 
 class Clock:
-    """Wall and CPU seconds of this process since it was started, without those spent in :meth:`paused` parts.
+    """CPU seconds of this process and of the compilers it started, from its start, without :meth:`forget` parts."""
 
-    Args:
-        started: ``time.time()`` of the parent just before it started this process.
-    """
+    def __init__(self) -> None:
+        self.apart = 0.0
 
-    def __init__(self, started: float) -> None:
-        self.wall_start, self.cpu_start = started, 0.0
+    def read(self) -> float:
+        """Return seconds."""
+        return self._all() - self.apart
 
-    def read(self) -> tuple[float, float]:
-        """Return wall and CPU seconds."""
-        return time.time() - self.wall_start, time.process_time() - self.cpu_start
-
-    def forget(self, since: tuple[float, float]) -> None:
+    def forget(self, since: float) -> None:
         """Take out what passed since :meth:`read` returned ``since``."""
-        wall, cpu = self.read()
-        self.wall_start += wall - since[0]
-        self.cpu_start += cpu - since[1]
+        self.apart += self.read() - since
+
+    @staticmethod
+    def _all() -> float:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return time.process_time() + children.ru_utime + children.ru_stime
 
 
 class Curve(Callback):
@@ -74,55 +77,60 @@ class Curve(Callback):
         """Evaluate at the first step, at each stop and at the last step."""
         now = self.clock.read()
         due = run.step in (1, run.config.steps)
-        while self.left and now[0] >= self.left[0]:
+        while self.left and now >= self.left[0]:
             self.left.pop(0)
             due = True
+        if not self.left:
+            run.stop = "the last stop was reached"
         if due:
-            self.evaluate(run.materialise({"source": {"name": self.train.name}, "method": run.config.title}), run)
+            metadata = {"source": {"name": self.train.name}, "method": run.config.title, "config": run.config.as_dict()}
+            self.evaluate(run.materialise(metadata), run.step)
 
-    def evaluate(self, present: DistilledDataset, run: Run) -> None:
+    def evaluate(self, present: DistilledDataset, step: int) -> None:
         """Append a point."""
         now = self.clock.read()
-        present.metadata["config"] = run.config.as_dict()
         protocol = how_to_train(self.train.name, present)
         images = len(present) // protocol.views
         protocol = protocol.replace(epochs=max(1, PASSES // images))
-        row = evaluate(present, self.test, recipe=protocol, repeats=1, precision="bfloat16", compile=True).rows[0]
+        row = evaluate(
+            present, self.test, (NETWORK,), recipe=protocol, repeats=1, precision="bfloat16", compile=True
+        ).rows[0]
         point: dict[str, Any] = {
-            "step": run.step,
-            "seconds": round(now[0] + self.offset, 1),
-            "cpu_seconds": round(now[1], 1),
+            "step": step,
+            "seconds": round(now + self.offset, 1),
             "network_percent": round(100 * row.mean, 2),
         }
         if (kernel := kernel_of(present)) is not None and kernel.kernel["name"] != NetworkFeatures.name:
             point["kernel_percent"] = round(100 * evaluate_kernel(present, self.test, repeats=1).rows[0].mean, 2)
         self.points.append(point)
-        print(f"{run.config.method}: {point}", file=sys.stderr, flush=True)
+        print(f"{point}", file=sys.stderr, flush=True)
         self.clock.forget(now)
 
 
-def child(method: str, started: float) -> dict[str, Any]:
+def child(method: str) -> dict[str, Any]:
     """Run one method in this process and return its curve."""
-    clock = Clock(started)
+    clock = Clock()
     train, test = data.load_pair(DATA, download=False)
     name = f"{method}-{DATA}-{IPC}"
     now, shared = clock.read(), 0.0
     if method in TRAJECTORY:
-        shared = float(buffer_for(part_of(train), flat=method == "ftd")[1]["seconds"])
+        shared = float(buffer_for(part_of(train), flat=method == "ftd")[1]["cpu_seconds"])
+    elif method == "itgan":
+        shared_generator(train)
+        shared = generator_seconds(train)
     clock.forget(now)
     curve = Curve(clock, train, test, shared)
-    with tempfile.TemporaryDirectory() as folder:
-        distil(name, method, train, IPC, 0, callbacks=[curve], out=Path(folder) / "run")
-    if method == "itgan":
-        shared = generator_seconds(train)
-        for point in curve.points:
-            point["seconds"] = round(point["seconds"] + shared, 1)
+    if methods.get(method).is_coreset:
+        curve.evaluate(Distiller(method, IPC, seed=0).fit(train), 0)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            distil(name, method, train, IPC, 0, callbacks=[curve], out=Path(folder) / "run")
     return {
         "method": method,
         "points": curve.points,
         "shared_seconds": round(shared, 1),
         "reached": {str(threshold): reached(curve.points, threshold) for threshold in THRESHOLDS},
-        "overrides": CELLS[name],
+        "overrides": CELLS.get(name, {}),
         **environment("cpu"),
     }
 
@@ -156,7 +164,7 @@ def figure(results: dict[str, Any], path: Path) -> None:
         )
     for threshold in THRESHOLDS:
         axes.axhline(threshold, color="0.8", linewidth=0.8, zorder=0)
-    axes.set(xscale="log", xlabel="seconds, whole process", ylabel="test accuracy (%)", ylim=(80, 99))
+    axes.set(xscale="log", xlabel="CPU seconds, whole process", ylabel="test accuracy (%)", ylim=(80, 99))
     axes.set_title("MNIST, ten images per class")
     axes.legend(ncols=2, fontsize=8, loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,24 +177,25 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--figure", type=Path)
-    parser.add_argument("--child", nargs=2, metavar=("METHOD", "STARTED"))
+    parser.add_argument("--child", metavar="METHOD")
     arguments = parser.parse_args()
     if arguments.child:
-        content = child(arguments.child[0], float(arguments.child[1]))
+        content = child(arguments.child)
         write_text(arguments.out, json.dumps(content, indent=1) + "\n")
         return
     results = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
     if arguments.figure:
         return figure(results, arguments.figure)
     suffix = f"-{DATA}-{IPC}"
-    methods = [name.removesuffix(suffix) for name in CELLS if name.endswith(suffix)]
-    for method in arguments.only or methods:
+    with_cells = [name.removesuffix(suffix) for name in CELLS if name.endswith(suffix)]
+    for method in arguments.only or [*CORESETS, *with_cells]:
         if method in results:
             continue
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / "part.json"
-            command = [sys.executable, __file__, "--out", str(part), "--child", method, repr(time.time())]
-            subprocess.run(command, check=True, env=dict(os.environ))
+            command = [sys.executable, __file__, "--out", str(part), "--child", method]
+            alone = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1", "TORCHINDUCTOR_CACHE_DIR": folder}
+            subprocess.run(command, check=True, env={**os.environ, **alone})
             results[method] = json.loads(part.read_text())
         write_text(arguments.out, json.dumps(results, indent=1) + "\n")
 

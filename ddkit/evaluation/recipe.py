@@ -38,7 +38,9 @@ class TrainingRecipe(BaseModel):
             epoch with 0-based index floor(share · E) on.
         gamma: factor of ``"steps"``.
         loss: ``"ce"`` cross-entropy, ``"mse"`` mean squared error against the label rows (one-hot minus 1/K
-            for hard labels), ``"auto"`` = ``"mse"`` for regression labels and ``"ce"`` otherwise.
+            for hard labels), ``"auto"`` = ``"mse"`` for regression labels and ``"ce"`` otherwise. Rows that are
+            no probabilities are made some for cross-entropy, but for schedule ``"given"``: negative entries become 0
+            and rows sum to 1, as that loss has no lower bound otherwise.
         cutmix: probability in [0, 1] that a batch is mixed by :func:`ddkit.augment.cutmix`, after the
             augmentation; cross-entropy only.
         views: V, how many consecutive training images show one stored code (HaBa: hallucinators per basis). An

@@ -13,6 +13,7 @@ from ddkit.augment import cutmix
 from ddkit.data import RealData
 from ddkit.errors import ConfigError, DataError, DivergedError
 from ddkit.evaluation import TrainingRecipe, train, train_networks
+from ddkit.evaluation.batches import as_probabilities
 from ddkit.evaluation.learners import weighted_loss
 from ddkit.models import ModelSpec
 from ddkit.streams import Streams, derive_seed
@@ -277,3 +278,25 @@ def test_unusable_input_is_refused_before_training() -> None:
         train_networks(images.to(torch.uint8), labels, TINY, recipe, [1], num_classes=3)
     with pytest.raises(DataError, match="without labels"):
         train_networks(images, None, TINY, recipe, [1], num_classes=3)
+
+
+def test_label_rows_become_probabilities_only_where_they_are_none() -> None:
+    rows = torch.tensor([[0.2, 0.3, 0.5], [-1.0, 3.0, 1.0], [-1.0, -2.0, 0.0], [2.0, 2.0, 0.0]])
+    expected = torch.tensor([[0.2, 0.3, 0.5], [0.0, 0.75, 0.25], [1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0.0]])
+    torch.testing.assert_close(as_probabilities(rows), expected)
+    assert torch.equal(as_probabilities(rows)[0], rows[0])
+
+
+def test_free_labels_train_to_the_end_of_a_long_schedule() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, rows = torch.randn(12, 1, 8, 8, generator=generator), 3 * torch.randn(12, 3, generator=generator)
+    spec = ModelSpec.parse("mlp:width=16")
+    long = TrainingRecipe(epochs=150, lr=0.1, batch_size=12, loss="ce")
+    learned = train_networks(images, rows, spec, long, [1], num_classes=3)[0]
+    plain = train_networks(images, as_probabilities(rows), spec, long, [1], num_classes=3)[0]
+    for a, b in zip(learned.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(a, b)
+    steps = TrainingRecipe(schedule="given", rates=(0.1,), loss="ce")
+    taken = train_networks(images, rows, spec, steps, [1], num_classes=3)[0]
+    other = train_networks(images, as_probabilities(rows), spec, steps, [1], num_classes=3)[0]
+    assert any(not torch.equal(a, b) for a, b in zip(taken.parameters(), other.parameters(), strict=True))
