@@ -1,0 +1,74 @@
+"""What became of each client in each round?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ddkit.integrations.federated.flower import Message, MetricRecord
+
+#: Characters of a reason that a client gives, as kept.
+REASON = 300
+
+
+@dataclass
+class RoundReport:
+    """One round; clients are named by their nodes.
+
+    Args:
+        number: of the round, from 1.
+        asked: clients that were sent a message.
+        accepted: images of each client whose set (or 1 for each whose update) was used.
+        refused: why a client's payload was not used.
+        failed: why a client answered with an error.
+        stale: clients of which an earlier set was used, with its round.
+        outliers: clients whose set was left out by the robust step, with the cosine.
+        missing_classes: names of classes of which nobody sent an image.
+        seconds: that the server took after the answers were in.
+    """
+
+    number: int
+    asked: tuple[int, ...] = ()
+    accepted: dict[int, int] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+    stale: dict[int, int] = field(default_factory=dict)
+    outliers: dict[int, float] = field(default_factory=dict)
+    missing_classes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def silent(self) -> tuple[int, ...]:
+        """Clients that were asked and did not answer in time."""
+        heard = (set(self.accepted) - set(self.stale)) | {*self.refused, *self.failed}
+        return tuple(node for node in self.asked if node not in heard)
+
+    def reasons(self) -> str:
+        """Return in one line who is missing and why, equal reasons together."""
+        by_reason: dict[str, list[int]] = {}
+        for node, reason in [*self.refused.items(), *self.failed.items()]:
+            by_reason.setdefault(reason, []).append(node)
+        for node in self.silent:
+            by_reason.setdefault("no answer in time", []).append(node)
+        return "; ".join(f"{', '.join(map(str, nodes))}: {reason}" for reason, nodes in by_reason.items())
+
+    def metrics(self) -> MetricRecord:
+        """Return the numbers of the round as Flower keeps them."""
+        numbers: dict[str, Any] = {
+            "clients-asked": len(self.asked),
+            "clients-accepted": len(self.accepted),
+            "clients-refused": len(self.refused),
+            "clients-failed": len(self.failed),
+            "clients-silent": len(self.silent),
+            "images": sum(self.accepted.values()),
+            "classes-missing": len(self.missing_classes),
+        }
+        return MetricRecord(numbers)
+
+
+def reason_of(message: Message) -> str:
+    """Return the first line that says something of an error reply, which may hold a long traceback."""
+    lines = [line.strip() for line in (message.error.reason or "").splitlines() if line.strip()]
+    # Of a traceback the last line is the error itself.
+    told = lines[-1] if lines and lines[0].startswith(("Traceback", "ray::")) else lines[0] if lines else "no reason"
+    return told[:REASON]

@@ -1,0 +1,126 @@
+"""How is a network trained from where it is: near the round's start, or pulled towards it?"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddkit import augment
+from ddkit.artifact import DistilledDataset
+from ddkit.data import RealData
+from ddkit.errors import ConfigError, DivergedError
+from ddkit.evaluation import TrainingRecipe
+from ddkit.evaluation.batches import TrainingSet
+from ddkit.evaluation.train import build_optimiser
+from ddkit.streams import Streams
+
+
+def check_recipe(recipe: TrainingRecipe) -> None:
+    """Refuse what training from given weights does not do.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    unsupported = {
+        f"schedule='{recipe.schedule}'": recipe.schedule in ("warmup", "given"),
+        f"loss='{recipe.loss}'": recipe.loss == "mse",
+        f"head='{recipe.head}'": recipe.head != "linear",
+        f"cutmix={recipe.cutmix}": recipe.cutmix > 0,
+        f"views={recipe.views}": recipe.views > 1,
+        "centred=True": recipe.centred,
+        f"start={recipe.start}": recipe.start is not None,
+    }
+    for setting, wrong in unsupported.items():
+        if wrong:
+            raise ConfigError(f"federated training does not know {setting}: use the recipe 'dc' or 'dsa'")
+
+
+def training_data(data: RealData | DistilledDataset) -> TrainingSet:
+    """Return real images, preprocessed batch by batch, or a distilled set as something to train on."""
+    if isinstance(data, RealData):
+        return TrainingSet(data, data.labels, data.num_classes)
+    images, labels = data.tensors()
+    return TrainingSet(images, labels, data.num_classes)
+
+
+def train(
+    module: nn.Module,
+    data: TrainingSet,
+    recipe: TrainingRecipe,
+    streams: Streams,
+    *,
+    weights: Tensor | None = None,
+    proximal: float = 0.0,
+    radius: float | None = None,
+) -> float:
+    r"""Train ``module`` in place from its present weights :math:`w^0`.
+
+    .. math::
+        \min_w \; \frac{1}{N} \sum_i a_i \, \mathrm{CE}(f_w(x_i), y_i) + \frac{\mu}{2} \| w - w^0 \|^2
+        \quad \text{such that} \quad \| w - w^0 \| \le \rho
+
+    The proximal term is that of FedProx (Li et al. 2020), the ball that of FedDM (Xiong et al. 2023): after each step
+    weights outside it are moved back to its surface.
+
+    Args:
+        module: the network.
+        data: images and targets.
+        recipe: epochs, rate, batches, augmentation.
+        streams: for batch order (``order``) and augmentation (``augmentation``).
+        weights: (N,) importance :math:`a_i` of each image; None for 1.
+        proximal: :math:`\mu`.
+        radius: :math:`\rho`; None for no bound.
+
+    Returns:
+        the mean loss of the last epoch.
+
+    Raises:
+        ConfigError: a recipe that this training does not know.
+        DivergedError: weights that are no longer finite.
+    """
+    check_recipe(recipe)
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module.train()
+    parameters: list[Tensor] = list(module.parameters())
+    origin = [parameter.detach().clone() for parameter in parameters]
+    augmentation = augment.create(recipe.augmentation, **recipe.augmentation_options)
+    mean = 0.0
+    for epoch in range(recipe.total_epochs):
+        if recipe.rebuilds_optimiser(epoch):
+            optimiser = build_optimiser(parameters, recipe, recipe.rate(epoch))
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.rate(epoch)
+        total = 0.0
+        for index in torch.randperm(len(data), generator=streams("order")).split(recipe.batch_size):
+            images, targets = data.batch(index)
+            images = augmentation.train(images, streams("augmentation"))
+            losses = F.cross_entropy(
+                module(images.contiguous(memory_format=torch.channels_last)), targets, reduction="none"
+            )
+            loss = (losses if weights is None else losses * weights[index]).mean()
+            total += float(loss.detach()) * len(index)
+            if proximal:
+                loss = loss + 0.5 * proximal * _squared_distance(parameters, origin)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            if radius is not None:
+                _project(parameters, origin, radius)
+        mean = total / len(data)
+    if not all(bool(parameter.isfinite().all()) for parameter in parameters):
+        raise DivergedError(f"training diverged (learning rate {recipe.lr}): lower the recipe's lr")
+    return mean
+
+
+def _squared_distance(parameters: list[Tensor], origin: list[Tensor]) -> Tensor:
+    return torch.stack([(a - b).square().sum() for a, b in zip(parameters, origin, strict=True)]).sum()
+
+
+@torch.no_grad()
+def _project(parameters: list[Tensor], origin: list[Tensor], radius: float) -> None:
+    """Move weights further than ``radius`` from ``origin`` back to the sphere around it."""
+    distance = float(_squared_distance(parameters, origin).sqrt())
+    if distance > radius:
+        for parameter, start in zip(parameters, origin, strict=True):
+            parameter.copy_(start + (parameter - start) * (radius / distance))
