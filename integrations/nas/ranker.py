@@ -1,0 +1,175 @@
+"""How well does each candidate do when trained on a small set: all to the end, or the best ones further?"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ddkit.artifact import DistilledDataset
+from ddkit.data import RealData
+from ddkit.errors import ConfigError
+from ddkit.evaluation import TrainingRecipe
+from ddkit.executor import Executor
+from ddkit.integrations.nas.proxy import Inspection, inspect_candidate, other_families
+from ddkit.integrations.nas.ranking import Entry, Ranking
+from ddkit.integrations.nas.space import SearchSpace
+from ddkit.integrations.nas.trainer import Preparation, Trainer, best_names, finished
+
+
+@dataclass(frozen=True)
+class ProxyRanker:
+    """Ranks candidates by training each on a small set and scoring it on held-out real images.
+
+    `"Dataset Condensation with Gradient Matching" <https://arxiv.org/abs/2006.05929>`_ (Zhao et al., 2021), section
+    4.3: the ranking on the set stands in for the one that training every candidate on all data would give.
+
+    Args:
+        epochs: of training; None for those of the recipe.
+        steps: instead of epochs: training steps, to the nearest epoch where it is more than one. A fixed number of
+            *epochs* gives the larger set more steps, so different sets are compared at equal steps.
+        seeds: networks per candidate. At one image per class the score of a single one is mostly noise.
+        budget: ``full`` trains every candidate to the end; ``halving`` is synchronous successive halving (Jamieson and
+            Talwalkar 2016, arXiv 1502.07943): all candidates are trained for a short time, the best ``1 / eta`` for
+            ``eta`` times as long, and so on. Every rung trains from scratch with a complete schedule, so its scores are
+            those of annealed networks and no weights are kept; with ``eta=3`` that costs 29 % more than going on.
+        eta: factor between the rungs of ``halving``.
+        rungs: number of rungs of ``halving``; the last one has the full length.
+        score: ``accuracy``, or ``loss`` (negated), which is finer where many candidates tie.
+        recipe: how candidates are trained: None for the recipe that the set brings, a recipe, or ``per-candidate`` for
+            the recipe of the set with the best of three learning rates for each candidate, chosen on the proxy with a
+            seed of its own: one rate for networks with and without normalisation ranks learning rates.
+        seed: of everything.
+        device: where candidates are trained.
+        threads: intra-op threads on the CPU of each training.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    epochs: int | None = None
+    steps: int | None = None
+    seeds: int = 2
+    budget: Literal["full", "halving"] = "full"
+    eta: int = 3
+    rungs: int = 3
+    score: Literal["accuracy", "loss"] = "accuracy"
+    recipe: TrainingRecipe | Literal["per-candidate"] | None = None
+    seed: int = 0
+    device: str = "cpu"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None and self.steps is not None:
+            raise ConfigError(f"epochs={self.epochs} and steps={self.steps} exclude each other: leave one of them out")
+        least = {"epochs": 1, "steps": 1, "seeds": 1, "eta": 2, "rungs": 1, "seed": 0, "threads": 1}
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise ConfigError(f"{name}={value}: give an integer of at least {minimum}")
+        for name, known in {"budget": ("full", "halving"), "score": ("accuracy", "loss")}.items():
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name}='{getattr(self, name)}': choose {' or '.join(known)}")
+        if isinstance(self.recipe, str) and self.recipe != "per-candidate":
+            raise ConfigError(f"recipe='{self.recipe}': give a TrainingRecipe, 'per-candidate' or None")
+
+    def rank(
+        self,
+        space: SearchSpace,
+        data: DistilledDataset | RealData,
+        validation: RealData,
+        *,
+        preparation: Preparation | None = None,
+        executor: Executor | None = None,
+        cache: Path | str | None = None,
+    ) -> Ranking:
+        """Rank the candidates of ``space``.
+
+        Args:
+            space: the candidates.
+            data: what they are trained on: distilled, selected or real.
+            validation: real images that score them, held out of the training data
+                (:meth:`ddkit.data.RealData.split_off`) before these were distilled.
+            preparation: what making ``data`` cost.
+            executor: where candidates are trained, one task per candidate and seed; None trains here.
+            cache: folder of finished trainings: a killed ranking called again goes on where it was, and rankings of
+                other sets may share it.
+
+        Raises:
+            ConfigError: validation images of the test split, or a candidate for other images or classes.
+            DataError: a set that does not fit the validation images.
+            RunError: no candidate could be trained.
+        """
+        self.check_validation(validation)
+        return self._rank(space, data, validation, preparation or Preparation(), executor, cache)
+
+    @staticmethod
+    def check_validation(validation: RealData) -> None:
+        """Refuse to select on the test split.
+
+        Raises:
+            ConfigError: the images are of the test split.
+        """
+        if validation.split.startswith("test"):
+            raise ConfigError(
+                "candidates would be selected on the test split: hold out part of the training data with "
+                "train.split_off(0.1, generator)"
+            )
+
+    def truth(
+        self,
+        space: SearchSpace,
+        train: RealData,
+        test: RealData,
+        *,
+        executor: Executor | None = None,
+        cache: Path | str | None = None,
+    ) -> Ranking:
+        """Return the ground truth of a search: candidates trained on ``train`` and scored on test images.
+
+        It serves :meth:`~ddkit.integrations.nas.Ranking.compare` only. Two seeds or more tell how well two
+        runs of the truth agree. Arguments and errors are those of :meth:`rank`.
+        """
+        return self._rank(space, train, test, Preparation(), executor, cache)
+
+    def _rank(
+        self,
+        space: SearchSpace,
+        data: DistilledDataset | RealData,
+        scored_on: RealData,
+        preparation: Preparation,
+        executor: Executor | None,
+        cache: Path | str | None,
+    ) -> Ranking:
+        run = Trainer.of(self, data, scored_on, executor, cache)
+        families = other_families(run.proxy, space)
+        for note in families:
+            warnings.warn(note, stacklevel=3)
+        inspections = {name: inspect_candidate(name, spec, run.proxy) for name, spec in space.items()}
+        alive = [name for name, seen in inspections.items() if seen.failure is None]
+        entries = {name: _failed(name, seen) for name, seen in inspections.items() if seen.failure is not None}
+        rates = run.tuned_rates(space, inspections, alive)
+        for rung, recipe in enumerate(run.ladder):
+            last = rung == len(run.ladder) - 1
+            reached = run.train(space, inspections, alive, rung, recipe, rates)
+            for name, entry in reached.items():
+                entries[name] = entry.after(entries.get(name))
+            alive = [name for name in alive if entries[name].usable]
+            if not last and alive:
+                kept = best_names([entries[name] for name in alive], math.ceil(len(alive) / self.eta))
+                for name in set(alive) - set(kept):
+                    if entries[name].status == "ok":
+                        entries[name] = dataclasses.replace(entries[name], status=f"stopped at rung {rung}")
+                alive = kept
+        entries = {name: run.with_tuning_cost(entry) for name, entry in entries.items()}
+        ranking = finished(self, run.proxy, [entries[name] for name in space], preparation, families)
+        for note in ranking.notes[len(families) :]:
+            warnings.warn(note, stacklevel=3)
+        return ranking
+
+
+def _failed(name: str, seen: Inspection) -> Entry:
+    return Entry(name=name, status="failed", parameters=seen.parameters, message=seen.failure or "")
