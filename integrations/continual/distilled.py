@@ -1,0 +1,239 @@
+"""How does a replay memory distil the classes of an experience into their share?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ddkit import methods, objectives, synthesis
+from ddkit import networks as network_sources
+from ddkit.artifact import DistilledDataset
+from ddkit.config import DistillConfig
+from ddkit.coresets import random_indices
+from ddkit.data import RealData
+from ddkit.engine import Callback, Distiller, Run
+from ddkit.errors import ArtifactError, ConfigError, DivergedError, unknown_name
+from ddkit.integrations.continual.incoming import Arrival
+from ddkit.integrations.continual.memory import ClassMemory
+from ddkit.integrations.continual.model import ModelNetworks
+from ddkit.integrations.continual.parts import Made, Material, Part, herded, of_single_class, parts_of, real_parts
+from ddkit.registry import Registry
+from ddkit.streams import Streams
+from ddkit.synthesis import Synthesizer
+
+_PIECES: dict[str, Registry[Any]] = {
+    "synthesis": synthesis.registry,
+    "objective": objectives.registry,
+    "networks": network_sources.registry,
+}
+
+
+class TimeLimit(Callback):
+    """Ends a distillation after the step in which a moment has passed; its result is that of this step.
+
+    Args:
+        deadline: the moment, in seconds of ``time.monotonic()``.
+    """
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+
+    def on_step(self, run: Run) -> None:
+        """Look at the clock."""
+        if time.monotonic() >= self.deadline:
+            run.stop = "the time limit of the experience"
+
+
+class DistilledReplayBuffer(ClassMemory):
+    """A storage policy that distils each experience into its classes' share of the memory.
+
+    Distilled replay (Rosasco et al. 2021; Zhao et al. 2021, section 4.2) with any method of ddkit:
+
+    >>> buffer = DistilledReplayBuffer(max_size=100, num_classes=10, method="dm", steps=500)
+    >>> strategy = Naive(..., plugins=distilled_replay(buffer, memory_batch_size=32))
+
+    A class seen again is distilled from its stored images and the new real ones, each side with the weight of the real
+    images that it stands for. Where distilling diverges, random real images stand in, and training goes on.
+
+    Args:
+        max_size: see :class:`ClassMemory`, as all arguments that are not named here.
+        method: name of a preset of ddkit, also a coreset's.
+        networks: replaces the preset's network source: a name, options, or ``"model"`` for a copy of the strategy's
+            model as it is after the experience.
+        shrink: what becomes of a class whose share has become smaller, with ``num_classes=None`` or after
+            :meth:`resize`: ``redistil`` it from its own synthetic images, or keep some of them by ``herding``.
+        time_limit: seconds per experience after which distilling stops where it is; None for all steps.
+        cache: folder where distilled sets are kept and looked up, by data, method, options and seed: an interrupted
+            run does not distil again what it had finished, and several strategies share one set. Not used with
+            ``networks="model"`` or pieces given as objects.
+        options: see :class:`ClassMemory`, or laid over the preset, see :class:`~ddkit.config.DistillConfig`.
+
+    Raises:
+        ConfigError: an unknown method or option, one out of range, or a size too small for the classes.
+    """
+
+    def __init__(
+        self,
+        max_size: int | None = None,
+        *,
+        method: str = "dm",
+        networks: str | Mapping[str, Any] | None = None,
+        shrink: Literal["redistil", "herding"] = "redistil",
+        time_limit: float | None = None,
+        cache: Path | str | None = None,
+        **options: Any,
+    ) -> None:
+        own = {key: options.pop(key) for key in _MEMORY_OPTIONS if key in options}
+        super().__init__(max_size, **own)
+        if shrink not in ("redistil", "herding"):
+            raise unknown_name("way to shrink", shrink, ("redistil", "herding"))
+        if time_limit is not None and not time_limit > 0:
+            raise ConfigError(f"time_limit={time_limit}: give seconds above 0, or None")
+        known = set(DistillConfig.model_fields) - {"method", "composition", "ipc", "seed"}
+        for key in options:
+            if key not in known:
+                raise unknown_name("option", key, known | set(_MEMORY_OPTIONS))
+        self.method, self.shrink, self.time_limit = method, shrink, time_limit
+        self._deadline = math.inf
+        self.cache = None if cache is None else Path(cache)
+        self.on_model = networks == "model"
+        self.overrides = dict(options)
+        if networks is not None and not self.on_model:
+            self.overrides["networks"] = networks
+        self.synthesis = self._checked(self._distiller(1, 0)).synthesis
+        if self.soft_labels and self.synthesis.options.get("labels") in ("free", "centred"):
+            raise ConfigError(
+                f"'{method}' learns label rows that are no probabilities, which strategies cannot train on: "
+                f"leave soft_labels out, or choose synthesis labels soft or learned"
+            )
+
+    @property
+    def method_name(self) -> str:
+        """The name of the preset."""
+        return self.method
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides about the content, JSON-able."""
+        return {
+            **super().settings(),
+            "method": self.method,
+            "on_model": self.on_model,
+            "shrink": self.shrink,
+            "time_limit": self.time_limit,
+            "overrides": json.loads(json.dumps(self.overrides, default=lambda piece: type(piece).__name__)),
+        }
+
+    def bytes_of(self, images: int, group: int, num_classes: int) -> int:
+        """Return the bytes of ``images`` images or codes per class, decoders included."""
+        if self.synthesis.name == "pixels" or methods.get(self.method).is_coreset or group == 1:
+            return super().bytes_of(images, group, num_classes)
+        assert self._form is not None
+        made: Synthesizer = synthesis.registry.create(
+            self.synthesis.name, self.synthesis.options, num_classes=group, ipc=images, shape=self._form.shape
+        )
+        return made.budget().bytes
+
+    def condense(self, material: Material, quota: int, agent: Any) -> list[Made]:
+        """Distil the classes of ``material``; real images where that fails."""
+        started = time.monotonic()
+        preprocessing = self._form.pixels if self.on_model and self._form is not None else None
+        try:
+            distilled = self._distilled(material.real(preprocessing=preprocessing), material, quota, agent)
+        except DivergedError as error:
+            warnings.warn(
+                f"distilling classes {list(material.classes)} diverged, random real images stand in for them: {error}",
+                stacklevel=2,
+            )
+            return self._fallback(material, quota, time.monotonic() - started)
+        if len(material.classes) == 1:
+            distilled = of_single_class(distilled, quota)
+        seconds = float(distilled.metadata.get("seconds", time.monotonic() - started))
+        steps = int(distilled.metadata.get("steps") or 0)
+        how = "selected" if methods.get(self.method).is_coreset else "distilled"
+        return [Made(part, how, seconds, steps) for part in parts_of(distilled, material, self.soft_labels)]
+
+    def shrink_parts(self, parts: list[Part], quota: int, agent: Any) -> list[Made]:
+        """Distil stored images into fewer, or keep some of them."""
+        if self.shrink == "herding" or methods.get(self.method).is_coreset:
+            return [Made(one, "herded") for part in parts for one in herded(part, quota)]
+        images = torch.cat([part.images() for part in parts])
+        members = torch.cat([part.members() for part in parts])
+        classes = tuple(sorted({label for part in parts for label in part.holds}))
+        place = torch.full((max(classes) + 1,), -1)
+        place[list(classes)] = torch.arange(len(classes))
+        return self.condense(
+            Material(classes, images, place[members], torch.ones_like(members), self.name), quota, agent
+        )
+
+    def _take_in(self, arrival: Arrival, seen: Counter[int], agent: Any) -> None:
+        if self.time_limit is not None:
+            self._deadline = time.monotonic() + self.time_limit
+        super()._take_in(arrival, seen, agent)
+
+    def _distilled(self, real: RealData, material: Material, quota: int, agent: Any) -> DistilledDataset:
+        """Return a set of the G classes, from the cache where it is there."""
+        callbacks = [] if self.time_limit is None else [TimeLimit(self._deadline)]
+        pieces = {"networks": ModelNetworks(agent.model, material.classes)} if self.on_model else {}
+        distiller = self._distiller(quota, self.seed_of(material.classes), callbacks=callbacks, **pieces)
+        named = not distiller.objects  # objects of one's own have no options to be looked up by
+        path = self.cache / self._file_name(distiller, real) if self.cache is not None and named else None
+        if path is not None and path.is_file():
+            try:
+                return DistilledDataset.load(path)
+            except ArtifactError:
+                warnings.warn(f"'{path}' is damaged and is made anew", stacklevel=2)
+        started = time.monotonic()
+        distilled = distiller.fit(real)
+        distilled.metadata["seconds"] = round(time.monotonic() - started, 3)
+        if path is not None:
+            distilled.save(path)
+        return distilled
+
+    def _checked(self, distiller: Distiller) -> DistillConfig:
+        """Return a configuration like those to come; unknown values and pieces are refused."""
+        images = torch.tensor([[[[0, 255], [255, 0]]]] * 4, dtype=torch.uint8)
+        config = distiller.configure(RealData.from_tensors(images, [0, 0, 1, 1], name=self.name))
+        for piece, registry in _PIECES.items():
+            chosen = getattr(config, piece)
+            if chosen is not None and piece not in distiller.objects:
+                registry.get(chosen.name)
+        return config
+
+    def _distiller(self, quota: int, seed: int, **more: Any) -> Distiller:
+        return Distiller(self.method, quota, seed=seed, **{**self.overrides, **more})
+
+    def _file_name(self, distiller: Distiller, real: RealData) -> str:
+        key = {
+            "config": distiller.configure(real).as_dict(),
+            "data": real.fingerprint,
+            "classes": list(real.class_names),
+            "time_limit": self.time_limit,
+        }
+        return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24] + ".safetensors"
+
+    def _fallback(self, material: Material, quota: int, seconds: float) -> list[Made]:
+        real = material.real(weighted=False)
+        generator = Streams(self.seed_of(material.classes))("fallback")
+        index = random_indices(real.class_index[: len(material.classes)], quota, generator)
+        return [Made(part, "fallback", seconds) for part in real_parts(material, index)]
+
+
+_MEMORY_OPTIONS = (
+    "max_bytes",
+    "num_classes",
+    "seed",
+    "soft_labels",
+    "pixels",
+    "train_transform",
+    "window",
+    "name",
+)

@@ -1,0 +1,260 @@
+"""What does the memory keep of some classes, and how does it become images to train on?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from ddkit.artifact import DistilledDataset
+from ddkit.coresets import herding_indices
+from ddkit.data import Preprocessing, RealData
+from ddkit.parts import at_rest
+
+
+class Facts(BaseModel):
+    """Where the memory of one class comes from.
+
+    Args:
+        seen: real images that it stands for.
+        experiences: numbers of the updates that brought them, from 0.
+        how: ``distilled``, ``selected`` (real images), ``kept`` (all of the few that there were), ``fallback`` (real
+            images, because distilling failed) or ``herded`` (a selection of what was stored).
+        seconds: that its group of classes took at its last update.
+        steps: outer steps of that distillation.
+        task: task label of its images.
+        clipped: share of the values that were clipped to become bytes.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    seen: int = Field(ge=0)
+    experiences: list[int]
+    how: str
+    seconds: float = 0.0
+    steps: int = 0
+    task: int = 0
+    clipped: float = 0.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stored set of one or more classes.
+
+    Args:
+        holds: classes whose images these are.
+        classes: class of each label (or column of a soft label) of ``distilled``; contains ``holds``.
+        distilled: bytes for images that are stored as they are; of one class then. A set with decoders keeps its
+            compact form.
+    """
+
+    holds: tuple[int, ...]
+    classes: tuple[int, ...]
+    distilled: DistilledDataset
+
+    @property
+    def compact(self) -> bool:
+        """Whether the images are decoded from something smaller, which cannot be stored image by image."""
+        return self.distilled.synthesis != "pixels"
+
+    @property
+    def per_class(self) -> int:
+        """Stored images (or codes) of each class."""
+        return self.distilled.budget.images // len(self.holds)
+
+    def members(self) -> Tensor:
+        """Return of which class each image is, ``(n,)`` int64."""
+        return torch.tensor(self.classes)[self.distilled.started_as()]
+
+    def images(self) -> Tensor:
+        """Return all images as bytes, uint8 ``(n, C, H, W)``; those of codes are decoded."""
+        if self.distilled.images.dtype == torch.uint8:
+            return self.distilled.images
+        return self.distilled.viewable().mul(255).round().to(torch.uint8)
+
+    def images_of(self, label: int) -> Tensor:
+        """Return the images of one class, uint8 ``(n, C, H, W)``."""
+        return self.images()[self.members() == label]
+
+    def hard_labels(self) -> Tensor:
+        """Return the class that each image teaches, ``(n,)`` int64."""
+        return torch.tensor(self.classes)[self.distilled.hard_labels()]
+
+    def rows(self, num_classes: int) -> Tensor:
+        """Return labels as rows of probabilities, ``(n, K)`` float32."""
+        if self.distilled.label_kind != "soft":
+            return F.one_hot(self.hard_labels(), num_classes).float()
+        rows = torch.zeros(len(self.distilled), num_classes)
+        rows[:, list(self.classes)] = self.distilled.labels
+        return rows
+
+
+@dataclass(frozen=True)
+class Material:
+    """Images from which the memory of some classes is made.
+
+    Args:
+        classes: their numbers, ascending.
+        images: uint8 ``(N, C, H, W)``.
+        labels: int64 ``(N,)``, positions in ``classes``.
+        copies: int64 ``(N,)``: of how many real images each one speaks; above 1 for stored images of a class that is
+            seen again.
+        name: of the data, which decides about mirroring.
+    """
+
+    classes: tuple[int, ...]
+    images: Tensor
+    labels: Tensor
+    copies: Tensor
+    name: str
+    counts: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        counts = torch.bincount(self.labels, minlength=len(self.classes))
+        object.__setattr__(self, "counts", counts)
+
+    def of(self, classes: Sequence[int]) -> Material:
+        """Return the images of some of the classes, labelled anew."""
+        place = torch.full((len(self.classes),), -1)
+        place[[self.classes.index(label) for label in classes]] = torch.arange(len(classes))
+        labels = place[self.labels]
+        index = (labels >= 0).nonzero().squeeze(1)
+        return Material(tuple(classes), self.images[index], labels[index], self.copies[index], self.name)
+
+    def real(self, *, weighted: bool = True, preprocessing: Preprocessing | None = None) -> RealData:
+        """Return the images as a real set of G classes; a single class comes twice, as methods take two or more.
+
+        Args:
+            weighted: repeat each image as often as ``copies`` says.
+            preprocessing: None to standardise by the statistics of these images.
+        """
+        index = torch.arange(len(self.labels))
+        if weighted and int(self.copies.max()) > 1:
+            index = index.repeat_interleave(self.copies)
+        images, labels = self.images[index], self.labels[index]
+        names = [str(label) for label in self.classes]
+        if len(names) == 1:
+            images, labels = images.repeat(2, 1, 1, 1), torch.arange(2).repeat_interleave(len(labels))
+            names.append(f"{names[0]} again")
+        return RealData.from_tensors(images, labels, class_names=names, name=self.name, preprocessing=preprocessing)
+
+
+def of_single_class(distilled: DistilledDataset, quota: int) -> DistilledDataset:
+    """Return the first ``quota`` images of the first of the two equal classes that a single one was distilled as.
+
+    Those of codes are decoded, as a decoder that two classes share is of no use to one.
+    """
+    index = (distilled.started_as() == 0).nonzero().squeeze(1)[:quota]
+    order = {"order": {"classes": [0], "per_class": len(index)}}
+    return DistilledDataset(
+        distilled.images[index],
+        torch.zeros(len(index), dtype=torch.int64),
+        class_names=distilled.class_names[:1],
+        preprocessing=distilled.preprocessing,
+        metadata={**distilled.metadata, **order},
+    )
+
+
+def parts_of(distilled: DistilledDataset, material: Material, soft: bool) -> list[Part]:
+    """Return what is stored of a set with the G classes of ``material``.
+
+    Images become bytes, one part a class; a set with decoders stays as it is.
+    """
+    classes = material.classes
+    if distilled.synthesis != "pixels":
+        return [Part(classes, classes, distilled)]
+    if distilled.images.dtype != torch.uint8:
+        distilled = at_rest(distilled)
+    kept = soft and distilled.label_kind == "soft"
+    members, labels = distilled.started_as(), distilled.labels if kept else distilled.hard_labels()
+    parts = []
+    for place in range(len(classes)):
+        index = members == place
+        one = DistilledDataset(
+            distilled.images[index],
+            labels[index],
+            class_names=distilled.class_names,
+            preprocessing=Preprocessing.identity(material.images.shape[1]),
+            label_kind="soft" if kept else "hard",
+            metadata={
+                "method": distilled.metadata.get("method"),
+                "steps": distilled.metadata.get("steps") or 0,
+                "clipped": distilled.metadata.get("clipped", 0.0),
+                "order": {"classes": [place], "per_class": int(index.sum())},
+            },
+        )
+        parts.append(Part((classes[place],), classes, one))
+    return parts
+
+
+def real_parts(material: Material, index: Tensor) -> list[Part]:
+    """Return the images of ``material`` at ``index`` as they are, one part a class, in the order of ``index``."""
+    parts = []
+    for place, label in enumerate(material.classes):
+        chosen = index[material.labels[index] == place]
+        one = DistilledDataset(
+            material.images[chosen],
+            torch.zeros(len(chosen), dtype=torch.int64),
+            class_names=[str(label)],
+            preprocessing=Preprocessing.identity(material.images.shape[1]),
+        )
+        parts.append(Part((label,), (label,), one))
+    return parts
+
+
+def truncated(part: Part, quota: int) -> Part:
+    """Return the first ``quota`` images of a part of one class."""
+    return _at(part, torch.arange(quota))
+
+
+def herded(part: Part, quota: int) -> list[Part]:
+    """Return ``quota`` images of each class whose mean stays closest to that of what was stored (Welling 2009).
+
+    A part with decoders becomes images, of which there are as many as it had codes at most.
+    """
+    parts = []
+    for label in part.holds:
+        index = (part.members() == label).nonzero().squeeze(1)
+        features = part.images()[index].flatten(1).float() / 255
+        chosen = herding_indices(features, [torch.arange(len(index))], min(quota, len(index)))
+        parts.append(_at(part, index[chosen], label))
+    return parts
+
+
+def _at(part: Part, index: Tensor, label: int | None = None) -> Part:
+    """Return the images at ``index`` of one class as bytes."""
+    label = part.holds[0] if label is None else label
+    place = part.classes.index(label)
+    soft = part.distilled.label_kind == "soft"
+    labels = part.distilled.labels[index] if soft else part.distilled.hard_labels()[index]
+    order = {"classes": [place], "per_class": len(index)}
+    one = DistilledDataset(
+        part.images()[index],
+        labels,
+        class_names=part.distilled.class_names,
+        preprocessing=part.distilled.preprocessing,
+        label_kind="soft" if soft else "hard",
+        metadata={**part.distilled.metadata, "order": order},
+    )
+    return Part((label,), part.classes, one)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A part that was just made, and how.
+
+    Args:
+        part: it.
+        how: see :class:`Facts`.
+        seconds: that it took, with the parts made together with it.
+        steps: outer steps of the distillation.
+    """
+
+    part: Part
+    how: str
+    seconds: float = 0.0
+    steps: int = 0

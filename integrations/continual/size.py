@@ -1,0 +1,90 @@
+"""How much may the memory hold, and how many images of a class is that?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ddkit.errors import ConfigError
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+
+
+def parse_bytes(size: int | str) -> int:
+    """Read a number of bytes: 65536, ``"64KiB"`` (times 1024) or ``"64kB"`` (times 1000).
+
+    Raises:
+        ConfigError: another unit, or less than one byte.
+    """
+    match = _SIZE.fullmatch(str(size))
+    if isinstance(size, bool) or match is None or match[2].lower() not in _UNITS:
+        raise ConfigError(f"size '{size}' is no number of bytes: give an integer or a text such as '64KiB'")
+    count = int(float(match[1]) * _UNITS[match[2].lower()])
+    if count < 1:
+        raise ConfigError(f"size '{size}' is less than one byte: give at least the bytes of one image per class")
+    return count
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size of a memory, in images or in bytes.
+
+    Args:
+        images: images (or codes) in all; None when bytes are given.
+        bytes: bytes in all, labels and decoders included; None when images are given.
+        num_classes: K classes among which the memory is divided from the start; None to divide it among the
+            classes seen so far.
+
+    Raises:
+        ConfigError: neither or both sizes, or fewer images than classes.
+    """
+
+    images: int | None
+    bytes: int | None
+    num_classes: int | None
+
+    def __post_init__(self) -> None:
+        if (self.images is None) == (self.bytes is None):
+            raise ConfigError("give the size of the memory once: max_size images or max_bytes")
+        if self.num_classes is not None and self.num_classes < 1:
+            raise ConfigError(f"num_classes={self.num_classes}: give at least 1, or None to divide by the classes seen")
+        self._check(self.num_classes or 1)
+
+    def _check(self, classes: int) -> None:
+        if self.images is not None and self.images < classes:
+            raise ConfigError(
+                f"max_size={self.images} does not hold one image for each of {classes} classes: "
+                f"give at least max_size={classes}"
+            )
+
+    def quota(self, seen: int, group: int, bytes_of: Callable[[int], int]) -> int:
+        """Return how many images (or codes) each class may keep.
+
+        Args:
+            seen: number of classes seen so far.
+            group: number of classes that are stored together.
+            bytes_of: bytes of a group with n images per class, increasing in n.
+
+        Raises:
+            ConfigError: not one image per class fits; the smallest size that does is named.
+        """
+        classes = max(seen, self.num_classes or 0)
+        if self.images is not None:
+            self._check(classes)
+            return self.images // classes
+        assert self.bytes is not None
+        share = self.bytes * group // classes
+        if bytes_of(1) > share:
+            raise ConfigError(
+                f"max_bytes={self.bytes} does not hold one image for each of {classes} classes, of "
+                f"{-(-bytes_of(1) // group)} bytes each: give at least {-(-bytes_of(1) * classes // group)} bytes"
+            )
+        low, high = 1, 2
+        while bytes_of(high) <= share:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if bytes_of(middle) <= share else (low, middle)
+        return low

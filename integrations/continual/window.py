@@ -1,0 +1,65 @@
+"""Which real images of an online stream wait until they are distilled?"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch import Tensor
+
+from ddkit.errors import ConfigError
+from ddkit.integrations.continual.incoming import Arrival
+
+
+class Window:
+    """A uniform sample of what has arrived since it was last taken, never larger than its limit.
+
+    Args:
+        limit: images at most.
+
+    Raises:
+        ConfigError: a limit below 1.
+    """
+
+    def __init__(self, limit: int) -> None:
+        if limit < 1:
+            raise ConfigError(f"window={limit} images: give at least 1")
+        self.limit = limit
+        self.kept: Arrival | None = None
+        self.seen: Counter[int] = Counter()
+        self.arrivals = 0
+        self._keys = torch.zeros(0)
+
+    @property
+    def full(self) -> bool:
+        """Whether images have been, or are about to be, left out."""
+        return sum(self.seen.values()) >= self.limit
+
+    def add(self, arrival: Arrival, generator: torch.Generator) -> None:
+        """Take in images: each gets a random key, and those with the largest stay (reservoir sampling)."""
+        self.seen.update(arrival.labels.tolist())
+        self.arrivals += 1
+        keys = torch.cat([self._keys, torch.rand(len(arrival.labels), generator=generator)])
+        joined = arrival if self.kept is None else self.kept.joined(arrival)
+        index = keys.topk(min(self.limit, len(keys))).indices.sort().values
+        self.kept, self._keys = joined.of(index), keys[index]
+
+    def take(self) -> tuple[Arrival, Counter[int]]:
+        """Return the sample and how many images of each of its classes it stands for, and forget both."""
+        assert self.kept is not None
+        left = set(self.kept.labels.tolist())  # of a rare class no image may be left
+        taken = self.kept, Counter({label: count for label, count in self.seen.items() if label in left})
+        self.put(None, Counter(), 0)
+        return taken
+
+    def put(self, kept: Arrival | None, seen: Counter[int], arrivals: int) -> None:
+        """Take back a sample that was saved; its images count as drawn uniformly."""
+        self.kept, self.seen, self.arrivals = kept, seen, arrivals
+        self._keys = _keys_after(sum(seen.values()), 0 if kept is None else len(kept.labels))
+
+
+def _keys_after(seen: int, kept: int) -> Tensor:
+    """Return keys of ``kept`` images that are the largest of ``seen``: evenly spaced, as expected of such keys."""
+    if not kept:
+        return torch.zeros(0)
+    return 1 - (torch.arange(kept) + 1) / (seen + 1)

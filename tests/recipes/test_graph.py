@@ -1,0 +1,146 @@
+"""Does the recipe ``graph`` run from end to end, refuse bad settings first, and say what the figures show?"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch_geometric")
+
+from ddkit import recipes
+from ddkit.errors import ConfigError, DataError, UnknownNameError
+from ddkit.integrations.graph import METHODS, GraphEvaluation, ModelResult, load
+from ddkit.recipes.graph_report import Cell, best_baseline, difference, main_rows, published, reading
+
+TINY: dict[str, Any] = {
+    "methods": ["kmeans", "doscond"],
+    "seeds": 2,
+    "sizes": {"karate": [1], "block": [0.02]},
+    "transfer": {"methods": ["doscond"], "seeds": 1, "models": ["gcn", "sgc", "appnp", "gat"]},
+    "training": {"generated": {"epochs": 10, "hidden": 8}},
+    "options": {"generated": {"doscond": {"restarts": 3}, "gcond": {"restarts": 2, "outer_steps": 2}}},
+    "graphs": {"per_class": 10, "nodes": 8, "seeds": 1},
+}
+
+
+def test_the_recipe_condenses_trains_and_reports(tmp_path: Path) -> None:
+    said: list[str] = []
+    outcome = recipes.load("graph").run({**TINY, "gcond": True}, tmp_path / "out", said.append, command="as typed")
+    rows = [(row["graph"], row["set"], row["nodes"]) for row in outcome["table"]]
+    assert rows == [
+        ("karate", "whole", 34),
+        ("karate", "means", 4),
+        ("karate", "kmeans", 4),
+        ("karate", "doscond", 4),
+        ("karate", "gcond", 4),
+        ("block", "whole", 400),
+        ("block", "means", 4),
+        ("block", "kmeans", 8),
+        ("block", "doscond", 8),
+        ("block", "gcond", 8),
+    ]
+    assert all(row["n"] == 2 for row in outcome["table"])
+    assert "(means)" in outcome["table"][3]["less the best baseline"] or "(kmeans)" in str(outcome["table"][3])
+    assert json.loads((tmp_path / "out" / "table.json").read_text()) == outcome
+    page = Path(outcome["report"]).read_text()
+    assert page.count("data:image/png;base64") == 1 and "as typed" in page and "Sets of graphs" in page
+    assert (tmp_path / "out" / "graph.png").stat().st_size > 1000
+    stored = load(tmp_path / "out" / "sets" / "block-doscond-0.02-1.safetensors")
+    assert stored.provenance["seed"] == 1 and stored.num_nodes == 8
+    assert any("block: gcond" in line for line in said)
+
+
+def test_the_same_settings_give_the_same_accuracies(tmp_path: Path) -> None:
+    small = {**TINY, "sizes": {"karate": [1], "block": [1]}, "graphs": None, "methods": ["doscond"], "seeds": 1}
+    tables = []
+    for name in ("first", "second"):
+        table = recipes.load("graph").run(small, tmp_path / name)["table"]
+        tables.append([(row["set"], row["GCN, selected %"], row["last epoch %"]) for row in table])
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"data": "corra"}, UnknownNameError, "did you mean 'cora'"),
+        ({"methods": ["gcon"]}, UnknownNameError, "did you mean 'gcond'"),
+        ({"transfer": {"methods": ["gcdm"], "seeds": 1, "models": ["gcn"]}}, ConfigError, "add it there"),
+        ({"transfer": {"methods": [], "seeds": 1, "models": ["gnc"]}}, UnknownNameError, "did you mean 'gcn'"),
+        ({"sizes": {"karate": [1]}}, ConfigError, "sizes.block is empty"),
+        ({"sizes": {"karate": [-1], "block": [1]}}, ConfigError, "size -1"),
+        ({"training": {"generated": {"epoch": 1}}}, UnknownNameError, "did you mean 'epochs'"),
+        ({"training": {"generated": {"epochs": 0}}}, ConfigError, "epochs=0"),
+        ({"options": {"generated": {"doscond": {"restart": 1}}}}, UnknownNameError, "did you mean 'restarts'"),
+        ({"options": {"generated": {"dosscond": {}}}}, UnknownNameError, "did you mean 'doscond'"),
+        ({"options": {"cora": {}}}, ConfigError, "bad settings"),
+        ({"seeds": 0}, ConfigError, "seeds=0"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(
+    tmp_path: Path, changes: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    values = {**recipes.load("graph").settings, **TINY, **changes}
+    from ddkit.recipes import graph
+
+    with pytest.raises(kind, match=message):
+        graph.run(values, tmp_path / "out", lambda _: None, "")
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_data_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="ind.cora.x"):
+        recipes.load("graph").run({"data": "cora", "data_root": str(tmp_path)}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def result(values: list[float], method: str, nodes: int) -> list[GraphEvaluation]:
+    return [
+        GraphEvaluation(method, (ModelResult("gcn", (v,), (v,), (0,), 1.0, "none"),), None, nodes, 0, 100)
+        for v in values
+    ]
+
+
+def cell(method: str, values: list[float], size: float | None = None, nodes: int = 70, graph: str = "cora") -> Cell:
+    return Cell(graph, method, size, nodes, result(values, method, nodes or 2708), [0.5])
+
+
+def test_learned_sets_are_paired_with_the_best_baseline_of_their_size() -> None:
+    cells = [
+        cell("whole", [0.82, 0.82], nodes=0),
+        cell("means", [0.80, 0.81], nodes=7),
+        cell("random", [0.70, 0.72], 0.026),
+        cell("kmeans", [0.90, 0.90], 0.052, 140),
+        cell("gcond-x", [0.81, 0.83], 0.026),
+    ]
+    rival = best_baseline(cells[4], cells)
+    assert rival is not None and rival.method == "means"
+    against = difference(cells[4], cells)
+    assert against is not None and against[1].differences.mean == pytest.approx(0.015)
+    assert difference(cells[2], cells) is None
+    row = main_rows(cells)[4]
+    assert row["published %"] == "75.7 ± 0.9" and row["within one std or better"] == "yes"
+    assert main_rows(cells)[2]["within one std or better"] == "no"
+    text = reading(cells)
+    assert "cannot be told apart from means" in text and "not random at 70" in text
+
+
+@pytest.mark.parametrize(("values", "verdict"), [([0.9, 0.91, 0.92], "beats"), ([0.6, 0.61, 0.62], "loses to")])
+def test_the_reading_says_who_wins(values: list[float], verdict: str) -> None:
+    cells = [
+        cell("whole", [0.8] * 3, nodes=0, graph="block"),
+        cell("means", [0.8, 0.81, 0.82], nodes=4, graph="block"),
+        cell("doscond", values, 1, 4, graph="block"),
+    ]
+    assert f"doscond {verdict} means" in reading(cells)
+
+
+def test_published_figures_are_percentages_of_known_methods() -> None:
+    for graph, count in (("cora", 16), ("citeseer", 16), ("block", 0)):
+        table = published(graph)
+        assert len(table) == count
+        assert all(30 < value < 90 and 0 < std < 6 and math.isfinite(value) for value, std in table.values())
+        assert {name for name, _ in table} <= {*METHODS, "whole"}

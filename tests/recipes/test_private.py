@@ -1,0 +1,68 @@
+"""Does recipe ``private`` distil, compare, audit and report on a small scale, and refuse mistakes before it writes?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ddkit import recipes
+from ddkit.artifact import DistilledDataset
+from ddkit.errors import ConfigError
+
+TINY: dict[str, Any] = {
+    "seeds": 2,
+    "epsilons": [8],
+    "accountant": "rdp",
+    "ipc": 1,
+    "methods": ["dp-dm", "dp-kip"],
+    "networks": 2,
+    "model": "convnet:width=4,depth=1",
+    "steps": {"dp-dm": 3, "dp-dm-iterated": 2, "psg": 2, "dp-kip": 2, "dm": 2},
+    "evaluation": {"model": "convnet:width=4,depth=1", "networks": 1, "epochs": 2, "lr": 0.02},
+    "linear": {"steps": 3, "filters": 4, "lr": 8.0, "batch": 64},
+    "cnn": {"model": "convnet:width=4,depth=1", "epochs": 1, "batch": 512, "lr": 0.5},
+    "merf": {"per_class": 4, "steps": 2},
+    "audit": {"trials": 60, "runs": 0, "epsilon": 1.0},
+}
+
+
+def test_private_distils_compares_audits_and_reports(tmp_path: Path) -> None:
+    said: list[str] = []
+    outcome = recipes.load("private").run(TINY, tmp_path / "out", said.append, command="what was typed")
+    rows = {row["method"]: row for row in outcome["table"]}
+    assert list(rows) == ["dp-dm", "dp-kip", "dp-sgd-linear", "dp-sgd-cnn", "dp-merf", "dm"]
+    assert rows["dm"]["epsilon"] == "none" and rows["dp-dm"]["epsilon"] == "8"
+    assert rows["dp-sgd-linear"]["releases"] == "classifier" and rows["dp-merf"]["releases"] == "set"
+    bar = [rows[name]["minus best DP-SGD (95 %)"] for name in ("dp-sgd-linear", "dp-sgd-cnn")]
+    assert bar.count(None) == 1 and rows["dp-dm"]["minus best DP-SGD (95 %)"] is not None
+    kept = DistilledDataset.load(tmp_path / "out" / "sets" / "dp-dm-8-0")
+    assert 7.9 < kept.metadata["privacy"]["epsilon"] <= 8
+    assert {row["subject"] for row in outcome["audit"]} >= {"dp-dm", "dp-dm, mutant no-clip"}
+    page = Path(outcome["report"]).read_text()
+    for words in ("what was typed", "data:image/png;base64", "dp-sgd-linear", "independent", "proves nothing"):
+        assert words in page
+    assert (tmp_path / "out" / "private.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "out" / "table.json").read_text()) == outcome
+    assert any("canary audit" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"methods": ["dp-mtt"]}, "unknown private method 'dp-mtt'"),
+        ({"baselines": ["dp-sgd-cnm"]}, "did you mean 'dp-sgd-cnn'"),
+        ({"delta": 0.01}, "is not below 1/N"),
+        ({"epsilons": []}, "epsilons"),
+        ({"accountant": "gdp"}, "accountant"),
+        ({"steps": {"dp-dn": 3}}, "did you mean 'dp-dm'"),
+        ({"model": "convnet:widht=3"}, "widht"),
+        ({"seeds": 0}, "seeds"),
+    ],
+)
+def test_mistakes_are_refused_before_anything_is_written(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        recipes.load("private").run({**TINY, **change}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
