@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ddkit import methods
+from ddkit.config import merge
 from ddkit.data import RealData
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.evaluation import TrainingRecipe
@@ -99,7 +100,7 @@ def run(values: Mapping[str, Any], out: Path, say: Say, command: str) -> dict[st
         ConfigError: a setting of the wrong type, or an unknown proxy, option or candidate; nothing was written.
     """
     try:
-        settings = Settings(**values)
+        settings = Settings(**of_data_set(values))
     except ValidationError as error:
         raise ConfigError(f"bad settings: {describe_validation_error(error)}") from None
     started = time.monotonic()
@@ -122,6 +123,21 @@ def run(values: Mapping[str, Any], out: Path, say: Say, command: str) -> dict[st
     outcome = {"table": table, "report": str(report), "seconds": seconds}
     write_text(out / "table.json", json.dumps(outcome, indent=2) + "\n")
     return outcome
+
+
+def of_data_set(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay settings over those of their data."""
+    rest = dict(values)
+    blocks = rest.pop("data_sets", {})
+    block = blocks.get(rest.get("data"), blocks.get("other", {})) if isinstance(blocks, Mapping) else None
+    if not isinstance(block, Mapping):
+        raise ConfigError(
+            f"data_sets={blocks!r} must map names of data to settings, for instance {{mnist: {{steps: 100}}}}"
+        )
+    for key in block:
+        if key not in rest:
+            raise unknown_name(f"setting of data set '{rest.get('data')}'", key, rest)
+    return merge(block, {key: value for key, value in rest.items() if value is not None or key == "data_root"})
 
 
 def _plan(settings: Settings, out: Path) -> _Plan:
@@ -173,9 +189,9 @@ def _real(plan: _Plan, pool: Executor, say: Say) -> Iterator[Proxy]:
     """Rank by short trainings on real images: all of them at few steps, and a quarter of them."""
     settings, train = plan.settings, plan.parts.train
     if "early-stop" in settings.proxies:
-        for steps, ipc in _early_steps(plan).items():
+        for steps in _early_steps(plan):
             say(f"early stopping after {steps} steps")
-            yield Proxy("early-stop", "real", ipc, steps, _on(plan, pool, [train] * settings.draws, steps))
+            yield Proxy("early-stop", "real", None, steps, _on(plan, pool, [train] * settings.draws, steps))
     if "quarter" in settings.proxies:
         say("a quarter of the real images")
         streams = Streams(settings.seed)
@@ -184,16 +200,11 @@ def _real(plan: _Plan, pool: Executor, say: Say) -> Iterator[Proxy]:
         yield Proxy("quarter", "real", None, steps, _on(plan, pool, quarters, steps))
 
 
-def _early_steps(plan: _Plan) -> dict[int, int | None]:
-    """Return lengths of early stopping, each with the IPC whose image passes it equals (None for a further point)."""
+def _early_steps(plan: _Plan) -> list[int]:
+    """Return lengths of early stopping: those of as many image passes as the tiny sets take, and further ones."""
     batch, classes = plan.training.batch_size, plan.parts.train.num_classes
-    equal: dict[int, int | None] = {}
-    for ipc in dict.fromkeys(plan.settings.ipcs):
-        passes = plan.settings.steps * min(batch, ipc * classes)
-        equal.setdefault(max(1, round(passes / batch)), ipc)
-    for steps in plan.settings.early_steps:
-        equal.setdefault(steps, None)
-    return dict(sorted(equal.items()))
+    passes = [plan.settings.steps * min(batch, ipc * classes) for ipc in plan.settings.ipcs]
+    return sorted({*(max(1, round(one / batch)) for one in passes), *plan.settings.early_steps})
 
 
 def _on(plan: _Plan, pool: Executor, sets: list[RealData], steps: int) -> list[Ranking]:

@@ -113,12 +113,13 @@ class TinySet:
 
     @property
     def counts_passes(self) -> bool:
-        """Whether the image passes of making it are known."""
+        """Whether the image passes of making it are known: those of distribution matching, and none at random."""
         objective = self.config.objective
-        return objective is not None and objective.name == "distribution" and "real_batch" in objective.options
+        matches = objective is not None and objective.name == "distribution" and "real_batch" in objective.options
+        return matches or self.method == "random"
 
     def _image_passes(self, train: RealData) -> int:
-        """Count the real and synthetic images that distribution matching shows to its networks."""
+        """Count the real and synthetic images that distribution matching shows to its networks, 0 for other methods."""
         if not self.counts_passes or self.config.objective is None:
             return 0
         batch = int(self.config.objective.options["real_batch"])

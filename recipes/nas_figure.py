@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from ddkit.files import write_atomically
 from ddkit.integrations.nas import Correlation, Ranking
@@ -45,7 +46,8 @@ def draw_figure(path: Path, judged: Sequence[Judged], truth: Ranking, ceiling: C
         left.axhline(ceiling.value, color="#5d6570", ls=":", lw=1)
     left.set_ylabel("Spearman's rho with the truth")
     right.set_yscale("symlog", linthresh=1)
-    right.set_ylim(bottom=-0.2)
+    right.set_ylim(-0.2, 2 * max(0.5, *(100 * one.regret for one in judged)))
+    right.yaxis.set_major_formatter(FuncFormatter(lambda points, _: f"{points:g}"))
     right.set_ylabel("regret of the choice, points")
     handles, names = left.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right upper", fontsize=8, frameon=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ddkit.integrations.nas import Comparison, Correlation, Difference, Ranking
+from ddkit.integrations.nas import Comparison, Correlation, Cost, Difference, Ranking
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Proxy:
     Args:
         name: of the method or measure.
         kind: ``distilled``, ``selected``, ``real`` or ``zero-cost``.
-        ipc: images per class; of early stopping the IPC whose image passes it equals; None for others.
+        ipc: images per class of a tiny set; None for others.
         steps: of training per candidate.
         rankings: one per draw.
         counts_passes: whether the image passes of making the sets are known.
@@ -58,15 +58,35 @@ class Proxy:
         """Both."""
         return self.search_seconds + self.preparation_seconds
 
+    @property
+    def cost(self) -> Cost:
+        """Mean processor seconds of the draws, as a cost."""
+        return Cost(cpu_seconds=self.search_seconds, preparation_seconds=self.preparation_seconds)
+
+    @property
+    def image_passes(self) -> int:
+        """Training images that one ranking showed to its candidates."""
+        return self.rankings[0].cost.image_passes
+
 
 @dataclass(frozen=True)
 class Judged:
-    """A proxy with what comparing it with the truth gave."""
+    """A proxy with what comparing it with the truth gave.
+
+    Args:
+        proxy: what was compared.
+        spearman: mean over its draws, over all candidates.
+        top: the same over the best fifth of them by the truth.
+        comparisons: one per draw.
+        against: the selected set of its size that ranks best, for a distilled set.
+        difference: of the rho of both.
+    """
 
     proxy: Proxy
     spearman: Correlation
+    top: Correlation
     comparisons: list[Comparison]
-    against: str | None
+    against: Proxy | None
     difference: Difference | None
 
     @property
@@ -79,7 +99,7 @@ class Judged:
         proxy, cost = self.proxy, self.proxy.rankings[0].cost
         rhos = [one.spearman["all"].value for one in self.comparisons]
         spread = f" ± {np.std([rho for rho in rhos if rho is not None]):.3f}" if None not in rhos else ""
-        known = proxy.kind != "distilled" or proxy.counts_passes
+        known = proxy.kind not in ("distilled", "selected") or proxy.counts_passes
         return {
             "proxy": proxy.title,
             "images": cost.images,
@@ -87,12 +107,12 @@ class Judged:
             "Spearman": "undefined" if self.spearman.value is None else f"{self.spearman.value:.3f}{spread}",
             "95 %": _ends(self.spearman),
             "Kendall": _mean([one.kendall["all"].value for one in self.comparisons]),
-            "Spearman, top 20 %": _mean([one.spearman["top 20%"].value for one in self.comparisons]),
             "n": self.spearman.count,
+            "Spearman, top 20 %": f"{self.top}, n {self.top.count}" if self.top.value is not None else None,
             "precision at 5": _mean([one.precision.get(5) for one in self.comparisons]),
             "accuracy of the pick %": round(100 * float(np.mean([one.selected_value for one in self.comparisons])), 1),
             "regret %": round(100 * self.regret, 1),
-            "less the best baseline": f"{self.difference} ({self.against})" if self.difference else None,
+            "less the best selected set": f"{self.difference} ({self.against.name})" if self.against else None,
             "draws": len(proxy.rankings),
             "search s": round(proxy.search_seconds, 1),
             "preparation s": round(proxy.preparation_seconds, 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,20 +37,34 @@ def write_page(
         f"Ranking {len(truth)} networks on {settings['data']}",
         [
             Section("What was done", _setting_text(truth, settings, seconds)),
-            Section("Agreement with the truth", table=table),
+            Section("Agreement with the truth", table=[_without(row, _COSTS) for row in table]),
+            Section(
+                "Cost",
+                _COST_TEXT,
+                table=[{"proxy": row["proxy"], **{key: row[key] for key in _COSTS}} for row in table],
+            ),
             Section("Agreement and regret against cost", figure=figure, caption=_CAPTION),
             Section("How to read this", reading(judged, truth, ceiling)),
-            Section("The truth", table=_best_rows(truth)),
+            Section("The best candidates by the truth", table=_best_rows(truth)),
+            Section(
+                "Settings", table=[{"setting": key, "value": json.dumps(value)} for key, value in settings.items()]
+            ),
         ],
         command,
     )
     return table, report
 
 
+_COSTS = ("images", "bytes", "draws", "search s", "preparation s", "image passes", "with preparation")
+_COST_TEXT = (
+    "Storage of one set, processor seconds for ranking all candidates once and for making one set, and image passes "
+    "per candidate, without and with those of making the set shared among the candidates."
+)
 _CAPTION = (
-    "Spearman's rho with the truth, 95 % interval over candidates, and regret of the selected network, against "
-    "processor seconds for ranking all candidates. Hollow markers: with the making of the set. Line: early stopping on "
-    "the real images. Dotted: two runs of the truth with each other."
+    "Spearman's rho with the truth, 95 % interval over candidates and draws, and regret of the selected network, "
+    "against processor seconds for ranking all candidates. Hollow markers: with the making of the set. Line: early "
+    "stopping on the real images. Dotted: two halves of the seeds of the truth with each other. Grey line: cost of the "
+    "truth."
 )
 
 
@@ -57,13 +72,14 @@ def _judged(proxy: Proxy, proxies: Sequence[Proxy], truth: Ranking) -> Judged:
     """Compare a proxy with the truth, and with the selected set of its size that ranks best."""
     rivals = [one for one in proxies if one.kind == "selected" and one.ipc == proxy.ipc]
     best = max(rivals, key=lambda one: mean_spearman(one.rankings, truth).value or -1.0, default=None)
-    compared = proxy.kind == "distilled" and best is not None
+    best = best if proxy.kind == "distilled" else None
     return Judged(
         proxy=proxy,
         spearman=mean_spearman(proxy.rankings, truth),
+        top=mean_spearman(proxy.rankings, truth, top=0.2),
         comparisons=[compare(ranking, truth) for ranking in proxy.rankings],
-        against=best.name if compared and best else None,
-        difference=difference(proxy.rankings, best.rankings, truth) if compared and best else None,
+        against=best,
+        difference=difference(proxy.rankings, best.rankings, truth) if best else None,
     )
 
 
@@ -72,13 +88,13 @@ def reading(judged: Sequence[Judged], truth: Ranking, ceiling: Correlation | Non
     paragraphs = []
     if ceiling is not None:
         paragraphs.append(
-            f"Two halves of the seeds of the truth agree with rho {ceiling}: no proxy can be expected to do better. "
-            f"The candidates reach {_range(truth)}."
+            f"Two halves of the seeds of the truth agree with rho {ceiling}: a proxy at that level agrees with the "
+            f"truth as another run of it would. The candidates reach {_range(truth)}."
         )
-    for one in (one for one in judged if one.difference is not None):
-        paragraphs.append(_against_selection(one))
-        early = [other for other in judged if other.proxy.name == "early-stop" and other.proxy.ipc == one.proxy.ipc]
-        paragraphs += [_against_early_stop(one, other, truth) for other in early]
+    early = [one for one in judged if one.proxy.name == "early-stop"]
+    for one in (one for one in judged if one.proxy.kind == "distilled"):
+        paragraphs += [_against_selection(one, judged)] if one.against else []
+        paragraphs += [_against_early_stop(one, early, truth)] if early else []
     params = [one for one in judged if one.proxy.name == "params"]
     for one in params:
         beaten = [
@@ -88,7 +104,7 @@ def reading(judged: Sequence[Judged], truth: Ranking, ceiling: Correlation | Non
         ]
         paragraphs.append(
             f"The number of weights alone reaches rho {one.spearman}"
-            + (f"; {', '.join(beaten)} shows nothing beyond it." if beaten else "; every trained proxy is above it.")
+            + (f"; no higher: {', '.join(beaten)}." if beaten else "; every trained proxy is above it.")
         )
     paragraphs.append(
         "Agreement over all candidates and the quality of the chosen network are different things: read the regret "
@@ -98,8 +114,9 @@ def reading(judged: Sequence[Judged], truth: Ranking, ceiling: Correlation | Non
     return "\n\n".join(paragraphs)
 
 
-def _against_selection(one: Judged) -> str:
-    assert one.difference is not None
+def _against_selection(one: Judged, judged: Sequence[Judged]) -> str:
+    assert one.difference is not None and one.against is not None
+    rival = next(other for other in judged if other.proxy is one.against)
     low, high = one.difference.low, one.difference.high
     if one.difference.value is None or low is None or high is None:
         verdict = "cannot be compared with"
@@ -110,30 +127,49 @@ def _against_selection(one: Judged) -> str:
     else:
         verdict = "cannot be told apart from"
     return (
-        f"{one.proxy.title} {verdict} {one.against} at the same number of images and steps: difference of rho "
-        f"{one.difference}. Its choice loses {100 * one.regret:.1f} points against the best candidate."
+        f"{one.proxy.title} {verdict} {rival.proxy.name} at the same number of images and steps: difference of rho "
+        f"{one.difference}. Its choice loses {_points(one)} against the best candidate, that of {rival.proxy.name} "
+        f"{_points(rival)}."
     )
 
 
-def _against_early_stop(one: Judged, early: Judged, truth: Ranking) -> str:
-    """Say what stopping early on all real images does at equal image passes, and from where on distilling pays."""
-    apart = difference(one.proxy.rankings, early.proxy.rankings, truth)
-    cost, candidates = one.proxy.rankings[0].cost, len(truth)
-    whole, stopped = (break_even(cost, other, candidates) for other in (truth.cost, early.proxy.rankings[0].cost))
-    clear = apart.low is not None and apart.low > 0
-    end = (
-        "At this length the set ranks better, the cost of making it not counted."
-        if clear
-        else "Where the real images are at hand, early stopping is the proxy to use; the set is for where they are too "
-        "large, remote or private."
+def _against_early_stop(one: Judged, early: Sequence[Judged], truth: Ranking) -> str:
+    """Say what stopping early on all real images does at equal image passes and equal time, and when a set pays."""
+    proxy = one.proxy
+    equal = min(early, key=lambda other: abs(other.proxy.image_passes - proxy.image_passes))
+    in_time = [other for other in early if other.proxy.total_seconds <= proxy.total_seconds]
+    longest = max(in_time, key=lambda other: other.proxy.steps, default=equal)
+    apart, apart_in_time = (difference(proxy.rankings, other.proxy.rankings, truth) for other in (equal, longest))
+    whole, stopped = (break_even(proxy.cost, other, len(truth)) for other in (truth.cost, equal.proxy.cost))
+    if apart_in_time.low is not None and apart_in_time.low > 0:
+        end = "The set ranks better in the same time, its making counted."
+    elif apart.low is not None and apart.low > 0:
+        end = "The set ranks better at equal image passes, its making not counted: make it once and search often."
+    else:
+        end = (
+            "Where the real images are at hand, early stopping is the proxy to use; the set is for where they are too "
+            "large, remote or private."
+        )
+    time_alone = (
+        f" The longest early stopping tried that takes no more time than that ({longest.proxy.steps} steps) reaches "
+        f"rho {longest.spearman} (difference {apart_in_time})."
     )
     return (
-        f"Early stopping on all real images at as many image passes ({early.proxy.steps} steps) reaches rho "
-        f"{early.spearman} against {one.spearman} of {one.proxy.title} (difference {apart}), in "
-        f"{early.proxy.search_seconds:.1f} s against {one.proxy.search_seconds:.1f} s and "
-        f"{one.proxy.preparation_seconds:.1f} s for making the set. In time alone, the set {_paid(whole)} against "
-        f"training all candidates as the truth does, and {_paid(stopped)} against early stopping. {end}"
+        f"Early stopping on all real images at as many image passes ({equal.proxy.steps} steps) reaches rho "
+        f"{equal.spearman} against {one.spearman} of {proxy.title} (difference {apart}); its choice loses "
+        f"{_points(equal)}. It took {equal.proxy.search_seconds:.1f} s, the search on the set "
+        f"{proxy.search_seconds:.1f} s and making the set {proxy.preparation_seconds:.1f} s."
+        f"{time_alone if longest is not equal else ''} In time alone, the set {_paid(whole)} against training all "
+        f"candidates as the truth does, and {_paid(stopped)} against early stopping at equal image passes. {end}"
     )
+
+
+def _points(one: Judged) -> str:
+    return f"{100 * one.regret:.1f} points"
+
+
+def _without(row: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in keys}
 
 
 def _paid(candidates: float | None) -> str:
@@ -141,13 +177,12 @@ def _paid(candidates: float | None) -> str:
 
 
 def _setting_text(truth: Ranking, settings: dict[str, Any], seconds: float) -> str:
-    lines = "; ".join(f"{name}: {value}" for name, value in settings.items())
     return (
         f"{len(truth)} candidates were trained on {truth.cost.images} real images for {settings['truth']['steps']} "
         f"steps with {settings['truth']['seeds']} seeds and scored on test images: the truth, "
         f"{truth.cost.cpu_seconds:.0f} processor seconds. Every proxy ranked the same candidates for "
         f"{settings['steps']} steps, or as its name says, scored on held-out training images."
-        f"\n\nThe whole run took {seconds:.0f} s with PyTorch {torch.__version__}.\n\n{lines}"
+        f"\n\nThe whole run took {seconds:.0f} s with PyTorch {torch.__version__}."
     )
 
 

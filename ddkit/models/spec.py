@@ -109,7 +109,7 @@ class ModelSpec:
         how: Initialisation = "default"
         if not _has_own_init(self.name, factory):
             how = options.pop(_INIT, how)
-        with _seeded(seed):
+        with seeded(seed):
             model = factory(shape, num_classes, **options)
             if how != "default" and isinstance(model, nn.Module):
                 initialise_(model, how)
@@ -181,8 +181,8 @@ def register(name: str, factory: Factory) -> None:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Run the block with the default CPU generator seeded, then put its state back exactly.
+def seeded(seed: int) -> Iterator[None]:
+    """Run the block, which builds a network, with the default CPU generator seeded; then put its state back exactly.
 
     ``torch.manual_seed`` would reseed every device for good. The block's tensors are made on the CPU whatever
     the default device, so a seed means the same weights everywhere.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,8 +45,8 @@ class Comparison:
             it loses what it would have given.
         best_value: its true value.
         precision: share of the k best by the ranking that are among the k best by the truth, by k.
-        ceiling: Spearman's rho of two independent halves of the seeds of the truth: no ranking can be expected to agree
-            with the truth more than the truth with itself. None with a single seed.
+        ceiling: Spearman's rho of two independent halves of the seeds of the truth: what another run of it reaches, see
+            :func:`noise_ceiling`. None with a single seed.
         cost: of the ranking.
     """
 
@@ -69,28 +70,7 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON-able values."""
-        return {
-            "n": self.count,
-            "missing": list(self.missing),
-            "failed": list(self.failed),
-            "spearman": {name: value.as_dict() for name, value in self.spearman.items()},
-            "kendall": {name: value.as_dict() for name, value in self.kendall.items()},
-            "selected": list(self.selected),
-            "selected_value": self.selected_value,
-            "best": self.best,
-            "best_value": self.best_value,
-            "regret": self.regret,
-            "precision": {str(k): value for k, value in self.precision.items()},
-            "ceiling": self.ceiling.as_dict() if self.ceiling else None,
-            "cost": {
-                "cpu_seconds": self.cost.cpu_seconds,
-                "preparation_seconds": self.cost.preparation_seconds,
-                "image_passes": self.cost.image_passes,
-                "preparation_passes": self.cost.preparation_passes,
-                "images": self.cost.images,
-                "bytes": self.cost.bytes,
-            },
-        }
+        return {**dataclasses.asdict(self), "regret": self.regret}
 
 
 def compare(
@@ -156,7 +136,13 @@ def compare(
 
 
 def noise_ceiling(truth: Ranking, *, resamples: int = RESAMPLES, seed: int = 0) -> Correlation | None:
-    """Return Spearman's rho between two independent halves of the seeds of a truth; None with a single seed."""
+    """Return Spearman's rho r between two independent halves of the seeds of a truth; None with a single seed.
+
+    A ranking at that level agrees with the truth as another run of the truth, of half the seeds, would. It is no strict
+    bound: a ranking without noise of its own can come up to about sqrt(2 r / (1 + r)), the correlation of the whole
+    truth with what it estimates (Spearman 1910, Brown 1910). Halves share the training images, whose choice it leaves
+    out.
+    """
     names = [entry.name for entry in truth.usable]
     rungs, scores = truth.values(names)
     half = scores.shape[1] // 2
@@ -167,9 +153,9 @@ def noise_ceiling(truth: Ranking, *, resamples: int = RESAMPLES, seed: int = 0) 
 
 
 def break_even(proxy: Cost, reference: Cost, candidates: int) -> float | None:
-    """Return from how many candidates on preparing a set and ranking with it is cheaper than ranking without.
+    """Return from how many candidates on preparing a set and ranking with it is cheaper than ranking by other means.
 
-        n = preparation / (reference per candidate - proxy per candidate)
+        n = (preparation - reference preparation) / (reference per candidate - proxy per candidate)
 
     Args:
         proxy: of ranking ``candidates`` candidates on the set.
@@ -177,11 +163,11 @@ def break_even(proxy: Cost, reference: Cost, candidates: int) -> float | None:
         candidates: how many both ranked.
 
     Returns:
-        A number of candidates; None where a candidate costs as much on the set or more, so that the preparation is
-        never paid back.
+        A number of candidates, 0 where the preparation costs no more than that of the reference; None where a candidate
+        costs as much on the set or more, so that the preparation is never paid back.
     """
-    saved = (reference.total_seconds - proxy.cpu_seconds) / candidates
-    return proxy.preparation_seconds / saved if saved > 0 else None
+    saved = (reference.cpu_seconds - proxy.cpu_seconds) / candidates
+    return max(0.0, proxy.preparation_seconds - reference.preparation_seconds) / saved if saved > 0 else None
 
 
 def _check_options(top: Sequence[float], at: Sequence[int], resamples: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +28,8 @@ class Correlation:
         count: number n of candidates.
         low: lower end of the 95 % interval; None when there is none.
         high: its upper end.
-        over: what the interval was resampled over: ``candidates`` or ``seeds``, whichever is wider.
+        over: what the interval was resampled over: ``candidates`` or ``seeds``, whichever is wider, or ``candidates and
+            repeats``.
     """
 
     value: float | None
@@ -43,10 +43,6 @@ class Correlation:
             return "undefined"
         ends = f" [{self.low:.2f}, {self.high:.2f}]" if self.low is not None else ""
         return f"{self.value:.3f}{ends}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields, JSON-able."""
-        return {"value": self.value, "n": self.count, "low": self.low, "high": self.high, "over": self.over}
 
 
 def spearman(x: Array, y: Array) -> Array:
@@ -103,13 +99,16 @@ def kendall_of_resamples(x: Array, y: Array, counts: Array) -> Array:
 
 
 def resampled_indices(count: int, resamples: int, generator: torch.Generator) -> NDArray[np.int64]:
-    """Draw candidates with replacement: (B, n) indices from a CPU generator."""
+    """Draw ``count`` candidates, or repeats, with replacement: (B, n) indices from a CPU generator."""
     drawn: NDArray[np.int64] = torch.randint(count, (resamples, count), generator=generator).numpy()
     return drawn
 
 
 def percentiles(values: Array) -> tuple[float, float] | None:
-    """Return the 2.5 and 97.5 % percentile of the defined values; None when fewer than half are."""
+    """Return the 2.5 and 97.5 % percentile of the defined values; None when fewer than half are.
+
+    ``scipy.stats.bootstrap`` has no interval as soon as one resample is constant, as among few candidates one is.
+    """
     defined = values[np.isfinite(values)]
     if len(defined) < max(1, len(values) / 2):
         return None

@@ -26,7 +26,7 @@ from ddkit.streams import Streams
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference of two rankings against one truth, on the same resamples of candidates.
+    """Difference of two rankings against one truth, on the same resamples of candidates and repeats.
 
     Args:
         value: Spearman's rho of the first minus that of the second; None when one is undefined.
@@ -48,24 +48,34 @@ class Difference:
 
 
 def mean_spearman(
-    rankings: Sequence[Ranking], truth: Truth, *, resamples: int = RESAMPLES, seed: int = 0
+    rankings: Sequence[Ranking], truth: Truth, *, top: float = 1.0, resamples: int = RESAMPLES, seed: int = 0
 ) -> Correlation:
     """Return the mean of Spearman's rho over repeats of one ranking (several draws of a set), and its interval.
 
-    The interval is over candidates: every resample takes the same ones from all repeats.
+    Every resample draws candidates, the same ones from all repeats, and repeats. Few repeats say little about their
+    spread: with two of them the interval leaves half of its variance out.
+
+    Args:
+        rankings: the repeats, each with a set and seeds of its own.
+        truth: of the candidates.
+        top: share of the candidates, the best ones by the truth, that counts.
+        resamples: of the bootstrap.
+        seed: of the resamples.
 
     Raises:
         ConfigError: no rankings, or no candidate in all of them.
     """
     names, y = _in_all(rankings, truth)
+    chosen = np.argsort(-y, kind="stable")[: math.ceil(len(names) * top)]
+    names, y = [names[index] for index in chosen], y[chosen]
     if len(names) < FEWEST or not all(ranking.separates for ranking in rankings):
         return Correlation(None, len(names))
     indices = resampled_indices(len(names), resamples, Streams(seed)("difference"))
-    value, resampled = _mean_of(rankings, names, y, indices)
+    value, resampled = _mean_of(rankings, names, y, indices, seed)
     ends = percentiles(resampled) if math.isfinite(value) else None
     if ends is None:
         return Correlation(value if math.isfinite(value) else None, len(names))
-    return Correlation(value, len(names), *ends, "candidates")
+    return Correlation(value, len(names), *ends, "candidates" if len(rankings) == 1 else "candidates and repeats")
 
 
 def difference(
@@ -78,7 +88,8 @@ def difference(
 ) -> Difference:
     """Return how much better the first ranking agrees with the truth than the second, in Spearman's rho.
 
-    Both are resampled over the same candidates, so that what makes a resample easy for both cancels.
+    Both are resampled over the same candidates, and over the same repeats where they have equally many, so that what
+    makes a resample easy for both cancels.
 
     Args:
         first: a ranking, or its repeats, whose mean counts (:func:`mean_spearman`).
@@ -96,7 +107,7 @@ def difference(
     if len(names) < FEWEST or not all(ranking.separates for ranking in together):
         return Difference(None, None, None, len(names))
     indices = resampled_indices(len(names), resamples, Streams(seed)("difference"))
-    (a, of_a), (b, of_b) = (_mean_of(side, names, y, indices) for side in sides)
+    (a, of_a), (b, of_b) = (_mean_of(side, names, y, indices, seed) for side in sides)
     if not math.isfinite(a - b):
         return Difference(None, None, None, len(names))
     low, high = percentiles(of_a - of_b) or (None, None)
@@ -115,10 +126,12 @@ def _in_all(rankings: Sequence[Ranking], truth: Truth) -> tuple[list[str], Array
 
 
 def _mean_of(
-    rankings: Sequence[Ranking], names: Sequence[str], y: Array, indices: NDArray[np.int64]
+    rankings: Sequence[Ranking], names: Sequence[str], y: Array, indices: NDArray[np.int64], seed: int
 ) -> tuple[float, Array]:
-    """Return the mean of rho over rankings, and that of every resample (B,)."""
+    """Return the mean of rho over rankings, and that of every resample of candidates and rankings (B,)."""
     orders = [Order.of(ranking, names).order for ranking in rankings]
     everything = np.arange(len(names))[None]
     value = float(np.mean([of_resamples("spearman", x, y, everything)[0] for x in orders]))
-    return value, np.mean([of_resamples("spearman", x, y, indices) for x in orders], axis=0)
+    resampled = np.stack([of_resamples("spearman", x, y, indices) for x in orders], axis=1)
+    drawn = resampled_indices(len(orders), len(indices), Streams(seed)("repeats"))  # (B, R)
+    return value, np.take_along_axis(resampled, drawn, axis=1).mean(axis=1)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ from ddkit.errors import ConfigError, unknown_name
 from ddkit.evaluation import network_seeds
 from ddkit.integrations.nas.proxy import one_line
 from ddkit.integrations.nas.ranking import Cost, Entry, Ranking
-from ddkit.integrations.nas.space import SearchSpace
+from ddkit.integrations.nas.space import Builder, SearchSpace
 from ddkit.models import ModelSpec
 from ddkit.models.base import Shape
 from ddkit.precision import pass_cost
@@ -63,11 +64,12 @@ def flops(model: nn.Module, batch: Batch) -> float:
 
 
 def gradient_norm(model: nn.Module, batch: Batch) -> float:
-    r"""Return :math:`\|\nabla_\theta L\|_2` of the cross-entropy L of the batch.
+    r"""Return :math:`\sum_l \|\partial L / \partial W_l\|_2` over convolutions and linear layers, L the cross-entropy.
 
     `"Zero-Cost Proxies for Lightweight NAS" <https://arxiv.org/abs/2101.08134>`_ (Abdelfattah et al., 2021).
     """
-    return math.sqrt(sum(float(gradient.square().sum()) for _, gradient in _gradients(model, batch)))
+    _, gradients = _layers_and_gradients(model, F.cross_entropy(model(batch.images), batch.labels))
+    return sum(float(gradient.norm()) for gradient in gradients)
 
 
 def snip(model: nn.Module, batch: Batch) -> float:
@@ -76,37 +78,30 @@ def snip(model: nn.Module, batch: Batch) -> float:
     `"SNIP: Single-shot Network Pruning based on Connection Sensitivity" <https://arxiv.org/abs/1810.02340>`_ (Lee et
     al., 2019), summed to a score by Abdelfattah et al., 2021.
     """
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    pruned = {id(layer.weight) for layer in model.modules() if isinstance(layer, kinds)}
-    terms = [(w, g) for w, g in _gradients(model, batch) if id(w) in pruned]
-    if not terms:
-        raise NotApplicableError("SNIP prunes weights of convolutions and linear layers and there are none")
-    return sum(float((weight.detach() * gradient).abs().sum()) for weight, gradient in terms)
+    weights, gradients = _layers_and_gradients(model, F.cross_entropy(model(batch.images), batch.labels))
+    return sum(float((w.detach() * g).abs().sum()) for w, g in zip(weights, gradients, strict=True))
 
 
 def synflow(model: nn.Module, batch: Batch) -> float:
     r"""Return :math:`\log \sum_i \theta_i \, \partial R / \partial \theta_i` for absolute weights and an image of ones.
 
-    R is the sum of the outputs. `"Pruning neural networks without any data by iteratively conserving synaptic flow"
-    <https://arxiv.org/abs/2006.05467>`_ (Tanaka et al., 2020), in float64: the flow of a wide network exceeds float32.
+    R is the sum of the outputs, i runs over the weights of convolutions and linear layers. `"Pruning neural networks
+    without any data by iteratively conserving synaptic flow" <https://arxiv.org/abs/2006.05467>`_ (Tanaka et al.,
+    2020), in float64: the flow of a wide network exceeds float32.
 
     Raises:
         NotApplicableError: normalisation layers, which undo the scale that the flow measures.
     """
-    kinds = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
+    kinds = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
     if any(isinstance(layer, kinds) for layer in model.modules()):
         raise NotApplicableError("SynFlow measures the scale that normalisation layers undo")
-    model = model.double().eval()
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    model = copy.deepcopy(model).double().eval()
     with torch.no_grad():
-        for weight in weights:
+        for weight in model.parameters():
             weight.abs_()
     flow = model(torch.ones(1, *batch.shape, dtype=torch.float64)).sum()
-    total = sum(
-        float((weight.detach() * gradient).sum())
-        for weight, gradient in zip(weights, torch.autograd.grad(flow, weights, allow_unused=True), strict=True)
-        if gradient is not None
-    )
+    weights, gradients = _layers_and_gradients(model, flow)
+    total = sum(float((w.detach() * g).sum()) for w, g in zip(weights, gradients, strict=True))
     return math.log(total) if total > 0 else -math.inf
 
 
@@ -156,7 +151,7 @@ MEASURES: dict[str, Measure] = {
 
 def zero_cost(
     name: str,
-    space: SearchSpace,
+    space: SearchSpace | Mapping[str, Builder | ModelSpec | str],
     data: DistilledDataset | RealData,
     *,
     batch: int = 64,
@@ -167,7 +162,7 @@ def zero_cost(
 
     Args:
         name: one of :data:`MEASURES`: ``params``, ``flops``, ``grad-norm``, ``snip``, ``synflow``, ``naswot``.
-        space: the candidates.
+        space: the candidates; a mapping is what :class:`SearchSpace` takes.
         data: training images (or a distilled set) of which one batch is shown.
         batch: images in it, drawn at random.
         seeds: initialisations per candidate; the same as those of a :class:`ProxyRanker` with the same seed.
@@ -188,10 +183,10 @@ def zero_cost(
     classes = data.num_classes
     entries = [
         _measured(name, candidate, spec, shown, classes, network_seeds(seed, spec, seeds))
-        for candidate, spec in space.items()
+        for candidate, spec in SearchSpace.of(space).items()
     ]
     scores = {entry.score for entry in entries if entry.usable}
-    separates = len(scores) != 1
+    separates = len(scores) != 1 or len(entries) == 1
     note = "the proxy does not separate the candidates: all scores are equal"
     if not scores:
         raise ConfigError(f"'{name}' does not apply to any of {len(entries)} candidates: {entries[0].message}")
@@ -245,9 +240,12 @@ def _measured(measure: str, name: str, spec: ModelSpec, batch: Batch, num_classe
     )
 
 
-def _gradients(model: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield every weight with the gradient of the batch's cross-entropy."""
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    loss = F.cross_entropy(model(batch.images), batch.labels)
-    gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-    yield from ((w, g) for w, g in zip(weights, gradients, strict=True) if g is not None)
+def _layers_and_gradients(model: nn.Module, value: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the weights of convolutions and linear layers, which the papers prune, and the gradients of ``value``."""
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    layers = [layer for layer in model.modules() if isinstance(layer, kinds)]
+    weights: list[Tensor] = [layer.weight for layer in layers if layer.weight.requires_grad]
+    if not weights:
+        raise NotApplicableError("it sums over weights of convolutions and linear layers and there are none")
+    gradients = torch.autograd.grad(value, weights, allow_unused=True, materialize_grads=True)
+    return weights, list(gradients)

@@ -16,6 +16,7 @@ from ddkit.data import RealData
 from ddkit.errors import ConfigError, DataError
 from ddkit.evaluation import TrainingRecipe, check_compatible, recipe_of
 from ddkit.evaluation.compatibility import check_splits
+from ddkit.integrations.nas.space import BuiltSpec
 from ddkit.models import ModelSpec, uses_batch_norm
 
 #: How candidates are trained on real images unless told otherwise.
@@ -154,13 +155,20 @@ def inspect_candidate(name: str, spec: ModelSpec, proxy: Proxy) -> Inspection:
     """Build a candidate and show it two images.
 
     Raises:
-        ConfigError: it takes images of other channels, or returns scores for another number of classes.
+        ConfigError: it takes images of other channels, returns scores for another number of classes, or its builder
+            returns one and the same network, whose training would go on from seed to seed.
     """
     shape, num_classes = proxy.shape, proxy.num_classes
     try:
         model = spec.build(shape, num_classes, 0)
+        again = spec.build(shape, num_classes, 0) if isinstance(spec, BuiltSpec) else None
     except Exception as error:  # a candidate's own code may raise anything
         return Inspection(0, "", (), one_line(error))
+    if again is model:
+        raise ConfigError(
+            f"candidate '{name}' returns one network at every call, trained by the seed before: build a new one "
+            "each time"
+        )
     parameters = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     layout = [str(model), *(f"{key}{tuple(value.shape)}" for key, value in model.state_dict().items())]
     digest = hashlib.sha256("\n".join(layout).encode()).hexdigest()

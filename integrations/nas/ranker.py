@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,8 +17,9 @@ from ddkit.evaluation import TrainingRecipe
 from ddkit.executor import Executor
 from ddkit.integrations.nas.proxy import Inspection, inspect_candidate, other_families
 from ddkit.integrations.nas.ranking import Entry, Ranking
-from ddkit.integrations.nas.space import SearchSpace
+from ddkit.integrations.nas.space import Builder, SearchSpace
 from ddkit.integrations.nas.trainer import Preparation, Trainer, best_names, finished
+from ddkit.models import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,10 @@ class ProxyRanker:
         least = {"epochs": 1, "steps": 1, "seeds": 1, "eta": 2, "rungs": 1, "seed": 0, "threads": 1}
         for name, minimum in least.items():
             value = getattr(self, name)
-            if value is not None and value < minimum:
-                raise ConfigError(f"{name}={value}: give an integer of at least {minimum}")
+            if value is None and name in ("epochs", "steps"):
+                continue
+            if not isinstance(value, int) or value < minimum:
+                raise ConfigError(f"{name}={value!r}: give an integer of at least {minimum}")
         for name, known in {"budget": ("full", "halving"), "score": ("accuracy", "loss")}.items():
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name}='{getattr(self, name)}': choose {' or '.join(known)}")
@@ -78,7 +82,7 @@ class ProxyRanker:
 
     def rank(
         self,
-        space: SearchSpace,
+        space: SearchSpace | Mapping[str, Builder | ModelSpec | str],
         data: DistilledDataset | RealData,
         validation: RealData,
         *,
@@ -89,14 +93,15 @@ class ProxyRanker:
         """Rank the candidates of ``space``.
 
         Args:
-            space: the candidates.
+            space: the candidates; a mapping is what :class:`SearchSpace` takes.
             data: what they are trained on: distilled, selected or real.
             validation: real images that score them, held out of the training data
                 (:meth:`ddkit.data.RealData.split_off`) before these were distilled.
             preparation: what making ``data`` cost.
             executor: where candidates are trained, one task per candidate and seed; None trains here.
             cache: folder of finished trainings: a killed ranking called again goes on where it was, and rankings of
-                other sets may share it.
+                other sets may share it. A candidate counts as the same by its name, modules and shapes of weights: use
+                another folder when only its ``forward`` has changed. Failed trainings are tried again.
 
         Raises:
             ConfigError: validation images of the test split, or a candidate for other images or classes.
@@ -104,7 +109,7 @@ class ProxyRanker:
             RunError: no candidate could be trained.
         """
         self.check_validation(validation)
-        return self._rank(space, data, validation, preparation or Preparation(), executor, cache)
+        return self._rank(SearchSpace.of(space), data, validation, preparation or Preparation(), executor, cache)
 
     @staticmethod
     def check_validation(validation: RealData) -> None:
@@ -121,7 +126,7 @@ class ProxyRanker:
 
     def truth(
         self,
-        space: SearchSpace,
+        space: SearchSpace | Mapping[str, Builder | ModelSpec | str],
         train: RealData,
         test: RealData,
         *,
@@ -133,7 +138,7 @@ class ProxyRanker:
         It serves :meth:`~ddkit.integrations.nas.Ranking.compare` only. Two seeds or more tell how well two
         runs of the truth agree. Arguments and errors are those of :meth:`rank`.
         """
-        return self._rank(space, train, test, Preparation(), executor, cache)
+        return self._rank(SearchSpace.of(space), train, test, Preparation(), executor, cache)
 
     def _rank(
         self,

@@ -142,6 +142,11 @@ class Ranking:
         names = [entry.name for entry in self.entries]
         if len(set(names)) != len(names):
             raise ConfigError("a ranking names a candidate twice: give every candidate once")
+        for entry in self.entries:
+            if not np.isfinite(entry.scores).all():
+                raise ConfigError(
+                    f"candidate '{entry.name}' has the scores {list(entry.scores)}: give finite numbers, or none at all"
+                )
         if len({len(entry.scores) for entry in self.usable}) > 1:
             raise ConfigError("candidates of a ranking have different numbers of scores: score all with the same seeds")
 

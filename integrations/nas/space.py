@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,6 +13,7 @@ from torch import nn
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.models import ModelSpec
 from ddkit.models.base import Shape
+from ddkit.models.spec import seeded
 
 Builder: TypeAlias = Callable[[], nn.Module]
 """Builds a network with fresh weights, drawn from PyTorch's default generator."""
@@ -36,17 +36,6 @@ SMALL: dict[str, tuple[Any, ...]] = {
     "norm": ("none", "instance"),
     "pooling": ("avg", "max"),
 }
-
-
-@contextmanager
-def forked_random_state(seed: int) -> Iterator[None]:
-    """Run the block with PyTorch's default CPU generator seeded, then put its state back exactly."""
-    state = torch.default_generator.get_state()
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.default_generator.set_state(state)
 
 
 @dataclass(frozen=True)
@@ -78,7 +67,7 @@ class BuiltSpec(ModelSpec):
             ConfigError: the builder returns something else than a module with parameters.
         """
         assert self.builder is not None
-        with forked_random_state(seed):
+        with seeded(seed):
             model = self.builder()
         if not isinstance(model, nn.Module) or next(model.parameters(), None) is None:
             raise ConfigError(
@@ -103,6 +92,11 @@ class SearchSpace(Mapping[str, ModelSpec]):
         if not builders:
             raise ConfigError("a search space needs at least one candidate: give a mapping of names to builders")
         self._specs = {str(name): _spec(str(name), builder) for name, builder in builders.items()}
+
+    @classmethod
+    def of(cls, builders: Mapping[str, Builder | ModelSpec | str]) -> SearchSpace:
+        """Return ``builders`` as a space; one that is a space already as it is."""
+        return builders if isinstance(builders, SearchSpace) else cls(builders)
 
     @classmethod
     def convnet(cls, **choices: Sequence[Any]) -> SearchSpace:
@@ -174,6 +168,11 @@ class SearchSpace(Mapping[str, ModelSpec]):
 def _spec(name: str, builder: Builder | ModelSpec | str) -> ModelSpec:
     if isinstance(builder, ModelSpec | str):
         return ModelSpec.parse(builder)
+    if isinstance(builder, nn.Module):
+        raise ConfigError(
+            f"candidate '{name}' is a network, and every seed needs fresh weights: give a function that builds one, "
+            f"such as lambda: {type(builder).__name__}(...)"
+        )
     if not callable(builder):
         raise ConfigError(
             f"candidate '{name}' is a {type(builder).__name__}: give a function without arguments that builds a "

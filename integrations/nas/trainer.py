@@ -25,8 +25,8 @@ from ddkit.streams import derive_seed
 if TYPE_CHECKING:
     from ddkit.integrations.nas.ranker import ProxyRanker
 
-#: Factors on the learning rate among which ``recipe="per-candidate"`` chooses.
-RATE_FACTORS = (0.1, 1.0, 10.0)
+#: Factors on the learning rate among which ``recipe="per-candidate"`` chooses; the first one wins a tie.
+RATE_FACTORS = (1.0, 0.1, 10.0)
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,10 @@ class Trainer:
             return dict.fromkeys(names, 1.0)
         recipe, images = self.ladder[0]
         tasks = [
-            self._task(
+            Task(
                 name,
                 specs[name],
-                inspections[name],
+                inspections[name].digest,
                 derive_seed(self.ranker.seed, "learning rate", name),
                 recipe.replace(lr=recipe.lr * factor),
                 images,
@@ -119,7 +119,7 @@ class Trainer:
         """Train every named candidate with every seed for the length of one rung."""
         recipe, images = length
         tasks = [
-            self._task(name, specs[name], inspections[name], seed, recipe.replace(lr=recipe.lr * rates[name]), images)
+            Task(name, specs[name], inspections[name].digest, seed, recipe.replace(lr=recipe.lr * rates[name]), images)
             for name in names
             for seed in network_seeds(self.ranker.seed, specs[name], self.ranker.seeds)
         ]
@@ -133,17 +133,6 @@ class Trainer:
     def with_tuning_cost(self, entry: Entry) -> Entry:
         """Add what choosing the learning rate cost."""
         return entry.after(_cost_of(entry.name, self.tuning[entry.name])) if entry.name in self.tuning else entry
-
-    def _task(
-        self,
-        name: str,
-        spec: ModelSpec,
-        seen: Inspection,
-        seed: int,
-        recipe: TrainingRecipe,
-        images: int | None,
-    ) -> Task:
-        return Task(name, spec, seen.digest, seed, recipe, images)
 
     def _score(self, outcome: Outcome) -> float:
         return outcome.accuracy if self.ranker.score == "accuracy" else -outcome.loss

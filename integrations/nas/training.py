@@ -24,7 +24,6 @@ from ddkit.evaluation import TrainingRecipe, train_networks
 from ddkit.executor import Executor, InProcess
 from ddkit.files import write_text
 from ddkit.integrations.nas.proxy import Proxy, one_line
-from ddkit.integrations.nas.space import forked_random_state
 from ddkit.models import ModelSpec
 from ddkit.streams import Streams, derive_seed
 
@@ -108,7 +107,7 @@ class Work:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]
 
     def stored(self, task: Task) -> Outcome | None:
-        """Return the outcome that the cache holds; None when there is none or its file is damaged."""
+        """Return the outcome that the cache holds; None when there is none, it failed, or its file is damaged."""
         if self.cache is None:
             return None
         try:
@@ -117,8 +116,8 @@ class Work:
             return None
 
     def store(self, task: Task, outcome: Outcome) -> None:
-        """Keep an outcome in the cache, atomically."""
-        if self.cache is not None:
+        """Keep an outcome in the cache, atomically; not a failure, whose cause may be gone the next time."""
+        if self.cache is not None and outcome.status != "failed":
             content = {"candidate": task.name, "seed": task.seed, **dataclasses.asdict(outcome)}
             write_text(self.cache / f"{self.key(task)}.json", json.dumps(content, indent=2) + "\n")
 
@@ -127,7 +126,7 @@ def _outcome(content: Mapping[str, Any]) -> Outcome:
     fields = {field.name: content[field.name] for field in dataclasses.fields(Outcome) if field.name in content}
     outcome = Outcome(**fields)
     numbers = (outcome.accuracy, outcome.loss, outcome.seconds, outcome.cpu_seconds, outcome.image_passes)
-    if outcome.status not in ("ok", "diverged", "failed") or not all(
+    if outcome.status not in ("ok", "diverged") or not all(
         isinstance(number, int | float) and math.isfinite(number) for number in numbers
     ):
         raise ValueError("not an outcome")
@@ -169,7 +168,8 @@ def run_task(work: Work, task: Task) -> Outcome:
     status, message = "ok", ""
     accuracy, loss = 1 / proxy.num_classes, math.log(proxy.num_classes)
     started, cpu_started = time.perf_counter(), time.process_time()
-    with _threads(work.threads), forked_random_state(derive_seed(task.seed, "candidate")):
+    with _threads(work.threads), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(task.seed, "candidate"))  # for dropout and the like
         try:
             (network,) = train_networks(
                 images,

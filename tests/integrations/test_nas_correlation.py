@@ -136,6 +136,27 @@ def test_repeats_are_averaged() -> None:
     assert difference([up, down], up, truth).value == pytest.approx(-1)
 
 
+def test_repeats_that_disagree_widen_the_interval_and_the_best_by_the_truth_can_be_looked_at_alone() -> None:
+    y = np.arange(30.0)
+    truth = dict(zip(_names(30), y.tolist(), strict=True))
+    rng = np.random.default_rng(4)
+    good, bad = _ranking(y + rng.normal(scale=4, size=30)), _ranking(rng.normal(size=30))
+    alone, mixed = mean_spearman([good], truth), mean_spearman([good, bad], truth)
+    assert (alone.over, mixed.over) == ("candidates", "candidates and repeats")
+    assert mixed.high is not None and mixed.low is not None and bad.compare(truth).spearman["all"].value is not None
+    assert mixed.high > (alone.low or 1) and mixed.low < 0.3  # either repeat may be the one that is drawn
+    assert mixed.value == pytest.approx(
+        np.mean([one.compare(truth).spearman["all"].value for one in (good, bad)])  # type: ignore[misc]
+    )
+    top = mean_spearman([good], truth, top=0.2)
+    assert top.count == 6 and top.value == good.compare(truth).spearman["top 20%"].value
+
+
+def test_scores_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(ConfigError, match="candidate 'b' has the scores"):
+        of_scores(1.0, float("nan"))
+
+
 @pytest.mark.parametrize(
     "options, words",
     [({"top": (0,)}, "top=0"), ({"at": (0,)}, "at=0"), ({"resamples": 10}, "resamples=10")],
@@ -156,6 +177,8 @@ def test_break_even_counts_the_candidates_that_pay_for_the_set() -> None:
     proxy = Cost(cpu_seconds=10, preparation_seconds=90)
     assert break_even(proxy, Cost(cpu_seconds=40), 10) == pytest.approx(30)
     assert break_even(proxy, Cost(cpu_seconds=5), 10) is None
+    assert break_even(proxy, Cost(cpu_seconds=40, preparation_seconds=60), 10) == pytest.approx(10)  # both are fixed
+    assert break_even(proxy, Cost(cpu_seconds=40, preparation_seconds=95), 10) == 0
 
 
 def test_a_report_is_json_and_equal_seeds_give_equal_reports() -> None:

@@ -88,6 +88,7 @@ def test_a_space_of_which_nothing_can_be_trained_is_a_failed_run() -> None:
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 7)), r"'x' returns \(7,\) .* 10 classes"),
         (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), r"'x' takes images of 3 channels and the set has 1"),
         (lambda: _Pair(), "'x' returns tuple"),
+        (lambda network=linear(): network, "'x' returns one network at every call"),
     ],
 )
 def test_a_candidate_for_other_data_is_refused_before_any_training(
@@ -191,6 +192,18 @@ def test_a_rate_per_candidate_is_chosen_and_its_cost_counted() -> None:
     assert ranking["own"].image_passes == (3 + 1) * 12 * 50
 
 
+def test_rates_that_tie_leave_the_one_of_the_recipe() -> None:
+    ranker = ProxyRanker(epochs=1, seeds=1, recipe="per-candidate")
+    space = SearchSpace({"explodes": Explodes, "own": linear})
+    ranking = ranker.rank(space, tiny_set(5), digits()[1])
+    assert ranking["explodes"].learning_rate == TrainingRecipe().lr
+
+
+def test_a_plain_mapping_is_a_space() -> None:
+    ranking = ProxyRanker(epochs=1, seeds=1).rank({"own": linear, "net": "convnet:width=4"}, tiny_set(5), digits()[1])
+    assert [entry.name for entry in ranking.entries] == ["own", "net"]
+
+
 def test_the_loss_separates_what_the_accuracy_ties() -> None:
     _, validation, _ = digits()
     ranking = ProxyRanker(epochs=12, seeds=1, score="loss").rank(grid(), tiny_set(5), validation)
@@ -227,6 +240,8 @@ def test_a_ranking_survives_json_and_prints_csv(tmp_path: Path) -> None:
         ({"epochs": 0}, "epochs=0"),
         ({"epochs": 1, "steps": 1}, "exclude each other"),
         ({"seeds": 0}, "seeds=0"),
+        ({"seeds": None}, "seeds=None"),
+        ({"steps": 2.5}, "steps=2.5"),
         ({"budget": "half"}, "budget='half'"),
         ({"score": "f1"}, "score='f1'"),
         ({"recipe": "own"}, "recipe='own'"),

@@ -12,7 +12,7 @@ from torch import nn
 from ddkit.artifact import DistilledDataset
 from ddkit.executor import Executor, RayExecutor
 from ddkit.integrations.nas import ProxyRanker, SearchSpace
-from tests.integrations.nas_cases import Counting, digits, grid, linear, tiny_set
+from tests.integrations.nas_cases import Counting, Raises, digits, grid, linear, tiny_set
 
 SHORT = ProxyRanker(epochs=12, seeds=2)
 
@@ -60,6 +60,17 @@ def test_stored_trainings_serve_only_the_same_set_recipe_and_network_and_damaged
     for path in tmp_path.iterdir():
         path.write_text('{"status": "ok", "accuracy": NaN}')
     assert trained(one, tiny_set()) == 2
+
+
+def test_a_failed_training_is_tried_again(tmp_path: Path) -> None:
+    _, validation, _ = digits()
+    space = SearchSpace({"own": linear, "raises": Raises})
+    ran = []
+    for _ in range(2):
+        counting = Counting()
+        assert SHORT.rank(space, tiny_set(), validation, executor=counting, cache=tmp_path)["raises"].status == "failed"
+        ran.append(counting.count)
+    assert ran == [4, 2]
 
 
 @pytest.fixture(scope="module")

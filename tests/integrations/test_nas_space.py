@@ -52,6 +52,7 @@ def test_a_sample_is_drawn_from_the_generator_without_replacement() -> None:
     [
         (lambda: SearchSpace({}), "at least one candidate"),
         (lambda: SearchSpace({"x": 3}), "'x' is a int"),  # type: ignore[dict-item]
+        (lambda: SearchSpace({"x": linear()}), "'x' is a network, .* lambda: Sequential"),
         (lambda: SearchSpace.convnet(depth=[]), "at least one value"),
         (lambda: SearchSpace.convnet(depth=3), r"depth=3: give a list"),  # type: ignore[arg-type]
         (lambda: SearchSpace.convnet(depth=[1, 1]), "names a value twice"),

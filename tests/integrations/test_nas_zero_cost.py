@@ -32,13 +32,9 @@ def test_size_and_work_are_counted() -> None:
 def test_gradient_norm_and_snip_equal_their_definitions() -> None:
     model, batch = _net(), _batch()
     F.cross_entropy(model(batch.images), batch.labels).backward()
-    gradients = {name: weight.grad for name, weight in model.named_parameters()}
-    norm = math.sqrt(sum(float(g.square().sum()) for g in gradients.values() if g is not None))
-    expected = sum(
-        float((weight.detach() * gradients[name]).abs().sum())
-        for name, weight in model.named_parameters()
-        if name.endswith("weight")
-    )
+    layers = [layer.weight for layer in (model[1], model[3])]  # type: ignore[index]
+    norm = sum(float(weight.grad.square().sum().sqrt()) for weight in layers)
+    expected = sum(float((weight.detach() * weight.grad).abs().sum()) for weight in layers)
     model.zero_grad()
     assert gradient_norm(model, batch) == pytest.approx(norm, rel=1e-5)
     assert snip(model, batch) == pytest.approx(expected, rel=1e-5)
@@ -49,6 +45,16 @@ def test_synflow_of_a_linear_chain_is_the_sum_over_its_paths() -> None:
     first, second = (model[i].weight.detach().double().abs() for i in (1, 2))
     flow = float((second @ first).sum())
     assert synflow(model, _batch()) == pytest.approx(math.log(2 * flow))  # once for each layer
+
+
+def test_biases_add_to_the_flow_but_not_to_the_sum_and_the_network_is_left_alone() -> None:
+    model = _net()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    value = synflow(model, _batch())
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    first, bias, second = (before[name].double().abs() for name in ("1.weight", "1.bias", "3.weight"))
+    through_first = second @ first @ torch.ones(4, dtype=torch.float64)
+    assert value == pytest.approx(math.log(float((2 * through_first + second @ bias).sum())))
 
 
 def test_naswot_equals_the_determinant_of_equal_activation_bits() -> None:

@@ -7,12 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ddkit import recipes
 from ddkit.errors import ConfigError, DataError
-from ddkit.integrations.nas import Ranking
+from ddkit.integrations.nas import Cost, Entry, Ranking
+from ddkit.recipes.nas import Settings, of_data_set
 from ddkit.recipes.nas_data import load_parts
+from ddkit.recipes.nas_proxies import Proxy
+from ddkit.recipes.nas_report import write_page
 
 TINY: dict[str, Any] = {
     "train_images": 100,
@@ -21,12 +25,15 @@ TINY: dict[str, Any] = {
     "space": {"depth": [1], "width": [2, 4, 8], "norm": ["none", "instance"], "activation": ["relu"]},
     "truth": {"steps": 8, "seeds": 2},
     "training": {"lr": 0.02, "batch_size": 20, "schedule": "constant", "augmentation": "none"},
-    "proxies": ["random", "dm", "early-stop", "quarter", "params", "naswot"],
-    "ipcs": [1],
+    "proxies": ["random", "herding", "dm", "early-stop", "quarter", "params", "naswot"],
+    "ipcs": [1, 3],
     "steps": 10,
     "early_steps": [6],
     "draws": 2,
-    "budgets": {"dm": {"steps": 2, "model": "convnet:width=4,depth=1", "objective": {"real_batch": 8}}},
+    "budgets": {
+        "herding": {"selection": {"epochs": 1}},
+        "dm": {"steps": 2, "model": "convnet:width=4,depth=1", "objective": {"real_batch": 8}},
+    },
 }
 
 
@@ -37,9 +44,14 @@ def test_nas_ranks_compares_and_reports(tmp_path: Path) -> None:
     table = {row["proxy"]: row for row in outcome["table"]}
     assert list(table) == [
         "random, 1 per class",
+        "random, 3 per class",
+        "herding, 1 per class",
+        "herding, 3 per class",
         "dm, 1 per class",
+        "dm, 3 per class",
         "early-stop, 5 steps",
         "early-stop, 6 steps",
+        "early-stop, 10 steps",
         "quarter, 2 steps",
         "params",
         "naswot",
@@ -47,7 +59,9 @@ def test_nas_ranks_compares_and_reports(tmp_path: Path) -> None:
     assert table["dm, 1 per class"]["image passes"] == table["early-stop, 5 steps"]["image passes"] == 100
     made = 2 * 10 * (8 + 1)  # steps, classes, real and synthetic images
     assert table["dm, 1 per class"]["with preparation"] == round((6 * 100 + made) / 6)
-    assert table["dm, 1 per class"]["less the best baseline"].endswith("(random)")
+    assert table["random, 1 per class"]["with preparation"] == 100
+    assert table["herding, 1 per class"]["with preparation"] is None  # nobody counts what its network was trained on
+    assert table["dm, 1 per class"]["less the best selected set"].endswith(("(random)", "(herding)"))
     assert table["params"]["images"] == 0 and table["params"]["n"] == 6
     page = Path(outcome["report"]).read_text()
     for words in ("what was typed", "dm, 1 per class", "data:image/png;base64", "in time alone"):
@@ -58,6 +72,51 @@ def test_nas_ranks_compares_and_reports(tmp_path: Path) -> None:
     rows = list(csv.DictReader((tmp_path / "out" / "rankings" / "truth.csv").open()))
     assert len(truth) == len(rows) == 6 and truth.cost.images == 100
     assert any("ground truth" in line for line in said)
+
+
+def test_the_page_says_whether_a_set_beats_selection_and_early_stopping(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    true = np.arange(40.0)
+
+    def proxy(name: str, kind: str, ipc: int | None, noise: float, cost: Cost) -> Proxy:
+        rankings = [_ranking(true + rng.normal(scale=noise, size=40), cost) for _ in range(2)]
+        return Proxy(name, kind, ipc, 10, rankings)
+
+    truth = _ranking(true / 40, Cost(cpu_seconds=400))
+    short = Cost(cpu_seconds=10, image_passes=1000)
+    dear = Cost(cpu_seconds=10, image_passes=1000, preparation_seconds=60)
+    early = Proxy("early-stop", "real", None, 90, proxy("", "", 0, 3, short).rankings)
+    longer = Cost(cpu_seconds=60, image_passes=9000)
+
+    def told(*proxies: Proxy) -> str:
+        settings = {"data": "digits", "steps": 10, "truth": {"steps": 9, "seeds": 1}}
+        return " ".join(write_page(tmp_path, truth, proxies, settings, "", 1.0)[1].read_text().split())
+
+    noisy = proxy("early-stop", "real", None, 40, short)
+    two = [
+        proxy(name, kind, ipc, noise, dear if kind == "distilled" else short)
+        for ipc in (10, 50)
+        for name, kind, noise in (("random", "selected", 40), ("dm", "distilled", 2))
+    ]
+    page = told(*two, noisy)
+    assert page.count("ranks better than random at the same number of images") == 2  # both sizes, at equal passes
+    assert page.count("The set ranks better in the same time, its making counted.") == 2
+    assert page.count("pays from 7 candidates on against training all candidates as the truth does") == 2
+    accurate = Proxy("early-stop", "real", None, 90, [_ranking(r, longer) for r in (true, true)])
+    page = told(*two, noisy, accurate)
+    assert page.count("its making not counted: make it once and search often") == 2 and "(90 steps) reaches rho" in page
+    page = told(*two[:1], proxy("dm", "distilled", 10, 60, dear), early)
+    assert "Where the real images are at hand, early stopping is the proxy to use" in page
+    assert "never pays against early stopping" in page and "ranks better" not in page
+
+
+@pytest.mark.parametrize("data", ["digits", "mnist", "cifar10", "some/folder"])
+def test_every_data_set_has_settings_of_its_own(data: str) -> None:
+    values = {**recipes.load("nas").settings, "data": data}
+    settings, block = Settings(**of_data_set(values)), values["data_sets"].get(data, values["data_sets"]["other"])
+    assert (settings.steps, settings.truth.steps, settings.truth.seeds) == (block["steps"], block["truth"]["steps"], 2)
+    mine = Settings(**of_data_set({**values, "truth": {"steps": 7, "seeds": 1}, "steps": 3}))
+    assert (mine.steps, mine.truth.steps, mine.train_images) == (3, 7, block["train_images"])
 
 
 def test_parts_are_disjoint_small_and_share_the_training_statistics() -> None:
@@ -84,6 +143,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "ipc": ({"ipcs": [500]}, "images"),
     "validation": ({"validation_images": 1347}, "hold out fewer"),
     "budget": ({"budgets": {"dm": {"stepz": 1}}}, "did you mean 'steps'"),
+    "data sets": ({"data_sets": {"other": {"stepz": 1}}}, "did you mean 'steps'"),
     "executor": ({"executor": "cluster"}, "executor='cluster'"),
 }
 
@@ -97,3 +157,7 @@ def test_a_mistake_is_refused_before_anything_is_written(tmp_path: Path, mistake
     with pytest.raises((ConfigError, DataError), match=words):
         run(values, tmp_path / "out", print, "")
     assert not (tmp_path / "out").exists()
+
+
+def _ranking(scores: np.ndarray, cost: Cost) -> Ranking:
+    return Ranking(tuple(Entry(f"n{place}", "ok", (float(score),)) for place, score in enumerate(scores)), cost)
