@@ -117,7 +117,7 @@ def _runs(settings: Settings, train: RealData, cache: Path) -> list[Run]:
                     )
                 runs.append(Run(policy, budget, seed))
                 if seed == 0:
-                    memory(settings, runs[-1], train.num_classes, train.name, cache)
+                    memory(settings, runs[-1], train, cache)
     return runs
 
 

@@ -88,7 +88,8 @@ def draw(settings: Settings, outcomes: list[Outcome], path: Path) -> Path:
         panel.set_xticks([], minor=True)
         panel.grid(alpha=0.25)
     panels[0].set_ylabel("final accuracy on all classes, %")
-    panels[-1].legend(fontsize=8, loc="lower right")
+    shown = {name: line for panel in panels for line, name in zip(*panel.get_legend_handles_labels(), strict=True)}
+    panels[-1].legend(shown.values(), shown.keys(), fontsize=8, loc="lower right")
     return write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
 
 
@@ -100,7 +101,7 @@ def headline(values: Values, settings: Settings) -> str:
         return "No memory of distilled images stands beside one of real images."
     ahead, behind = known.count("ahead"), known.count("behind")
     return (
-        f"Against the best memory of real images in the same bytes, distilled images are ahead in {ahead}, "
+        f"Against the best memory of real images, in no more bytes, distilled images are ahead in {ahead}, "
         f"behind in {behind} and not distinguishable in {len(known) - ahead - behind} of {len(known)} comparisons."
     )
 
@@ -119,8 +120,9 @@ def what_was_done(settings: Settings, seconds: float, images: tuple[int, int]) -
         f"distillation, and all policies share its class order. {settings.model}; {training.epochs} epochs an "
         f"experience of SGD (rate {training.lr:g}, momentum {training.momentum:g}) on {training.batch} images of the "
         f"stream and {training.memory_batch} of the memory. {repeated}.\n\n"
-        f"Real images are 8-bit with labels of one byte; distilled ones are rounded to the same bytes. Avalanche's own "
-        f"buffers (reservoir, adaptive) are counted like that, too, though they keep the stream's datasets alive. "
+        f"Real images are 8-bit with labels of one byte; the distilled memory gets at most the same bytes, labels "
+        f"and decoders included. Avalanche's own buffers (reservoir, adaptive) are counted like the real images, "
+        f"though they keep the stream's datasets alive. "
         f"Distillation: {settings.distil}. Retraining on the memory alone: {settings.retrain}. It took {seconds:.0f} "
         f"seconds in all.\n\nNothing was selected on the test images, but the best memory of real images is named by "
         f"its test accuracy, in its favour."
@@ -132,25 +134,18 @@ def how_to_read(settings: Settings, values: Values) -> str:
     lines = [_sentence(values, protocol, budget) for protocol in settings.protocols for budget in settings.budgets]
     known = [line for line in lines if line]
     text = " ".join(known) or "There is nothing to compare distilled images with."
-    verdicts = {
-        protocol: [_verdict(values, protocol, budget) for budget in settings.budgets] for protocol in settings.protocols
-    }
-    advice = []
-    if "behind" in [verdict for mine in verdicts.values() for verdict in mine]:
+    verdicts = [_verdict(values, protocol, budget) for protocol in settings.protocols for budget in settings.budgets]
+    advice = [_trend(values, protocol, settings.budgets) for protocol in settings.protocols]
+    if "behind" in verdicts:
         advice.append(
-            "Where distilled images lose, real ones carry more than this short schedule of distilling adds: give it "
-            "more steps (distil.steps), or use herding, which costs next to nothing."
-        )
-    if "ahead" in [verdict for mine in verdicts.values() for verdict in mine]:
-        advice.append(
-            "The gain is largest where few images have to say everything and a network is trained on them alone; it "
-            "closes as the memory grows."
+            "Where distilled images lose, these steps of distilling add less than the selected real images carry: give "
+            "it more (distil.steps), or keep real ones."
         )
     advice.append(
-        "An interval that contains 0 means that these seeds cannot tell the two apart. Forgetting and transfer are "
-        "those of the network that goes on training."
+        "An interval that contains 0 means that these seeds cannot tell the two apart; each holds for its comparison "
+        "alone, not for all of them together. Forgetting and transfer are those of the network that goes on training."
     )
-    return text + "\n\n" + " ".join(advice)
+    return text + "\n\n" + " ".join(line for line in advice if line)
 
 
 def _verdict(values: Values, protocol: str, budget: int) -> str | None:
@@ -178,6 +173,14 @@ def _sentence(values: Values, protocol: str, budget: int) -> str:
         f"{protocol.capitalize()}, {budget} images: distilled {mine:.1f} %, {word[verdict]} {NAMES[best]} with "
         f"{other:.1f} % (difference {100 * difference.differences.mean:+.1f} points{ends})."
     )
+
+
+def _trend(values: Values, protocol: str, budgets: list[int]) -> str:
+    """Say how the difference changes from the smallest to the largest memory."""
+    sizes = sorted(set(budgets))
+    found = {size: against_best(values, protocol, size) for size in (sizes[0], sizes[-1])}
+    gains = [f"{100 * one[1].differences.mean:+.1f} points at {size} images" for size, one in found.items() if one]
+    return f"{protocol.capitalize()}: the difference goes from {' to '.join(gains)}." if len(gains) > 1 else ""
 
 
 def _curves_table(settings: Settings, outcomes: list[Outcome]) -> list[dict[str, Any]]:

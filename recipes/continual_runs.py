@@ -139,8 +139,10 @@ def sizes_of(num_classes: int, per_experience: int) -> list[int]:
     return [per_experience] * full + [rest] * (rest > 0)
 
 
-def memory(settings: Settings, run: Run, num_classes: int, name: str, cache: Path) -> Any:
+def memory(settings: Settings, run: Run, train: RealData, cache: Path) -> Any:
     """Return the storage policy of a run; None for one without a memory.
+
+    The distilled memory gets the bytes of ``budget`` 8-bit images with hard labels, whatever its method stores.
 
     Raises:
         ConfigError: an unknown method or option of the distillation, or a memory smaller than the classes.
@@ -151,11 +153,26 @@ def memory(settings: Settings, run: Run, num_classes: int, name: str, cache: Pat
         return ReservoirSamplingBuffer(run.budget)
     if run.policy == "adaptive":
         return ClassBalancedBuffer(run.budget)
-    common: dict[str, Any] = {"num_classes": num_classes, "seed": run.seed, "name": name}
+    common: dict[str, Any] = {
+        "max_bytes": at_rest_bytes(run.budget, train.shape, train.num_classes),
+        "num_classes": train.num_classes,
+        "seed": run.seed,
+        "pixels": train.preprocessing,
+        "name": train.name,
+    }
     if run.policy == "distilled":
-        options = {"model": settings.model, **settings.distil}
-        return DistilledReplayBuffer(run.budget, **common, **options, cache=cache)
-    return CoresetReplayBuffer(run.budget, selection=run.policy, **common)  # type: ignore[arg-type]
+        for key in settings.distil:
+            if key in (*common, "max_size", "cache"):
+                raise ConfigError(f"distil.{key} is decided by the recipe: leave it out")
+        common |= {"model": settings.model, **settings.distil, "cache": cache}
+        buffer: ClassMemory = DistilledReplayBuffer(**common)
+    else:
+        buffer = CoresetReplayBuffer(selection=run.policy, **common)  # type: ignore[arg-type]
+    try:
+        buffer.check(train.shape, settings.classes_per_experience)
+    except ConfigError as error:
+        raise ConfigError(f"policy '{run.policy}' with budget {run.budget}: {error}, by larger budgets") from None
+    return buffer
 
 
 def execute(settings: Settings, train: RealData, test: RealData, cache: Path, run: Run) -> Outcome:
@@ -183,7 +200,7 @@ def _stream(settings: Settings, train: RealData, test: RealData, cache: Path, ru
     ).train_stream
     spec = ModelSpec.parse(settings.model)
     model = spec.build(train.shape, train.num_classes, derive_seed(run.seed, "network"))
-    policy = memory(settings, run, train.num_classes, train.name, cache)
+    policy = memory(settings, run, train, cache)
     strategy = _strategy(settings, model, policy)
     matrix, retrained = [], []
     for number, experience in enumerate(stream):

@@ -22,7 +22,8 @@ class CoresetReplayBuffer(ClassMemory):
 
     ``random`` draws uniformly; ``herding`` follows the class mean in the features of the strategy's model as it is
     after the experience (iCaRL, Rebuffi et al. 2017). Both choose in an order, so that a smaller share keeps the first
-    ones. Unlike Avalanche's own buffers, which index into the stream's datasets, it owns what it keeps.
+    ones; a class that was small enough to be kept whole stays in the order of the stream. Unlike Avalanche's own
+    buffers, which index into the stream's datasets, it owns what it keeps.
 
     Args:
         max_size: see :class:`ClassMemory`, as all arguments that are not named here.

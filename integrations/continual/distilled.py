@@ -17,12 +17,13 @@ import torch
 from ddkit import methods, objectives, synthesis
 from ddkit import networks as network_sources
 from ddkit.artifact import DistilledDataset
+from ddkit.budget import Budget
 from ddkit.config import DistillConfig
 from ddkit.coresets import random_indices
 from ddkit.data import RealData
 from ddkit.engine import Callback, Distiller, Run
-from ddkit.errors import ArtifactError, ConfigError, DivergedError, unknown_name
-from ddkit.integrations.continual.incoming import Arrival
+from ddkit.errors import ArtifactError, ConfigError, DataError, DivergedError, unknown_name
+from ddkit.integrations.continual.incoming import Arrival, Shape
 from ddkit.integrations.continual.memory import ClassMemory
 from ddkit.integrations.continual.model import ModelNetworks
 from ddkit.integrations.continual.parts import Made, Material, Part, herded, of_single_class, parts_of, real_parts
@@ -62,7 +63,8 @@ class DistilledReplayBuffer(ClassMemory):
     >>> strategy = Naive(..., plugins=distilled_replay(buffer, memory_batch_size=32))
 
     A class seen again is distilled from its stored images and the new real ones, each side with the weight of the real
-    images that it stands for. Where distilling diverges, random real images stand in, and training goes on.
+    images that it stands for. Where distilling diverges or its method needs more images than there are, random real
+    images stand in, and training goes on.
 
     Args:
         max_size: see :class:`ClassMemory`, as all arguments that are not named here.
@@ -132,29 +134,30 @@ class DistilledReplayBuffer(ClassMemory):
             "overrides": json.loads(json.dumps(self.overrides, default=lambda piece: type(piece).__name__)),
         }
 
-    def bytes_of(self, images: int, group: int, num_classes: int) -> int:
+    def bytes_of(self, images: int, group: int, num_classes: int, shape: Shape) -> int:
         """Return the bytes of ``images`` images or codes per class, decoders included."""
-        if self.synthesis.name == "pixels" or methods.get(self.method).is_coreset or group == 1:
-            return super().bytes_of(images, group, num_classes)
-        assert self._form is not None
-        made: Synthesizer = synthesis.registry.create(
-            self.synthesis.name, self.synthesis.options, num_classes=group, ipc=images, shape=self._form.shape
-        )
-        return made.budget().bytes
+        if group == 1 or not self._has_codes:
+            return super().bytes_of(images, group, num_classes, shape)
+        return self._codes(images, group, shape).bytes
 
     def condense(self, material: Material, quota: int, agent: Any) -> list[Made]:
         """Distil the classes of ``material``; real images where that fails."""
         started = time.monotonic()
-        preprocessing = self._form.pixels if self.on_model and self._form is not None else None
+        assert self._form is not None
+        preprocessing = self._form.pixels if self.on_model else None
+        single = len(material.classes) == 1
+        ipc = quota
+        if single and self._has_codes:  # as many codes as decode to the images that will be kept
+            ipc = math.ceil(quota / self._codes(1, 2, self._form.shape).decoded_images * 2)
         try:
-            distilled = self._distilled(material.real(preprocessing=preprocessing), material, quota, agent)
-        except DivergedError as error:
+            distilled = self._distilled(material.real(preprocessing=preprocessing), material, ipc, agent)
+        except (DivergedError, DataError) as error:
             warnings.warn(
-                f"distilling classes {list(material.classes)} diverged, random real images stand in for them: {error}",
+                f"classes {list(material.classes)} were not distilled, random real images stand in for them: {error}",
                 stacklevel=2,
             )
             return self._fallback(material, quota, time.monotonic() - started)
-        if len(material.classes) == 1:
+        if single:
             distilled = of_single_class(distilled, quota)
         seconds = float(distilled.metadata.get("seconds", time.monotonic() - started))
         steps = int(distilled.metadata.get("steps") or 0)
@@ -174,10 +177,38 @@ class DistilledReplayBuffer(ClassMemory):
             Material(classes, images, place[members], torch.ones_like(members), self.name), quota, agent
         )
 
+    def shrunk_group(self, parts: list[Part]) -> int:
+        """Return the number of all their classes, or 1 where images of each are selected."""
+        return 1 if self.shrink == "herding" else sum(len(part.holds) for part in parts)
+
+    def resize(self, strategy: Any, new_size: int) -> None:
+        """Set the size to ``new_size`` images; shares that have become too large shrink at once, within the time limit.
+
+        Raises:
+            ConfigError: fewer images than classes.
+        """
+        self._start_clock()
+        super().resize(strategy, new_size)
+
     def _take_in(self, arrival: Arrival, seen: Counter[int], agent: Any) -> None:
+        self._start_clock()
+        super()._take_in(arrival, seen, agent)
+
+    def _start_clock(self) -> None:
         if self.time_limit is not None:
             self._deadline = time.monotonic() + self.time_limit
-        super()._take_in(arrival, seen, agent)
+
+    @property
+    def _has_codes(self) -> bool:
+        """Whether something smaller or larger than images is stored, from which they are decoded."""
+        return self.synthesis.name != "pixels" and not methods.get(self.method).is_coreset
+
+    def _codes(self, ipc: int, group: int, shape: Shape) -> Budget:
+        """Return the budget of ``ipc`` codes for each of ``group`` classes."""
+        made: Synthesizer = synthesis.registry.create(
+            self.synthesis.name, self.synthesis.options, num_classes=group, ipc=ipc, shape=shape
+        )
+        return made.budget()
 
     def _distilled(self, real: RealData, material: Material, quota: int, agent: Any) -> DistilledDataset:
         """Return a set of the G classes, from the cache where it is there."""

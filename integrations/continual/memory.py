@@ -17,7 +17,7 @@ from ddkit.errors import ConfigError
 from ddkit.integrations.continual import state
 from ddkit.integrations.continual.exposure import exposed, joined
 from ddkit.integrations.continual.host import AvalancheDataset, ExemplarsBuffer, OnlineCLExperience
-from ddkit.integrations.continual.incoming import Arrival, Form, observe, read
+from ddkit.integrations.continual.incoming import Arrival, Form, Shape, observe, read
 from ddkit.integrations.continual.parts import Facts, Made, Material, Part
 from ddkit.integrations.continual.size import Size, parse_bytes
 from ddkit.integrations.continual.updating import (
@@ -98,6 +98,10 @@ class ClassMemory(ExemplarsBuffer):  # type: ignore[misc]
     def shrink_parts(self, parts: list[Part], quota: int, agent: Any) -> list[Made]:
         """Return what is kept of parts that have more images than a quota that has become smaller."""
 
+    def shrunk_group(self, parts: list[Part]) -> int:
+        """Return how many classes :meth:`shrink_parts` stores together."""
+        return 1
+
     def settings(self) -> dict[str, Any]:
         """Return what decides about the content, JSON-able; a saved memory fits a buffer with the same."""
         size = self._size
@@ -144,16 +148,19 @@ class ClassMemory(ExemplarsBuffer):  # type: ignore[misc]
         dataset = exp.dataset.eval()
         if not len(dataset):
             return
-        if self._form is None:
-            self._form = observe(dataset, self._pixels)
-        arrival = read(dataset, self._form, self._size.num_classes)
+        form = self._form or observe(dataset, self._pixels)
+        arrival = read(dataset, form, self._size.num_classes)
+        self._form = form
         seen = Counter(arrival.labels.tolist())
-        if isinstance(exp, OnlineCLExperience):
+        online = isinstance(exp, OnlineCLExperience)
+        if online:
             self._window.add(arrival, Streams(self.seed)(f"window/{self._updates}/{self._window.arrivals}"))
             if not self._is_last(exp):
                 return
-            arrival, seen = self._window.take()
+            arrival, seen = self._window.sample()
         self._take_in(arrival, seen, agent)
+        if online:
+            self._window.clear()
 
     def _is_last(self, exp: Any) -> bool:
         """Say whether an experience of an online stream ends with this part of it."""
@@ -169,7 +176,7 @@ class ClassMemory(ExemplarsBuffer):  # type: ignore[misc]
             ConfigError: fewer images than classes.
         """
         size = Size(new_size, None, self._size.num_classes)
-        self._keep(self._parts, self._facts, size.quota(len(self._facts) or 1, 1, lambda _: 0), strategy)
+        self._keep(self._parts, self._facts, size, strategy)
         self._size, self.max_size = size, new_size
 
     def budget(self) -> Budget:
@@ -239,17 +246,30 @@ class ClassMemory(ExemplarsBuffer):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_exposed": None}
 
-    def bytes_of(self, images: int, group: int, num_classes: int) -> int:
+    def check(self, shape: Shape, group: int = 1) -> None:
+        """Refuse a size that does not hold one image (or code) of each class, before there are any.
+
+        Args:
+            shape: (C, H, W) of the images.
+            group: classes of an experience.
+
+        Raises:
+            ConfigError: the size is too small; the smallest one that does is named.
+        """
+        classes = self._size.num_classes or group
+        self._size.quota(classes, group, lambda images: self.bytes_of(images, group, classes, shape))
+
+    def bytes_of(self, images: int, group: int, num_classes: int, shape: Shape) -> int:
         """Return the bytes of ``images`` images for each of ``group`` classes that are stored together.
 
         Args:
             images: per class.
             group: number of classes.
             num_classes: of the stream as far as it is known, which decides about the bytes of a label.
+            shape: (C, H, W) of an image.
         """
-        assert self._form is not None
         total = max(num_classes, self._size.num_classes or 0)
-        return at_rest_bytes(images * group, self._form.shape, total, self.soft_labels)
+        return at_rest_bytes(images * group, shape, total, self.soft_labels)
 
     def seed_of(self, classes: tuple[int, ...]) -> int:
         """Return the seed of what is made of some classes: it does not depend on when they came."""
@@ -260,23 +280,28 @@ class ClassMemory(ExemplarsBuffer):  # type: ignore[misc]
         touched = [part for part in self._parts if set(part.holds) & set(seen)]
         material = material_of(arrival, touched, seen, self._facts, self.name)
         facts = facts_after(self._facts, arrival, seen, self._updates)
-        group, classes = len(material.classes), max(facts) + 1
-        quota = self._size.quota(len(facts), group, lambda images: self.bytes_of(images, group, classes))
+        quota = self._quota(self._size, facts, len(material.classes))
         few, many = split_few(material, quota)
         made = made_everywhere(lambda: [*few, *(self.condense(many, quota, agent) if many is not None else [])])
         warn_of_few(made, quota)
         rest = [part for part in self._parts if part not in touched]
-        shrinking = quota if self._size.num_classes is None else None
-        self._keep([*rest, *(one.part for one in made)], noted(facts, made), shrinking, agent)
+        self._keep([*rest, *(one.part for one in made)], noted(facts, made), self._size, agent)
         self._updates += 1
         if self._size.bytes is not None:
             self.max_size = quota * (self._size.num_classes or len(facts))
 
-    def _keep(self, parts: list[Part], facts: dict[int, Facts], quota: int | None, agent: Any) -> None:
-        """Shrink what is larger than ``quota``, if there is one, and take over the result."""
+    def _quota(self, size: Size, facts: dict[int, Facts], group: int) -> int:
+        """Return how many images (or codes) of each of ``group`` classes that are stored together ``size`` holds."""
+        assert self._form is not None
+        shape, classes = self._form.shape, max(facts) + 1
+        return size.quota(len(facts), group, lambda images: self.bytes_of(images, group, classes, shape))
+
+    def _keep(self, parts: list[Part], facts: dict[int, Facts], size: Size, agent: Any) -> None:
+        """Shrink what is larger than its share of ``size`` and take over the result."""
         made: list[Made] = []
-        large = [part for part in parts if quota is not None and part.per_class > quota]
-        if quota is not None and large:
+        large = [part for part in parts if part.per_class > self._quota(size, facts, len(part.holds))]
+        if large:
+            quota = self._quota(size, facts, self.shrunk_group(large))
             made = made_everywhere(lambda: self.shrink_parts(large, quota, agent))
         parts = [*(part for part in parts if part not in large), *(one.part for one in made)]
         self._parts, self._facts = sorted(parts, key=lambda part: part.holds), noted(facts, made)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ddkit.errors import ConfigError
 from ddkit.models import ModelSpec
@@ -31,7 +32,8 @@ class CurrentModel(nn.Module):
 
     def __init__(self, model: nn.Module, classes: Sequence[int] | None = None) -> None:
         super().__init__()
-        self.model = copy.deepcopy(model).eval()
+        module = model.module if isinstance(model, DistributedDataParallel) else model
+        self.model: nn.Module = copy.deepcopy(module).eval()
         self.model.requires_grad_(True)
         self.classes = None if classes is None else list(classes)
         layers = [layer for layer in self.model.modules() if isinstance(layer, nn.Linear)]

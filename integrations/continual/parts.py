@@ -23,7 +23,7 @@ class Facts(BaseModel):
         seen: real images that it stands for.
         experiences: numbers of the updates that brought them, from 0.
         how: ``distilled``, ``selected`` (real images), ``kept`` (all of the few that there were), ``fallback`` (real
-            images, because distilling failed) or ``herded`` (a selection of what was stored).
+            images, because they could not be distilled) or ``herded`` (a selection of what was stored).
         seconds: that its group of classes took at its last update.
         steps: outer steps of that distillation.
         task: task label of its images.

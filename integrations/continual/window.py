@@ -44,13 +44,15 @@ class Window:
         index = keys.topk(min(self.limit, len(keys))).indices.sort().values
         self.kept, self._keys = joined.of(index), keys[index]
 
-    def take(self) -> tuple[Arrival, Counter[int]]:
-        """Return the sample and how many images of each of its classes it stands for, and forget both."""
+    def sample(self) -> tuple[Arrival, Counter[int]]:
+        """Return the sample and how many images of each of its classes it stands for."""
         assert self.kept is not None
         left = set(self.kept.labels.tolist())  # of a rare class no image may be left
-        taken = self.kept, Counter({label: count for label, count in self.seen.items() if label in left})
+        return self.kept, Counter({label: count for label, count in self.seen.items() if label in left})
+
+    def clear(self) -> None:
+        """Forget the sample."""
         self.put(None, Counter(), 0)
-        return taken
 
     def put(self, kept: Arrival | None, seen: Counter[int], arrivals: int) -> None:
         """Take back a sample that was saved; its images count as drawn uniformly."""

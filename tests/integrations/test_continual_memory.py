@@ -17,7 +17,7 @@ from ddkit.data import Preprocessing
 from ddkit.errors import ArtifactError, ConfigError, DivergedError
 from ddkit.integrations.continual import ClassMemory, CoresetReplayBuffer
 from ddkit.integrations.continual.distilled import DistilledReplayBuffer
-from ddkit.integrations.continual.host import class_incremental_benchmark
+from ddkit.integrations.continual.model import CurrentModel
 from tests.integrations.continual_streams import (
     NORMALISED,
     Stream,
@@ -34,6 +34,15 @@ KINDS = {
     "distilled": tiny,
     "random": lambda **options: CoresetReplayBuffer(8, **{"num_classes": 4, **options}),
     "herding": lambda **options: CoresetReplayBuffer(8, **{"num_classes": 4, "selection": "herding", **options}),
+}
+
+
+CODES: dict[str, Any] = {
+    "method": "idc",
+    "steps": 1,
+    "model": "convnet:width=4,depth=1",
+    "objective": {"real_batch": 4},
+    "augmentation": "none",
 }
 
 
@@ -222,12 +231,26 @@ def test_divergence_is_survived_by_real_images(monkeypatch: pytest.MonkeyPatch) 
         raise DivergedError("step 1 diverged")
 
     monkeypatch.setattr("ddkit.engine.distiller.Session.step", diverge)
-    with pytest.warns(UserWarning, match=r"classes \[0, 1\] diverged, random real images stand in"):
+    with pytest.warns(UserWarning, match=r"classes \[0, 1\] were not distilled, random real images stand in"):
         buffer = fed(tiny())
     real = {bytes(image.numpy()) for image in pixels()[0]}
     assert {one.how for one in buffer.facts().values()} == {"fallback"}
     assert all(bytes(image.numpy()) in real for image in buffer.distilled().images)
     assert buffer.buffer.targets.count == {0: 2, 1: 2, 2: 2, 3: 2}
+
+
+def test_too_few_images_for_a_method_s_codes_are_survived_by_real_images() -> None:
+    with pytest.warns(UserWarning, match=r"classes \[0, 1\] were not distilled.* starts from 16 real images"):
+        buffer = fed(DistilledReplayBuffer(16, num_classes=4, **CODES), toy_stream(side=8))
+    assert {one.how for one in buffer.facts().values()} == {"fallback"}
+    assert buffer.buffer.targets.count == {0: 4, 1: 4, 2: 4, 3: 4}
+
+
+def test_a_resize_has_a_time_limit_of_its_own() -> None:
+    buffer = fed(tiny(16, steps=3, time_limit=1000))
+    buffer._deadline = 0.0  # that of the last experience has long passed
+    buffer.resize(strategy([]), 8)
+    assert [(one.steps, one.how) for one in buffer.facts().values()] == [(3, "distilled")] * 4
 
 
 def test_a_time_limit_ends_distilling_where_it_is() -> None:
@@ -250,22 +273,26 @@ def test_any_method_fills_the_memory(method: str) -> None:
 
 
 def test_codes_keep_their_compact_form_and_their_true_bytes(tmp_path: Path) -> None:
-    options: dict[str, Any] = {
-        "method": "idc",
-        "steps": 1,
-        "model": "convnet:width=4,depth=1",
-        "objective": {"real_batch": 4},
-        "augmentation": "none",
-    }
     size = 4 * 3 * 64 * 4  # three codes of 8x8 float32 numbers for each of four classes
-    buffer = DistilledReplayBuffer(max_bytes=size + 255, num_classes=4, **options)
+    buffer = DistilledReplayBuffer(max_bytes=size + 255, num_classes=4, **CODES)
     fed(buffer, toy_stream(side=8))
     assert buffer.budget().images == 12 and buffer.budget().bytes == size
     fed(buffer, toy_stream(2, side=8), per_experience=(2,))  # two of the classes come again
     assert buffer.budget().bytes == size
-    again = DistilledReplayBuffer(max_bytes=size + 255, num_classes=4, **options)
+    again = DistilledReplayBuffer(max_bytes=size + 255, num_classes=4, **CODES)
     again.load(buffer.save(tmp_path / "memory"))
     assert torch.equal(shown(again), shown(buffer)) and again.budget() == buffer.budget()
+
+
+@pytest.mark.parametrize("per_experience", [(2, 1, 1), (1, 3)])
+@pytest.mark.parametrize("shrink", ["redistil", "herding"])
+def test_codes_and_images_share_bytes_that_are_never_exceeded(per_experience: tuple[int, ...], shrink: Any) -> None:
+    buffer = DistilledReplayBuffer(max_bytes=4096, shrink=shrink, **CODES)
+    agent = strategy([])
+    for experience in benchmark(toy_stream(per_class=70, side=8), per_experience).train_stream:
+        buffer.post_adapt(agent, experience)
+        assert 3000 < buffer.budget().bytes <= 4096
+    assert set(buffer.buffer.targets.count) == {0, 1, 2, 3}
 
 
 def test_pieces_may_be_objects_of_one_s_own(tmp_path: Path) -> None:
@@ -284,9 +311,9 @@ def test_pieces_may_be_objects_of_one_s_own(tmp_path: Path) -> None:
 
 
 def test_codes_of_a_single_class_are_stored_as_images() -> None:
-    options: dict[str, Any] = {"steps": 1, "model": "convnet:width=4,depth=1", "objective": {"real_batch": 4}}
-    buffer = DistilledReplayBuffer(max_bytes=4 * 2 * 65, num_classes=4, method="idc", augmentation="none", **options)
+    buffer = DistilledReplayBuffer(max_bytes=4 * 2 * 65, num_classes=4, **CODES)
     fed(buffer, toy_stream(side=8), per_experience=(1, 1, 1, 1))
+    assert {one.how for one in buffer.facts().values()} == {"distilled"}
     assert buffer.budget().bytes == 4 * 2 * 65 and len(buffer.buffer) == 8
 
 
@@ -310,6 +337,17 @@ def test_a_model_without_logits_of_a_class_is_refused() -> None:
     agent.model = torch.nn.Flatten()
     with pytest.raises(ConfigError, match="has no linear layer"):
         tiny(networks="model").post_adapt(agent, benchmark().train_stream[0])
+
+
+def test_a_model_wrapped_for_distributed_training_is_used_without_talking_to_others(tmp_path: Path) -> None:
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        used = CurrentModel(torch.nn.parallel.DistributedDataParallel(model())).model
+    finally:
+        dist.destroy_process_group()
+    assert type(used) is type(model())
 
 
 def test_herding_follows_the_features_of_the_current_model() -> None:
@@ -396,10 +434,3 @@ def test_damaged_files_are_refused_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value) and str(path) in str(caught.value)
     with pytest.raises(ArtifactError, match="No such file"):
         tiny().load(tmp_path / "nothing")
-
-
-def test_class_incremental_benchmarks_hold_every_class() -> None:
-    stream = toy_stream()
-    whole = class_incremental_benchmark({"train": stream}, num_classes_per_exp=[3, 1], class_order=[0, 1, 2, 3])
-    seen = {label for experience in whole.train_stream for label in experience.dataset.targets.uniques}
-    assert seen == {0, 1, 2, 3}

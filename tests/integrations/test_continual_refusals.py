@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +15,9 @@ pytest.importorskip("avalanche")
 
 from ddkit.data import Preprocessing
 from ddkit.errors import ConfigError, DataError, UnknownNameError
-from ddkit.integrations.continual import CoresetReplayBuffer, DistilledReplayBuffer, StreamAccuracies
+from ddkit.integrations.continual import CoresetReplayBuffer, StreamAccuracies
 from ddkit.integrations.continual.size import Size, parse_bytes
-from tests.integrations.continual_streams import Experience, Stream, fed, pixels, strategy, tiny, toy_stream
+from tests.integrations.continual_streams import Experience, fed, strategy, tiny, toy_stream
 
 ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "no size": ({"max_size": None}, "max_size images or max_bytes"),
@@ -83,6 +85,7 @@ def test_items_that_cannot_be_kept_are_refused(case: str) -> None:
     with pytest.raises(DataError, match=words) as caught:
         buffer.post_adapt(strategy([]), of(items))
     assert "\n" not in str(caught.value) and buffer.facts() == {}
+    fed(buffer, toy_stream(side=6))  # nor do they decide about the shape of what comes later
 
 
 def test_another_shape_in_a_later_experience_names_both_and_keeps_the_memory() -> None:
@@ -124,6 +127,14 @@ def test_too_many_classes_for_a_shared_memory_are_refused_and_leave_it_as_it_was
     assert sorted(buffer.facts()) == [0, 1] and len(buffer.buffer) == 2
 
 
+def test_a_size_can_be_checked_before_there_are_images() -> None:
+    with pytest.raises(ConfigError, match="4 classes, of 17 bytes each: give at least 68 bytes"):
+        tiny(None, max_bytes=67).check((1, 4, 4))
+    tiny(None, max_bytes=68).check((1, 4, 4))
+    with pytest.raises(ConfigError, match="of 256 bytes each: give at least 1024 bytes"):
+        tiny(None, max_bytes=1023, synthesis="multi-formation").check((1, 8, 8), 2)
+
+
 def test_sizes_are_read() -> None:
     assert [parse_bytes(text) for text in (5, "5", "2kB", "2KiB", "1.5 MiB")] == [5, 5, 2000, 2048, 1572864]
     assert Size(None, 1000, 2).quota(1, 2, lambda images: 100 + 30 * images) == 30
@@ -161,16 +172,17 @@ def test_without_avalanche_the_missing_extra_is_named_in_one_line() -> None:
     assert done.returncode == 2
 
 
-def test_the_core_does_not_import_avalanche_and_reporting_stays_off() -> None:
+def test_the_core_does_not_import_avalanche_whose_import_reports_and_writes_nothing(tmp_path: Path) -> None:
     code = (
         "import sys, os; os.environ.pop('WANDB_MODE', None); import ddkit, ddkit.recipes, ddkit.cli\n"
         "assert 'avalanche' not in sys.modules\n"
-        "import ddkit.integrations.continual; print(os.environ['WANDB_MODE'], 'wandb' in sys.modules)"
+        "import ddkit.integrations.continual; print(os.environ['WANDB_MODE'])\n"
+        "from avalanche.benchmarks.datasets import dataset_utils, downloadable_dataset\n"
+        "print(dataset_utils.AVALANCHE_CONFIG_FILENAME, downloadable_dataset.default_dataset_location('mnist'))"
     )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split()[0] == "disabled"
-
-
-def test_the_method_name_is_that_of_the_preset() -> None:
-    assert DistilledReplayBuffer(8, num_classes=4, method="dc").method_name == "dc"
-    assert pixels()[0].dtype == torch.uint8 and isinstance(toy_stream(), Stream)
+    home = {**os.environ, "HOME": str(tmp_path)}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=home)
+    avalanche = tmp_path / ".avalanche"
+    assert done.stdout.split() == ["disabled", str(avalanche / "config.json"), str(avalanche / "data" / "mnist")]
+    assert not avalanche.exists()

@@ -138,6 +138,14 @@ def test_a_window_is_a_bounded_sample_that_stands_for_all() -> None:
     assert sum(buffer._window.seen.values()) == 16
 
 
+def test_a_window_that_the_memory_cannot_take_in_is_kept() -> None:
+    buffer = tiny(1, num_classes=None, window=24)
+    with pytest.raises(ConfigError, match="give at least max_size=2"):
+        for part in split_online_stream(benchmark().train_stream, experience_size=8, access_task_boundaries=True):
+            buffer.post_adapt(strategy([]), part)
+    assert buffer.facts() == {} and sum(buffer._window.seen.values()) == 24
+
+
 def test_a_class_of_which_the_window_kept_nothing_is_left_out() -> None:
     images, labels = pixels(2, 30)
     stream = Stream(images[:31] / 255, labels[:31])  # one image of class 1

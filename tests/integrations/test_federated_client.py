@@ -18,6 +18,7 @@ from ddkit.integrations.federated import (
     Task,
     TrainClient,
     dirichlet_partition,
+    private_release,
     weights_to_arrays,
 )
 from ddkit.integrations.federated.around import NetworksAround
@@ -26,6 +27,7 @@ from ddkit.integrations.federated.flower import ConfigRecord, Context, Message, 
 from ddkit.integrations.federated.privacy import spent
 from ddkit.integrations.federated.shard import distil_shard
 from ddkit.integrations.federated.training import train, training_data
+from ddkit.integrations.federated.weights import flat
 from ddkit.integrations.federated.wire import unpack
 from ddkit.models import ModelSpec
 from ddkit.networks import Network
@@ -111,6 +113,7 @@ def test_the_same_client_sends_the_same_set_and_another_seed_another() -> None:
     [
         ({"ipc": 0}, ConfigError, "ipc=0"),
         ({"min_class_size": 0}, ConfigError, "min_class_size=0"),
+        ({"min_class_size": 1}, ConfigError, "allow_real_init=True"),
         ({"wire": "float8"}, UnknownNameError, "wire"),
         ({"method": "dmm"}, UnknownNameError, "did you mean 'dm'"),
     ],
@@ -189,6 +192,51 @@ def test_a_release_that_breaks_its_promise_is_paid_for_and_not_sent(release: Any
     assert spent(context)[0] == 1.0
 
 
+def test_a_release_that_says_it_is_not_private_is_not_sent() -> None:
+    def seeded(real: RealData, generator: torch.Generator) -> DistilledDataset:
+        distilled = noisy_means(real, generator)
+        distilled.metadata["privacy"]["private"] = False
+        return distilled
+
+    (reply,), context = ask(private(seeded))
+    assert reply.error.reason == PRIVATE_FAILURE and spent(context)[0] == 1.0
+
+
+def test_a_private_client_in_iterative_mode_says_why_it_refuses_and_spends_nothing() -> None:
+    content = RecordDict(
+        {"config": ConfigRecord({"server-round": 1}), "arrays": weights_to_arrays(torch.nn.Linear(1, 1))}
+    )
+    with task_identity(1):
+        grid = InProcessGrid(private().app(), 1)
+        (reply,) = grid.send_and_receive([Message(content, 1, "train.distil")])
+    assert "one-shot mode" in str(reply.error.reason) and spent(grid.context(1)) == (0.0, 0.0)
+
+
+def test_ddkits_private_distiller_makes_releases() -> None:
+    pytest.importorskip("opacus", reason="needs ddkit[private]")
+    options = {"ipc": 1, "steps": 2, "networks": 2, "model": "convnet:width=4,depth=1"}
+    budget = private_release(2.0, 1e-3, records=30, **options)
+    node = DistillClient(TASK, lambda context: with_counts(7, 0, 9), private=budget)
+    replies, context = ask(node, rounds=2)
+    got = unpack(replies[0].content, Limits(TASK, 10**6, 1))
+    assert got.counts == (1, 1, 1)  # a class that the client lacks does not show
+    assert replies[1].has_error() and spent(context) == (2.0, 1e-3)
+
+
+@pytest.mark.parametrize(
+    "bad, words",
+    [
+        ({"records": 2000}, "below 1/records"),
+        ({"budget": None}, "leave budget out"),
+        ({"method": "mtt"}, "private form"),
+    ],
+)
+def test_bad_options_of_private_releases_are_refused(bad: dict[str, Any], words: str) -> None:
+    pytest.importorskip("opacus", reason="needs ddkit[private]")
+    with pytest.raises(ConfigError, match=words):
+        private_release(2.0, 1e-3, **{"records": 30, **bad})
+
+
 def test_a_private_client_refuses_what_would_cost_more() -> None:
     with pytest.raises(ConfigError, match="private"):
         DistillClient(TASK, lambda c: DATA, private=PrivateRelease(noisy_means, 1, 0, 1, 0), options={"steps": 1})
@@ -206,6 +254,17 @@ def test_networks_around_stay_within_the_radius() -> None:
         module = source.current().module
         lengths.append(float((torch.cat([p.detach().flatten() for p in module.parameters()]) - origin).norm()))
     assert max(lengths) <= 0.5 + 1e-5 and min(lengths) < 0.25 < max(lengths)
+
+
+def test_every_part_of_a_shard_is_matched_around_the_same_weights() -> None:
+    """A source moves the weights of its network: the next one must not start where that one ended."""
+    module, node = ModelSpec.parse(MODEL).build(TASK.shape, 3, 0), client()
+    config = ConfigRecord({"server-round": 1, "model": MODEL, "radius": 1.0})
+    make = node._networks(RecordDict({"config": config, "arrays": weights_to_arrays(module)}), config)
+    first = make()
+    first.streams = Streams(0)
+    first.current()
+    assert torch.equal(make()._origin, flat(module))
 
 
 def test_features_around_are_followed_by_logits() -> None:

@@ -152,8 +152,11 @@ def test_without_flower_one_line_says_what_to_install() -> None:
 
 
 @pytest.mark.parametrize("given, switch", [(None, "0"), ("1", "1")])
-def test_telemetry_is_off_before_flower_is_imported_unless_the_user_wants_it(given: str | None, switch: str) -> None:
+def test_telemetry_is_off_before_flower_is_imported_unless_the_user_wants_it(
+    given: str | None, switch: str, tmp_path: Path
+) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("FLWR_", "RAY_", "HF_"))}
+    environment["HOME"] = str(tmp_path)
     if given is not None:
         environment["FLWR_TELEMETRY_ENABLED"] = given
     code = (
@@ -163,6 +166,7 @@ def test_telemetry_is_off_before_flower_is_imported_unless_the_user_wants_it(giv
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.split() == [switch, "0", "1"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_flower_is_imported_in_one_file_only() -> None:

@@ -157,6 +157,20 @@ BAD: dict[str, tuple[Any, str]] = {
     "NaN counts": (lambda: replaced("metrics", "class-counts", [5.0, float("nan"), 5.0]), "whole numbers"),
     "boundless counts": (lambda: replaced("metrics", "class-counts", [2**62, 5, 5]), "whole numbers"),
     "images of a class it lacks": (lambda: replaced("metrics", "class-counts", [0, 5, 5]), "claims to have none"),
+    "examples that do not add up": (lambda: replaced("metrics", "num-examples", 2**50), "not the sum"),
+    "examples that are no number": (lambda: replaced("metrics", "num-examples", float("nan")), "not the sum"),
+    "negative infinite pixels": (
+        lambda: replaced("arrays", "images", Array(np.full(PIXELS, -np.inf, np.float16))),
+        "range",
+    ),
+    "structured numbers": (
+        lambda: replaced("arrays", "images", array(saved(np.zeros(6, [("a", "u1", (1, 8, 8))])))),
+        "dtype",
+    ),
+    "a length beyond all integers": (
+        lambda: replaced("arrays", "images", array(npy(HUGE.replace("549755813888", "9" * 400)))),
+        "declares",
+    ),
     "a metric more": (lambda: replaced("metrics", "loss", 0.1), "exactly"),
 }
 
@@ -224,6 +238,14 @@ def test_weights_travel_and_other_ones_are_refused() -> None:
     torch.nn.init.constant_(module.bias, float("nan"))
     with pytest.raises(PayloadError, match="bias holds NaN"):
         load_arrays(weights_to_arrays(module), other)
+
+
+def test_weights_that_are_finite_only_as_doubles_are_refused() -> None:
+    module = torch.nn.Linear(3, 2)
+    arrays = weights_to_arrays(module)
+    arrays["bias"] = Array(np.full(2, 1e300))
+    with pytest.raises(PayloadError, match="bias holds NaN or infinity"):
+        arrays_to_weights(arrays, module)
 
 
 def test_bfloat16_weights_travel_as_float32() -> None:

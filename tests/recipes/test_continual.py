@@ -111,6 +111,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "model": ({"model": "convnett"}, "did you mean 'convnet'"),
     "method": ({"distil": {"method": "dmm"}}, "did you mean 'dm'"),
     "option": ({"distil": {"method": "dm", "stepz": 2}}, "did you mean 'steps'"),
+    "bytes": ({"distil": {"method": "idc"}}, "policy 'distilled' with budget 10: .* at least 2560 bytes"),
+    "decided": ({"distil": {"method": "dm", "seed": 3}}, "distil.seed is decided by the recipe"),
     "recipe": ({"retrain": {"name": "dsaa"}}, "did you mean 'dsa'"),
     "recipe field": ({"retrain": {"epoch": 1}}, "did you mean 'epochs'"),
     "executor": ({"executor": "rey"}, "did you mean 'ray'"),
@@ -166,6 +168,17 @@ def test_the_words_follow_the_numbers(distilled: list[float], words: str, short:
     text = how_to_read(settings, values)
     assert words in text and ("Where distilled images lose" in text) == ("behind" in words)
     assert short in headline(values, settings)
+
+
+def test_the_trend_is_that_of_the_numbers() -> None:
+    settings = SETTINGS.model_copy(update={"protocols": ["retrain"], "budgets": [20, 10]})
+    both = outcomes([0.80, 0.82, 0.84]) + [
+        outcome(policy, seed, final, 20) for seed in range(3) for policy, final in (("random", 0.9), ("distilled", 0.8))
+    ]
+    text = how_to_read(settings, finals(both))
+    assert "Retrain: the difference goes from +10.0 points at 10 images to -10.0 points at 20 images." in text
+    alone = settings.model_copy(update={"budgets": [10]})
+    assert "the difference goes" not in how_to_read(alone, finals(both))
 
 
 def test_means_deviations_and_paired_differences_are_over_seeds() -> None:

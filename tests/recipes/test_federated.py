@@ -11,9 +11,11 @@ import pytest
 pytest.importorskip("flwr", reason="needs ddkit[federated]")
 
 from ddkit import recipes
+from ddkit.config import merge
 from ddkit.errors import ConfigError
 from ddkit.recipes.federated_report import Way, draw, first_round, reading, rows
 from ddkit.recipes.federated_settings import Settings
+from ddkit.recipes.federated_ways import data_of
 
 TINY: dict[str, Any] = {
     "train_images": 120,
@@ -114,13 +116,41 @@ def test_the_table_pairs_partitions_and_finds_where_fedavg_gets_there() -> None:
     "accuracy, words",
     [
         (0.75, ["FedAvg gets there in round 2, for 200.0 times the bytes", "wins over the best real images"]),
-        (0.65, ["loses to the best real images at equal bytes (random, 1 per class) by -5.0"]),
+        (0.65, ["loses to the best real images at equal bytes (random, 1 per class): -5.0"]),
         (0.95, ["FedAvg does not get there in 3 rounds"]),
     ],
 )
 def test_the_reading_says_wins_and_losses(accuracy: float, words: list[str]) -> None:
     text = reading(results(accuracy))
     assert all(part in text for part in words)
+
+
+def test_the_reading_claims_no_more_than_the_interval() -> None:
+    noisy = results(0.75)
+    noisy[0.1][1][3].accuracy[0] = 0.71  # one partition for it, one against it
+    assert "it cannot be told from the best real images" in reading(noisy)
+    alone = {0.1: results(0.75)[0.1][:1]}
+    assert "it cannot be told from the best real images" in reading(alone)
+
+
+def test_settings_come_from_the_data_set_unless_given() -> None:
+    values = recipes.load("federated").settings
+    mnist = Settings.checked(merge(values, {"data": "mnist", "local": {"epochs": 7}, "model": "mlp"}))
+    assert mnist.train_images == 5000 and mnist.model == "mlp"
+    assert mnist.local == {**values["data_sets"]["mnist"]["local"], "epochs": 7}
+    for name in values["data_sets"]:
+        Settings.checked({**values, "data": name})
+
+
+def test_validation_images_are_training_images_that_no_client_has() -> None:
+    values = recipes.load("federated").settings
+    train, held = data_of(Settings.checked({**values, "measure": "validation"}))
+    whole, test = data_of(Settings.checked(values))
+    assert len(train) + len(held) == len(whole) and len(held) == len(whole) // 5
+    assert {image.numpy().tobytes() for image in [*train.images, *held.images]} == {
+        image.numpy().tobytes() for image in whole.images
+    }
+    assert len(test) == 450
 
 
 def test_fedavg_may_never_get_there() -> None:
