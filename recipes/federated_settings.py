@@ -8,7 +8,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ddkit import methods
-from ddkit.errors import ConfigError
+from ddkit.config import merge
+from ddkit.errors import ConfigError, unknown_name
 from ddkit.evaluation import TrainingRecipe
 from ddkit.models import ModelSpec
 from ddkit.registry import describe_validation_error
@@ -59,8 +60,9 @@ class Settings(BaseModel):
 
     data: str
     data_root: str | None
-    train_images: int | None = Field(ge=1)
-    test_images: int | None = Field(ge=1)
+    measure: Literal["test", "validation"]
+    train_images: int = Field(ge=1)
+    test_images: int = Field(ge=1)
     clients: int = Field(ge=2)
     alpha: list[float] = Field(min_length=1)
     seed: int = Field(ge=0)
@@ -88,13 +90,14 @@ class Settings(BaseModel):
 
     @classmethod
     def checked(cls, values: Mapping[str, Any]) -> Settings:
-        """Read settings.
+        """Read settings; what is not set is that of the data set.
 
         Raises:
             ConfigError: a value of the wrong type or out of range, an unknown method, model or training option.
+            UnknownNameError: a data set without settings.
         """
         try:
-            settings = cls(**values)
+            settings = cls(**_of_data_set(values))
         except ValidationError as error:
             raise ConfigError(f"bad settings: {describe_validation_error(error)}") from None
         settings._check()
@@ -117,3 +120,15 @@ class Settings(BaseModel):
             )
         for options in (self.local, self.central, self.dynafed.refine):
             TrainingRecipe(**{"schedule": "constant", **options})
+
+
+def _of_data_set(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay settings over those of their data set."""
+    rest = dict(values)
+    blocks, name = rest.pop("data_sets"), str(rest["data"])
+    if not isinstance(blocks, Mapping) or name not in blocks:
+        raise unknown_name("data set of this recipe", name, blocks if isinstance(blocks, Mapping) else ())
+    for key in blocks[name]:
+        if key not in rest:
+            raise unknown_name(f"setting of data set '{name}'", key, rest)
+    return merge(blocks[name], {key: value for key, value in rest.items() if value is not None or key == "data_root"})

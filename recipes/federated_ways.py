@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ddkit import evaluation
 from ddkit.config import merge
-from ddkit.data import RealData
+from ddkit.data import RealData, load_pair
 from ddkit.evaluation import TrainingRecipe
 from ddkit.integrations.federated import (
     DistillClient,
@@ -256,9 +256,9 @@ class Partition:
         return [*ways, self.feddm(), self.dynafed()]
 
 
-def subset(real: RealData, count: int | None, name: str) -> RealData:
-    """Return ``count`` images, drawn once for all partitions; all of them for None or a smaller set."""
-    if count is None or count >= len(real):
+def subset(real: RealData, count: int, name: str) -> RealData:
+    """Return ``count`` images, drawn once for all partitions; all of a smaller set."""
+    if count >= len(real):
         return real
     order = torch.randperm(len(real), generator=Streams(0)(name))
     return real.subset(order[:count].sort().values)
@@ -268,15 +268,22 @@ def run_partition(settings: Settings, out: Path, say: Callable[[str], None], ite
     """Run every way on the partition ``item`` = (alpha, number of the seed); a unit of work for an executor."""
     alpha, number = item
     say(f"alpha {alpha:g}, partition {number + 1} of {settings.seeds}")
-    train_set, test_set = _data(settings.data, settings.data_root, settings.train_images, settings.test_images)
+    train_set, test_set = data_of(settings)
     folder = out / "sets" / f"alpha-{alpha:g}-{number}"
     seed = derive_seed(settings.seed, "federated", number)
     return Partition(settings, train_set, test_set, alpha, seed, folder).all_ways(say)
 
 
-@functools.cache
-def _data(name: str, root: str | None, train_images: int | None, test_images: int | None) -> tuple[RealData, RealData]:
-    from ddkit.data import load_pair
+def data_of(settings: Settings) -> tuple[RealData, RealData]:
+    """Return the images of the clients and those that accuracies are measured on; both the same for all partitions."""
+    train_set, test_set = _pair(settings.data, settings.data_root)
+    if settings.measure == "validation":
+        order = torch.randperm(len(train_set), generator=Streams(0)("validation"))
+        held = len(train_set) // 5
+        test_set, train_set = train_set.subset(order[:held]), train_set.subset(order[held:])
+    return subset(train_set, settings.train_images, "train"), subset(test_set, settings.test_images, "test")
 
-    train_set, test_set = load_pair(name, root=root)
-    return subset(train_set, train_images, "train"), subset(test_set, test_images, "test")
+
+@functools.cache
+def _pair(name: str, root: str | None) -> tuple[RealData, RealData]:
+    return load_pair(name, root=root)

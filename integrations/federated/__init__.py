@@ -6,7 +6,7 @@ from ddkit.integrations.federated.dynafed import ServerDistill
 from ddkit.integrations.federated.flower import quiet_environment
 from ddkit.integrations.federated.npy import PayloadError
 from ddkit.integrations.federated.partition import dirichlet_partition
-from ddkit.integrations.federated.privacy import BudgetExceededError, PrivateRelease
+from ddkit.integrations.federated.privacy import BudgetExceededError, PrivateRelease, private_release
 from ddkit.integrations.federated.report import RoundReport
 from ddkit.integrations.federated.simulation import InProcessGrid, Simulation, simulate
 from ddkit.integrations.federated.strategy import FedDistill
@@ -33,6 +33,7 @@ __all__ = [
     "TrainClient",
     "dirichlet_partition",
     "load_arrays",
+    "private_release",
     "quiet_environment",
     "simulate",
     "weights_to_arrays",

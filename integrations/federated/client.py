@@ -65,7 +65,7 @@ class DistillClient:
         ipc: most images per class; a smaller class sends as many as it has.
         wire: number format of the images, ``uint8``, ``float16`` or ``float32``.
         options: overrides of the method's preset. It starts from class means unless told otherwise.
-        min_class_size: classes with fewer images are left out.
+        min_class_size: classes with fewer images are left out; at least 2, as the mean of one image is that image.
         allow_real_init: send or start from real images, which are then recognisable in the message.
         private: makes differentially private releases instead, see
             :class:`~ddkit.integrations.federated.privacy.PrivateRelease`; one shot only.
@@ -93,6 +93,11 @@ class DistillClient:
         check_wire(wire)
         if ipc < 1 or min_class_size < 1:
             raise ConfigError(f"ipc={ipc} and min_class_size={min_class_size} must be at least 1")
+        if min_class_size < 2 and not allow_real_init:
+            raise ConfigError(
+                "min_class_size=1 sends the copy of an image where a class has one: use at least 2, or "
+                "allow_real_init=True where that is meant"
+            )
         start = (options or {}).get("init", UNSEEN_STARTS[0])
         if not allow_real_init and (methods.get(method).is_coreset or start not in UNSEEN_STARTS):
             what = f"method={method}" if methods.get(method).is_coreset else f"init={start}"
@@ -120,6 +125,9 @@ class DistillClient:
 
         A private client says of its errors only whether its budget is spent: their text may tell of its images.
         """
+        if self.private is not None and message.content.array_records:
+            reason = "matching around global weights is not private: use one-shot mode with private=..."
+            return Message(Error(CLIENT_RAISED, reason), reply_to=message)
         try:
             return Message(self._content(message.content, context), reply_to=message)
         except BudgetExceededError as error:
@@ -135,8 +143,6 @@ class DistillClient:
     def _content(self, asked: RecordDict, context: Context) -> RecordDict:
         real = self.task.require(self.load(context))
         if self.private is not None:
-            if asked.array_records:
-                raise ConfigError("matching around global weights is not private: use one-shot mode with private=...")
             distilled = self.private.run(real, context)
             # What else is said has to follow from the release, too.
             sent = torch.bincount(distilled.hard_labels(), minlength=self.task.num_classes)
@@ -167,9 +173,14 @@ class DistillClient:
                 f"this client matches on '{own}', the server's model is '{spec.canonical()}': iterative mode needs "
                 f"one model for all"
             )
-        network = Network(spec, self.task.shape, self.task.num_classes)
-        load_arrays(asked.array_records[ARRAYS], network.module)
-        return lambda: NetworksAround(network, float(cast(float, config[RADIUS])))
+
+        def around() -> NetworksAround:
+            # Its own network each: a source moves the weights of the one that it is given.
+            network = Network(spec, self.task.shape, self.task.num_classes)
+            load_arrays(asked.array_records[ARRAYS], network.module)
+            return NetworksAround(network, float(cast(float, config[RADIUS])))
+
+        return around
 
 
 class TrainClient:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from logging import getLogger
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ddkit.artifact import DistilledDataset
-from ddkit.config import merge
-from ddkit.data import RealData
-from ddkit.engine import Distiller
-from ddkit.errors import ConfigError, RunError
+from ddkit.errors import ConfigError, DivergedError, RunError
 from ddkit.evaluation import TrainingRecipe
+from ddkit.integrations.federated.client import ARRAYS
 from ddkit.integrations.federated.flower import (
     ArrayRecord,
     ConfigRecord,
@@ -22,116 +20,22 @@ from ddkit.integrations.federated.flower import (
     Grid,
     Message,
     MetricRecord,
+    RecordDict,
     Result,
     Strategy,
 )
+from ddkit.integrations.federated.nodes import connected
 from ddkit.integrations.federated.npy import PayloadError
-from ddkit.integrations.federated.report import REASON, RoundReport, reason_of
+from ddkit.integrations.federated.report import RoundReport, one_line, reason_of
 from ddkit.integrations.federated.task import Task
 from ddkit.integrations.federated.training import check_recipe, train, training_data
+from ddkit.integrations.federated.trajectory import distil_trajectory
 from ddkit.integrations.federated.weights import arrays_to_weights, flat, load_arrays, weights_to_arrays
+from ddkit.integrations.federated.wire import METRICS, MOST_EXAMPLES
 from ddkit.models import ModelSpec, uses_batch_norm
-from ddkit.networks import Network, NetworkSource
-from ddkit.networks.experts import Segment
 from ddkit.streams import Streams, derive_seed
-from ddkit.synthesis import Synthesizer
 
 _logger = getLogger("ddkit.federated")
-
-
-class GlobalTrajectory(NetworkSource):
-    """The global model after each of the first rounds, as the one expert of trajectory matching.
-
-    Args:
-        weights: W + 1 vectors (P,), the initial weights first.
-    """
-
-    def __init__(self, weights: list[Tensor]) -> None:
-        self.points = weights
-        self.count, self.epochs = 1, len(weights) - 1
-
-    def require_epochs(self, last: int) -> None:
-        """Refuse a segment that ends after the last round kept.
-
-        Raises:
-            ConfigError: there are fewer.
-        """
-        if last > self.epochs:
-            raise ConfigError(
-                f"round {last} of the global model is read, {self.epochs} were kept: raise warmup_rounds, or lower "
-                f"objective.max_start_epoch or objective.expert_epochs"
-            )
-
-    def weights(self, expert: int, epoch: int) -> Tensor:
-        """Return the global weights (P,) after a round, 0 for the initial ones."""
-        return self.points[epoch]
-
-    def segment(self, max_start: int, length: int) -> Segment:
-        """Draw a start below ``max_start``, uniformly; the target is ``length`` rounds later."""
-        self.require_epochs(max_start - 1 + length)
-        start = int(torch.randint(max_start, (1,), generator=self.streams("experts")))
-        return Segment(self.points[start], self.points[start + length], 0, start)
-
-    def current(self) -> Network:
-        """Return the network with its present weights: trajectories alone are matched."""
-        return self.network
-
-    def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
-        """Keep the trajectory as it is."""
-
-    def metadata(self) -> dict[str, Any]:
-        """Return the number of rounds."""
-        return {"rounds": self.epochs}
-
-
-def distil_trajectory(
-    task: Task,
-    model: str,
-    trajectory: list[Tensor],
-    ipc: int,
-    seed: int,
-    *,
-    method: str = "mtt",
-    options: Mapping[str, Any] | None = None,
-) -> DistilledDataset:
-    """Distil a set that retraces the global model's way (Pi et al. 2023, "DynaFed", CVPR), without any real image.
-
-    Images start from noise, labels are soft and learned, as in the paper. Real images play no part: the data that the
-    distiller is given say only how many classes of which shape there are.
-
-    Args:
-        task: what the federation learns.
-        model: the global model.
-        trajectory: W + 1 weight vectors (P,).
-        ipc: images per class.
-        seed: of the distillation.
-        method: a method of trajectory matching.
-        options: overrides of its preset.
-
-    Raises:
-        ConfigError: options that do not suit, or too short a trajectory.
-    """
-    rounds = len(trajectory) - 1
-    length = min(2, rounds)
-    defaults: dict[str, Any] = {
-        "model": model,
-        "init": "noise",
-        "augmentation": "none",
-        "synthesis": {"name": "pixels", "labels": "learned"},
-        "objective": {"student_steps": 10, "expert_epochs": length, "max_start_epoch": rounds - length + 1},
-        "steps": 200,
-        "optimiser": {"name": "adam", "lr": 0.05, "groups": {"student_lr": {"name": "adam", "lr": 1e-3}}},
-    }
-    blank = torch.zeros(task.num_classes, *task.shape, dtype=torch.uint8)
-    nobody = RealData.from_tensors(
-        blank,
-        torch.arange(task.num_classes),
-        class_names=task.class_names,
-        preprocessing=task.preprocessing,
-        name=f"global model over {rounds} rounds",
-    )
-    settings = merge(defaults, options or {})
-    return Distiller(method, ipc, seed=seed, networks=GlobalTrajectory(trajectory), **settings).fit(nobody)
 
 
 class ServerDistill(Strategy):
@@ -139,7 +43,8 @@ class ServerDistill(Strategy):
 
     The global weights of the first ``warmup_rounds`` rounds are kept; a set is distilled whose training retraces
     them; from then on every aggregate is trained on that set before it goes down. Clients and messages stay those of
-    ``base``. Updates that do not fit the model or are not finite are left out before ``base`` sees them.
+    ``base``. Updates that do not fit the model or are not finite are left out before ``base`` sees them, and of their
+    metrics it sees the numbers that all clients sent. Where a refinement diverges the aggregate goes down as it is.
 
     Attributes:
         reports: one :class:`RoundReport` per round.
@@ -155,6 +60,7 @@ class ServerDistill(Strategy):
         options: overrides of its preset.
         recipe: training of an aggregate on the set.
         min_clients: a round needs as many usable updates.
+        wait: seconds to wait for ``min_clients``, and for as many as ``base`` needs, to connect.
         seed: of the distillation and of training.
 
     Raises:
@@ -173,11 +79,13 @@ class ServerDistill(Strategy):
         options: Mapping[str, Any] | None = None,
         recipe: TrainingRecipe | None = None,
         min_clients: int = 2,
+        wait: float = 600.0,
         seed: int = 0,
     ) -> None:
-        if warmup_rounds < 1 or ipc < 1 or min_clients < 1:
+        if warmup_rounds < 1 or ipc < 1 or min_clients < 1 or not wait >= 0:
             raise ConfigError(
-                f"warmup_rounds={warmup_rounds}, ipc={ipc} and min_clients={min_clients} must be at least 1"
+                f"warmup_rounds={warmup_rounds}, ipc={ipc} and min_clients={min_clients} must be at least 1, "
+                f"wait={wait} at least 0"
             )
         self.task, self.base, self.spec = task, base, ModelSpec.parse(model)
         self.module = self.spec.build(task.shape, task.num_classes, derive_seed(seed, "global-model"))
@@ -190,7 +98,7 @@ class ServerDistill(Strategy):
         self.recipe = default if recipe is None else recipe
         check_recipe(self.recipe)
         self.warmup_rounds, self.ipc, self.method, self.options = warmup_rounds, ipc, method, dict(options or {})
-        self.min_clients, self.seed = min_clients, seed
+        self.min_clients, self.wait, self.seed = min_clients, wait, seed
         self.trajectory: list[Tensor] = []
         self.distilled: DistilledDataset | None = None
         self.reports: list[RoundReport] = []
@@ -212,7 +120,12 @@ class ServerDistill(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask whom ``base`` asks, for what it asks."""
+        """Ask whom ``base`` asks, for what it asks.
+
+        Raises:
+            RunError: too few clients connect; ``base`` alone would wait for ever.
+        """
+        connected(grid, max(self.min_clients, self.base.min_available_nodes, self.base.min_train_nodes), self.wait)
         messages = list(self.base.configure_train(server_round, arrays, config, grid))
         self.reports.append(
             RoundReport(server_round, asked=tuple(message.metadata.dst_node_id for message in messages))
@@ -234,12 +147,23 @@ class ServerDistill(Strategy):
                 f"round {server_round}: {len(usable)} of {len(report.asked)} clients sent a usable update, "
                 f"min_clients={self.min_clients}; missing: {report.reasons()}"
             )
+        _keep_common_metrics(usable)
         arrays, metrics = self.base.aggregate_train(server_round, usable)
         if arrays is None:
             return arrays, metrics
         load_arrays(arrays, self.module)
         if server_round <= self.warmup_rounds:
             self.trajectory.append(flat(self.module))
+        try:
+            self._refine(server_round)
+        except DivergedError as error:
+            report.note = one_line(f"not refined: {error}")
+            _logger.warning("round %d: %s", server_round, report.note)
+            return arrays, metrics
+        return (arrays if self.distilled is None else weights_to_arrays(self.module)), metrics
+
+    def _refine(self, server_round: int) -> None:
+        """Distil at the end of the warm-up; train on the set once there is one."""
         if server_round == self.warmup_rounds:
             self.distilled = distil_trajectory(
                 self.task,
@@ -250,34 +174,46 @@ class ServerDistill(Strategy):
                 method=self.method,
                 options=self.options,
             )
-        if self.distilled is None:
-            return arrays, metrics
-        streams = Streams(derive_seed(self.seed, "server", server_round))
-        train(self.module, training_data(self.distilled), self.recipe, streams)
-        return weights_to_arrays(self.module), metrics
+        if self.distilled is not None:
+            streams = Streams(derive_seed(self.seed, "server", server_round))
+            train(self.module, training_data(self.distilled), self.recipe, streams)
 
     def _usable(self, message: Message, report: RoundReport) -> bool:
-        """Say whether an update fits the model and is finite, with a positive weight; report it otherwise."""
+        """Say whether an update fits the model and is finite, with a positive weight; report it otherwise.
+
+        A usable one is left with the arrays, and the metrics that are finite numbers.
+        """
         node = message.metadata.src_node_id
+        unexpected = report.unexpected(node)
+        if unexpected is not None:
+            report.refused.setdefault(node, unexpected)
+            return False
         if message.has_error():
             report.failed[node] = reason_of(message)
             return False
         try:
-            self._check_update(message)
+            message.content = self._checked(message.content)
         except Exception as error:  # no payload ends the run, whatever it provokes
-            report.refused[node] = str(error)[:REASON]
+            report.refused[node] = one_line(str(error))
             return False
         report.accepted[node] = 1
         return True
 
-    def _check_update(self, message: Message) -> None:
-        content = message.content
+    def _checked(self, content: RecordDict) -> RecordDict:
+        """Return an update under the names that all updates get: Flower stops at records that differ."""
         if len(content.array_records) != 1 or len(content.metric_records) != 1 or len(content) != 2:
             raise PayloadError(f"records {sorted(map(str, content))[:5]}: expected one of arrays and one of metrics")
-        arrays_to_weights(next(iter(content.array_records.values())), self.module)
-        weight = next(iter(content.metric_records.values())).get(self.base.weighted_by_key)
-        if not isinstance(weight, int | float) or not 0 < weight < float("inf"):
-            raise PayloadError(f"'{self.base.weighted_by_key}' is {str(weight)[:40]}: expected a positive number")
+        arrays = next(iter(content.array_records.values()))
+        arrays_to_weights(arrays, self.module)
+        metrics = next(iter(content.metric_records.values()))
+        numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+        weight = numbers.get(self.base.weighted_by_key, 0)
+        if not 0 < weight <= MOST_EXAMPLES:
+            raise PayloadError(
+                f"'{self.base.weighted_by_key}' is {str(weight)[:40]}: expected a positive number up to {MOST_EXAMPLES}"
+            )
+        finite = {key: value for key, value in numbers.items() if math.isfinite(value)}
+        return RecordDict({ARRAYS: arrays, METRICS: MetricRecord(finite)})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -288,3 +224,12 @@ class ServerDistill(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Aggregate as ``base`` does."""
         return self.base.aggregate_evaluate(server_round, replies)
+
+
+def _keep_common_metrics(messages: list[Message]) -> None:
+    """Keep the metrics that every message has."""
+    common = set.intersection(*(set(message.content.metric_records[METRICS]) for message in messages))
+    for message in messages:
+        metrics = message.content.metric_records[METRICS]
+        for key in set(metrics) - common:
+            del metrics[key]

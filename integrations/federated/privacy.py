@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -29,12 +29,12 @@ class Release(Protocol):
     """Makes one differentially private release of a client's images.
 
     The guarantee is the callable's own: it holds for add-or-remove-one-image neighbours of ``real`` and covers
-    everything in the returned set, the number of images of every class included. It signs the set with what it cost:
-    ``metadata["privacy"] = {"epsilon": ..., "delta": ...}``.
+    everything in the returned set, the number of images of every class included, and whether it fails. It signs the
+    set with what it cost: ``metadata["privacy"] = {"epsilon": ..., "delta": ...}``.
     """
 
     def __call__(self, real: RealData, generator: torch.Generator) -> DistilledDataset:
-        """Return a set of all classes of ``real``, made with the noise of ``generator``."""
+        """Return a set of all classes of ``real``, with the noise of ``generator`` or secret noise of its own."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class PrivateRelease:
 
         Raises:
             BudgetExceededError: the budget does not cover another release.
-            ConfigError: the set is not signed, or cost more than was promised.
+            ConfigError: the set is not signed, is signed as not private, or cost more than was promised.
         """
         epsilon, delta = spent(context)
         # Sums of many equal shares miss the whole by rounding.
@@ -96,12 +96,52 @@ class PrivateRelease:
         signed_epsilon, signed_delta = cost.get("epsilon"), cost.get("delta")
         if not isinstance(signed_epsilon, int | float) or not isinstance(signed_delta, int | float):
             raise ConfigError("the private release is not signed: set metadata['privacy'] to its epsilon and delta")
+        if cost.get("private") is False:
+            raise ConfigError("the release says of itself that it is not private (debug_seed): it is not sent")
         if not (0 <= signed_epsilon <= self.epsilon and 0 <= signed_delta <= self.delta):
             raise ConfigError(
                 f"the private release cost epsilon={signed_epsilon:g}, delta={signed_delta:g}, more than the promised "
                 f"{self.epsilon:g} and {self.delta:g}: it is not sent"
             )
         return distilled
+
+
+def private_release(epsilon: float, delta: float, *, records: int, rounds: int = 1, **options: Any) -> PrivateRelease:
+    """Return the release of ddkit's own private distiller (extra ``private``).
+
+    >>> private = private_release(epsilon=4.0, delta=1e-4, records=500, ipc=1)
+    >>> app = DistillClient(task, load, private=private).app()
+
+    Args:
+        epsilon: of one release, for adding or removing one image of the client.
+        delta: likewise, below 1 / ``records``.
+        records: images of a client as agreed in public, the same for all. Noise and scale follow from it; the client's
+            own number would be an answer without noise.
+        rounds: releases that the whole budget covers.
+        options: of :class:`~ddkit.integrations.private.PrivateDistiller`. Its ``dp-dm`` releases noisy class sizes
+            along with the images unless told otherwise, as clients differ in them.
+
+    Raises:
+        MissingExtraError: Opacus is not installed.
+        ConfigError: options that do not suit.
+    """
+    from ddkit.integrations.private import PrivateDistiller
+
+    if not 0 < delta * records < 1:
+        raise ConfigError(f"delta={delta:g} must be positive and below 1/records={1 / max(1, records):.3g}")
+    if rounds < 1 or "budget" in options:
+        raise ConfigError(f"rounds={rounds} must be at least 1; each client keeps its own budget: leave budget out")
+    if options.get("method", "dp-dm") == "dp-dm":
+        options.setdefault("label_counts", "private")
+
+    def distiller() -> PrivateDistiller:
+        # Its noise is calibrated up to a millionth, and may not cost more than is booked.
+        return PrivateDistiller(epsilon * (1 - 1e-5), delta, records=records, **options)
+
+    distiller()  # refuses bad options here, and not on every client
+    return PrivateRelease(
+        lambda real, generator: distiller().fit(real), epsilon, delta, rounds * epsilon, rounds * delta
+    )
 
 
 def spent(context: Context) -> tuple[float, float]:

@@ -19,10 +19,11 @@ class RoundReport:
         number: of the round, from 1.
         asked: clients that were sent a message.
         accepted: images of each client whose set (or 1 for each whose update) was used.
-        refused: why a client's payload was not used.
+        refused: why a client's payload was not used; of a client that was accepted, why another reply was not.
         failed: why a client answered with an error.
         stale: clients of which an earlier set was used, with its round.
         outliers: clients whose set was left out by the robust step, with the cosine.
+        note: what else went wrong on the server; empty for nothing.
         missing_classes: names of classes of which nobody sent an image.
         seconds: that the server took after the answers were in.
     """
@@ -34,22 +35,34 @@ class RoundReport:
     failed: dict[int, str] = field(default_factory=dict)
     stale: dict[int, int] = field(default_factory=dict)
     outliers: dict[int, float] = field(default_factory=dict)
+    note: str = ""
     missing_classes: tuple[str, ...] = ()
     seconds: float = 0.0
 
     @property
     def silent(self) -> tuple[int, ...]:
         """Clients that were asked and did not answer in time."""
-        heard = (set(self.accepted) - set(self.stale)) | {*self.refused, *self.failed}
+        heard = (set(self.accepted) - set(self.stale)) | {*self.refused, *self.failed, *self.outliers}
         return tuple(node for node in self.asked if node not in heard)
+
+    def unexpected(self, node: int) -> str | None:
+        """Return why a reply is not read: its client was not asked, or has replied; None for a reply to read."""
+        if node not in self.asked:
+            return "this client was not asked in this round"
+        if node in self.accepted or node in self.refused or node in self.failed:
+            return "this client replied before in this round: its first reply counts"
+        return None
 
     def reasons(self) -> str:
         """Return in one line who is missing and why, equal reasons together."""
         by_reason: dict[str, list[int]] = {}
         for node, reason in [*self.refused.items(), *self.failed.items()]:
-            by_reason.setdefault(reason, []).append(node)
+            if node not in self.accepted:
+                by_reason.setdefault(reason, []).append(node)
         for node in self.silent:
             by_reason.setdefault("no answer in time", []).append(node)
+        for node in self.outliers:
+            by_reason.setdefault("left out as an outlier", []).append(node)
         return "; ".join(f"{', '.join(map(str, nodes))}: {reason}" for reason, nodes in by_reason.items())
 
     def metrics(self) -> MetricRecord:
@@ -66,9 +79,14 @@ class RoundReport:
         return MetricRecord(numbers)
 
 
+def one_line(text: str) -> str:
+    """Return what a stranger wrote as one line without control characters, cut to ``REASON`` characters."""
+    return "".join(character if character.isprintable() else " " for character in text[:REASON])
+
+
 def reason_of(message: Message) -> str:
     """Return the first line that says something of an error reply, which may hold a long traceback."""
     lines = [line.strip() for line in (message.error.reason or "").splitlines() if line.strip()]
     # Of a traceback the last line is the error itself.
     told = lines[-1] if lines and lines[0].startswith(("Traceback", "ray::")) else lines[0] if lines else "no reason"
-    return told[:REASON]
+    return one_line(told)

@@ -165,12 +165,19 @@ def simulate(
 
     Raises:
         UnknownNameError: another way to run.
-        ConfigError: no clients.
+        ConfigError: no clients, or fewer than the strategy needs.
         RunError: what the strategy raises, or a simulation that ended without a result.
         MissingExtraError: Ray is asked for and not installed.
     """
     if how not in ("in-process", "ray"):
         raise unknown_name("way to simulate", how, ("in-process", "ray"))
+    for one in (strategy, getattr(strategy, "base", strategy)):
+        for name in ("min_clients", "min_available_nodes", "min_train_nodes"):
+            if clients < getattr(one, name, 1):
+                raise ConfigError(
+                    f"clients={clients}, {type(one).__name__} needs {name}={getattr(one, name)}: more will not come, "
+                    f"raise clients or lower {name}"
+                )
     begun = time.monotonic()
     options: dict[str, Any] = {"num_rounds": rounds, "timeout": timeout, "evaluate_fn": evaluate}
     if initial_arrays is not None:

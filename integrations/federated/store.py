@@ -68,6 +68,18 @@ class RoundStore:
         content = pack(dict(module.state_dict()), {"round": number}, kind=KIND, version=VERSION)
         write_atomically(self._model(number), lambda temporary: temporary.write_bytes(content))
 
+    def require_start(self, module: nn.Module) -> None:
+        """Keep the weights that the run starts from; of a run that goes on, compare them.
+
+        Raises:
+            ConfigError: the run in the folder started from others.
+        """
+        path = self._model(0)
+        content = pack(dict(module.state_dict()), {"round": 0}, kind=KIND, version=VERSION)
+        if path.exists() and path.read_bytes() != content:
+            raise ConfigError(f"the run in '{self.folder}' began with other weights: use those, or another folder")
+        self.keep_model(0, module)
+
     def load_model(self, number: int, module: nn.Module) -> bool:
         """Set ``module`` to the weights at the end of a round; False where there are none.
 

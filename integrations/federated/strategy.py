@@ -23,8 +23,9 @@ from ddkit.integrations.federated.flower import (
     Result,
     Strategy,
 )
+from ddkit.integrations.federated.nodes import connected
 from ddkit.integrations.federated.npy import PayloadError
-from ddkit.integrations.federated.report import REASON, RoundReport, reason_of
+from ddkit.integrations.federated.report import RoundReport, one_line, reason_of
 from ddkit.integrations.federated.store import RoundStore
 from ddkit.integrations.federated.task import Task
 from ddkit.integrations.federated.training import check_recipe, train, training_data
@@ -61,7 +62,8 @@ class FedDistill(Strategy):
         min_clients: a round needs as many usable sets.
         max_bytes_per_client: bytes of one set, an integer or for instance ``"2MB"``.
         max_ipc: most images of a class from one client.
-        staleness: iterative mode: for how many rounds the last set of a client that is silent or fails is used again.
+        staleness: iterative mode: for how many rounds the last set of a client that fails, is silent or is no longer
+            connected is used again.
         min_cosine: robust step: sets whose loss gradient has a smaller cosine with the median gradient are left out;
             None for none. Honest clients with few classes may be hit as well.
         wait: seconds to wait for ``min_clients`` to connect.
@@ -102,12 +104,8 @@ class FedDistill(Strategy):
         self.task, self.spec = task, ModelSpec.parse(model)
         self.recipe = TrainingRecipe.standard("mnist") if recipe is None else recipe
         check_recipe(self.recipe)
-        self.iterative, self.radius, self.weighting, self.min_clients = (
-            rounds == "iterative",
-            radius,
-            weighting,
-            min_clients,
-        )
+        self.iterative, self.radius = rounds == "iterative", radius
+        self.weighting, self.min_clients = weighting, min_clients
         self.limits = Limits(task, bytes_of(max_bytes_per_client), max_ipc)
         self.staleness, self.min_cosine, self.wait, self.seed = staleness, min_cosine, wait, seed
         self.module = self.spec.build(task.shape, task.num_classes, derive_seed(seed, "global-model"))
@@ -123,6 +121,8 @@ class FedDistill(Strategy):
             "iterative": self.iterative,
             "radius": self.radius,
             "weighting": self.weighting,
+            "staleness": self.staleness,
+            "min_cosine": self.min_cosine,
             "seed": self.seed,
             "shape": list(self.task.shape),
             "class_names": list(self.task.class_names),
@@ -145,13 +145,15 @@ class FedDistill(Strategy):
             more: ``timeout``, ``evaluate_fn`` and others of Flower's.
 
         Raises:
-            ConfigError: several rounds of one-shot mode.
+            ConfigError: several rounds of one-shot mode, or a folder whose run began with other weights.
             RunError: too few clients connect or send usable sets.
         """
         if not self.iterative and num_rounds != 1:
             raise ConfigError(f"num_rounds={num_rounds} with one-shot sets: use 1, or rounds='iterative'")
         if initial_arrays is not None:
             load_arrays(initial_arrays, self.module)
+        if self.store is not None:
+            self.store.require_start(self.module)
         return super().start(grid, weights_to_arrays(self.module), num_rounds, **more)
 
     def configure_train(
@@ -160,12 +162,13 @@ class FedDistill(Strategy):
         """Ask every connected client for its set; those whose set of this round is on disk are not asked again."""
         report = RoundReport(server_round)
         self.reports.append(report)
-        if self.store is not None and self.store.has_model(server_round):
-            return []
         kept = {} if self.store is None else self.store.sets(server_round)
         self.sets = kept
+        self._history.update({node: (server_round, one) for node, one in kept.items()})
         report.accepted = {node: len(one.distilled) for node, one in kept.items()}
-        nodes = [node for node in self._connected(grid) if node not in kept]
+        if self.store is not None and self.store.has_model(server_round):
+            return []
+        nodes = [node for node in connected(grid, self.min_clients, self.wait) if node not in kept]
         report.asked = tuple(nodes)
         config[ROUND] = server_round
         content = RecordDict({CONFIG: config})
@@ -173,18 +176,6 @@ class FedDistill(Strategy):
             config[MODEL], config[RADIUS] = self.spec.canonical(), self.radius
             content[ARRAYS] = arrays
         return [Message(content, node, DISTIL) for node in nodes]
-
-    def _connected(self, grid: Grid) -> list[int]:
-        """Wait for ``min_clients``, at most ``wait`` seconds; return all that are connected."""
-        deadline = time.monotonic() + self.wait
-        while len(nodes := sorted(grid.get_node_ids())) < self.min_clients:
-            if time.monotonic() >= deadline:
-                raise RunError(
-                    f"{len(nodes)} clients are connected after {self.wait:g} seconds, min_clients={self.min_clients}: "
-                    f"start more SuperNodes, or lower min_clients"
-                )
-            time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
-        return nodes
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -211,16 +202,19 @@ class FedDistill(Strategy):
     def _take(self, message: Message, report: RoundReport) -> None:
         """Accept or refuse the answer of one client."""
         node = message.metadata.src_node_id
-        if message.has_error():
+        unexpected = report.unexpected(node)
+        if unexpected is not None:
+            report.refused.setdefault(node, unexpected)
+        elif message.has_error():
             report.failed[node] = reason_of(message)
         else:
             provenance = {"client": node, "round": report.number, "method": "federated"}
             try:
                 one = unpack(message.content, self.limits, provenance)
             except PayloadError as error:
-                report.refused[node] = str(error)[:REASON]
+                report.refused[node] = one_line(str(error))
             except Exception as error:  # no payload ends the run, whatever it provokes
-                report.refused[node] = f"malformed payload ({type(error).__name__}: {error})"[:REASON]
+                report.refused[node] = one_line(f"malformed payload ({type(error).__name__}: {error})")
             else:
                 self.sets[node], report.accepted[node] = one, len(one.distilled)
                 self._history[node] = report.number, one
@@ -230,9 +224,9 @@ class FedDistill(Strategy):
         _logger.warning("round %d, client %d: %s", report.number, node, {**report.failed, **report.refused}[node])
 
     def _reuse_stale(self, report: RoundReport) -> None:
-        for node in (*report.silent, *report.failed):
-            number, one = self._history.get(node, (-self.staleness, None))
-            if one is not None and report.number - number <= self.staleness:
+        for node, (number, one) in self._history.items():
+            heard = node in self.sets or node in report.refused
+            if not heard and report.number - number <= self.staleness:
                 self.sets[node], report.accepted[node], report.stale[node] = one, len(one.distilled), number
 
     def _drop_outliers(self, report: RoundReport) -> None:
@@ -248,7 +242,7 @@ class FedDistill(Strategy):
         if len(self.sets) < self.min_clients:
             raise RunError(
                 f"round {report.number}: {len(self.sets)} of {len(report.asked)} clients sent a usable set, "
-                f"min_clients={self.min_clients}; missing: {report.reasons() or 'left out as outliers'}"
+                f"min_clients={self.min_clients}; missing: {report.reasons()}"
             )
         seen = torch.cat([one.distilled.hard_labels() for one in self.sets.values()]).unique().tolist()
         missing = tuple(name for number, name in enumerate(self.task.class_names) if number not in seen)

@@ -16,7 +16,7 @@ from ddkit.parts import union
 
 Weighting = Literal["counts", "equal"]
 
-#: Largest importance of an image, as a multiple of the mean: what a client can gain by claiming many images.
+#: Largest importance of an image, as a multiple of the median: what a client can gain by claiming many images.
 MOST_IMPORTANCE = 10.0
 
 
@@ -39,7 +39,9 @@ def joined(sets: Sequence[ClientSet], weighting: Weighting) -> tuple[DistilledDa
 
     .. math:: a_i \propto \frac{n_{k,c}}{|S_{k,c}|}
 
-    scaled to mean 1 and cut at ``MOST_IMPORTANCE``, which bounds what a client can claim.
+    cut at ``MOST_IMPORTANCE`` times the median over images, then scaled to mean 1. While most images come from honest
+    clients, nobody who claims any number of images outweighs that many of them (a cut relative to the mean bounds
+    nothing, as the claim moves the mean).
 
     Returns:
         the union (N images) and the importance (N,), or None for equal ones.
@@ -54,7 +56,8 @@ def joined(sets: Sequence[ClientSet], weighting: Weighting) -> tuple[DistilledDa
         sent = torch.bincount(labels, minlength=len(counts))
         parts.append(counts[labels] / sent[labels])
     importance = torch.cat(parts)
-    return whole, (importance / importance.mean()).clamp(max=MOST_IMPORTANCE).float()
+    importance = importance.clamp(max=MOST_IMPORTANCE * float(importance.median()))
+    return whole, (importance / importance.mean()).float()
 
 
 def gradient_cosines(module: nn.Module, sets: Sequence[ClientSet]) -> list[float]:

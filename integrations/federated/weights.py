@@ -44,9 +44,11 @@ def arrays_to_weights(arrays: ArrayRecord, module: nn.Module) -> dict[str, Tenso
             raise PayloadError(f"{name} is serialised as {str(array.stype)[:40]!r}: only numpy.ndarray is read")
         allowed = tuple(dict.fromkeys((str(_numpy(tensor).dtype), "float32", "float64")))
         values = torch.from_numpy(read_array(array.data, allowed, tuple(tensor.shape), name))
-        if not bool(torch.isfinite(values).all()):
+        cast = (values if tensor.is_floating_point() else values.round()).to(tensor.dtype)
+        # Both: a large float64 is infinite only as float32, a NaN is a number only as an integer.
+        if not bool(torch.isfinite(values).all() & torch.isfinite(cast).all()):
             raise PayloadError(f"{name} holds NaN or infinity: the training that made it diverged")
-        weights[name] = (values if tensor.is_floating_point() else values.round()).to(tensor.dtype)
+        weights[name] = cast
     return weights
 
 

@@ -118,7 +118,7 @@ def unpack(content: RecordDict, limits: Limits, metadata: dict[str, object] | No
     In this order: exactly the known keys; serialised by ``numpy.save``; bytes within the limit; headers (number
     format, shape, size, see :func:`~ddkit.integrations.federated.npy.read_array`); as many targets as images; at most
     ``max_ipc`` images per class; targets in range, or finite, non-negative rows that sum to 1; pixels finite and in
-    range; class counts of real images that are non-negative and cover the classes sent.
+    range; class counts of real images that are non-negative, cover the classes sent and add up to the examples.
 
     Args:
         content: of the message.
@@ -210,4 +210,6 @@ def _counts(content: RecordDict, labels: np.ndarray, limits: Limits) -> tuple[in
         raise PayloadError(f"'{COUNTS}' must be whole numbers from 0 to {MOST_EXAMPLES}")
     if any(whole[label] < 1 for label in np.unique(labels).tolist()):
         raise PayloadError("images of a class of which the client claims to have none")
+    if metrics[EXAMPLES] != sum(whole):
+        raise PayloadError(f"'{EXAMPLES}' is not the sum of '{COUNTS}', {sum(whole)}")
     return tuple(whole)
