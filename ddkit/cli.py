@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import click
 import typer
 
+from ddkit.cli_audit import audit
 from ddkit.cli_options import DataRoot, Json, RunPath, Seed, Settings, Verbose, silent_text, typed_command
 from ddkit.cli_recipes import recipe_app
 from ddkit.cli_tables import accuracy_rows, comparison_row, headline, print_json, print_table, say
@@ -35,6 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(recipe_app, name="recipe")
+app.command()(audit)
 
 
 @app.callback(invoke_without_command=True)

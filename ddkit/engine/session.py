@@ -94,6 +94,7 @@ class Session:
             folder,
         )
         networks.setup(context)
+        self.signal.connect(networks)
         objective.setup(context, self.synthesizer)
         if self.constraint is not None:
             self.constraint.setup(context, self.synthesizer)

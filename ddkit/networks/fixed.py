@@ -44,12 +44,19 @@ class FixedNetworks(NetworkSource):
         self.drawn = self.count
         #: The weights drawn last and their seed: copying them is faster than drawing them again.
         self._held: tuple[int, dict[str, Tensor]] | None = None
+        #: Which of the initial weights the network has at present.
+        self.number = 0
 
     def current(self) -> Network:
         """Return the network with one of the initial weights."""
         number = 0
         if self.count > 1:
             number = int(torch.randint(self.count, (1,), generator=self.streams("networks")))
+        return self.select(number)
+
+    def select(self, number: int) -> Network:
+        """Return the network with the initial weights ``number``, for a signal that answers for all of them at once."""
+        self.number = number
         seed = self.seeds[number]
         if self._held is not None and self._held[0] == seed:
             self.network.module.load_state_dict(self._held[1])

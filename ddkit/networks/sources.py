@@ -141,21 +141,25 @@ class FreshNetworks(NetworkSource):
 
 @registry.register("synthetic-trained")
 class SyntheticTrainedNetworks(NetworkSource):
-    """A random network that is trained on the synthetic set between outer steps, replaced after ``outer_loop`` steps.
+    """A random network that is trained on the synthetic set in ``outer_loop`` stages and then replaced.
 
     The inner loop of dataset condensation (Zhao, Mopuri and Bilen 2021, Algorithm 1). As in the authors' program the
     network is not trained after the last outer step of its life.
 
     Args:
-        outer_loop: outer steps before a new network is drawn.
-        inner_epochs: epochs on the synthetic set between two outer steps.
+        outer_loop: stages before a new network is drawn.
+        inner_epochs: epochs on the synthetic set between two stages.
         lr: learning rate of plain SGD.
         batch_size: synthetic images per SGD step.
+        updates: outer steps per stage (10 in PSG, whose real batches are not by class).
     """
 
-    def __init__(self, outer_loop: int = 1, inner_epochs: int = 1, lr: float = 0.01, batch_size: int = 256) -> None:
-        require_at_least(1, outer_loop=outer_loop, inner_epochs=inner_epochs, batch_size=batch_size)
+    def __init__(
+        self, outer_loop: int = 1, inner_epochs: int = 1, lr: float = 0.01, batch_size: int = 256, updates: int = 1
+    ) -> None:
+        require_at_least(1, outer_loop=outer_loop, inner_epochs=inner_epochs, batch_size=batch_size, updates=updates)
         require_rate(lr)
+        self.updates = updates
         self.outer_loop, self.inner_epochs, self.lr, self.batch_size = (
             outer_loop,
             inner_epochs,
@@ -176,8 +180,8 @@ class SyntheticTrainedNetworks(NetworkSource):
         Raises:
             DivergedError: a weight is not finite any more.
         """
-        self.served = (self.served + 1) % self.outer_loop
-        if self.served == 0 or last:
+        self.served = (self.served + 1) % self.life()
+        if self.served == 0 or self.served % self.updates or last:
             return
         with torch.no_grad():
             images, targets = synthesizer()
@@ -194,12 +198,12 @@ class SyntheticTrainedNetworks(NetworkSource):
         require_finite(self.network, "the synthetic set", f"lower networks.lr (now {self.lr}) or optimiser.lr")
 
     def life(self) -> int:
-        """``outer_loop`` outer steps."""
-        return self.outer_loop
+        """``outer_loop * updates`` outer steps."""
+        return self.outer_loop * self.updates
 
     def passes_per_step(self, synthesizer: Synthesizer) -> float:
         """Images trained on per outer step, averaged over the life of a network."""
-        return self.inner_epochs * len(synthesizer) * (self.outer_loop - 1) / self.outer_loop
+        return self.inner_epochs * len(synthesizer) * (self.outer_loop - 1) / (self.outer_loop * self.updates)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the outer loop and, in the middle of one, the weights."""

@@ -46,6 +46,18 @@ def target_loss(name: KernelLoss, predicted: Tensor, rows: Tensor, labels: Tenso
     return 0.5 * share * (predicted - rows).square().sum()
 
 
+def record_losses(name: KernelLoss, predicted: Tensor, rows: Tensor) -> Tensor:
+    """Return the squared error of every target on its own: (B,) whose sum is :func:`target_loss`.
+
+    Args:
+        name: ``mse`` or ``sum``.
+        predicted: (B, K).
+        rows: (B, K) centred labels of the targets.
+    """
+    share = 1 / predicted.shape[1] if name == "mse" else 1.0
+    return 0.5 * share * (predicted - rows).square().sum(1)
+
+
 def label_margin(rows: Tensor) -> Tensor:
     r"""Return minus the mean margin of labels, capped at 1/K (FRePo, Zhou et al. 2022, arXiv 2206.00719).
 

@@ -15,7 +15,7 @@ from ddkit.kernels import Kernel, create, regression_rows, solve_labels, with_mi
 from ddkit.kernels.ridge import require_regulariser
 from ddkit.networks import registry as sources
 from ddkit.objectives.base import Context, Objective, registry, require_counts
-from ddkit.objectives.kernel_losses import KernelLoss, label_margin, require_loss, target_loss
+from ddkit.objectives.kernel_losses import KernelLoss, label_margin, record_losses, require_loss, target_loss
 from ddkit.synthesis import Synthesizer
 from ddkit.synthesis.labels import FreeLabels
 
@@ -49,6 +49,11 @@ class KernelRegression(Objective):
 
     Real images are used as they are, under the run's augmentation with parameters per image if it has one.
 
+    With ``per_record`` the targets enter through the mean of one gradient per record, which a private signal clips and
+    noises (DP-KIP, Vinaroz and Park 2023, arXiv 2301.13389). The step is the same, at a higher cost; loss and accuracy
+    would be further looks at the real images, so the scalar ``loss`` is the inner product of gradient and support
+    instead (a diagnostic without an optimum).
+
     Args:
         real_images: real targets per step; under ``balanced`` rounded down to equally many per class.
         balanced: whether classes have equally many targets (KIP); otherwise they are drawn uniformly.
@@ -61,6 +66,8 @@ class KernelRegression(Objective):
         flip: whether every synthetic image comes with its mirror image.
         label_solve: whether the result has the labels that fit ``real_images`` real images best (KIP's label solve, see
             :func:`~ddkit.kernels.solve_labels`); needs labels=centred or labels=free. The run goes on with its own.
+        per_record: whether targets enter as the mean of gradients of single records, drawn uniformly; excludes
+            ``balanced``, ``loss=platt`` and ``label_solve``, which look at the real images in another way.
 
     Raises:
         ConfigError: an option out of range.
@@ -83,6 +90,7 @@ class KernelRegression(Objective):
         margin: float = 0.0,
         flip: bool = False,
         label_solve: bool = False,
+        per_record: bool = False,
     ) -> None:
         require_counts(real_images=real_images, chunk=chunk)
         require_regulariser(regulariser, "objective.regulariser")
@@ -91,7 +99,12 @@ class KernelRegression(Objective):
             raise ConfigError(f"objective.margin={margin} must be a finite number of at least 0, such as 1")
         self.real_images, self.balanced, self.chunk = real_images, balanced, chunk
         self.regulariser, self.loss, self.margin = float(regulariser), loss, float(margin)
-        self.flip, self.label_solve = flip, label_solve
+        if per_record and (balanced or loss == "platt" or label_solve):
+            raise ConfigError(
+                f"objective.per_record asks for nothing but gradients of single records drawn uniformly: use "
+                f"balanced=false (now {balanced}), loss=mse or sum (now {loss}) and label_solve=false"
+            )
+        self.flip, self.label_solve, self.per_record = flip, label_solve, per_record
         self.log_scale = nn.Parameter(torch.zeros((), dtype=torch.float64))
         self.judge: Kernel | None = None
         self.description: dict[str, Any] = {}
@@ -110,7 +123,8 @@ class KernelRegression(Objective):
                 f"kernel regression needs networks with a kernel, which {type(context.networks).__name__} does not "
                 f"have: choose networks={', '.join(choices)}"
             )
-        context.signal.require("balanced" if self.balanced else "labelled")
+        query = "balanced" if self.balanced else "labelled"
+        context.signal.require("record_mean" if self.per_record else query)
         if self.margin and "labels" not in synthesizer.parameter_groups():
             raise ConfigError(f"objective.margin={self.margin} acts on learned labels: use labels=centred, or margin=0")
         self.source: KernelSource = context.networks
@@ -154,6 +168,8 @@ class KernelRegression(Objective):
         represented = kernel.represent(pair[0])
         support, labels = (tensor.detach().requires_grad_(tensor.requires_grad) for tensor in (represented, pair[1]))
         fitted = kernel.fit(support, labels, self.regulariser)
+        if self.per_record:
+            return self._of_records(kernel, fitted, (support, represented), (labels, pair[1]), rows, synthesizer)
         coefficients = fitted.detach().requires_grad_(fitted.requires_grad)
         loss, accuracy = self._targets(kernel, support, coefficients)
         if coefficients.grad is not None:
@@ -169,6 +185,49 @@ class KernelRegression(Objective):
         )
         scalars = {"loss": loss, "accuracy": accuracy}
         return {**scalars, "temperature": self._temperature()} if self.loss == "platt" else scalars
+
+    def _of_records(
+        self,
+        kernel: Kernel,
+        fitted: Tensor,
+        support: tuple[Tensor, Tensor],
+        labels: tuple[Tensor, Tensor],
+        rows: Tensor,
+        synthesizer: Synthesizer,
+    ) -> dict[str, float]:
+        """Collect the mean gradient of the leaves over single records, then take it to the synthetic data.
+
+        Args:
+            kernel: of this step.
+            fitted: coefficients (n, K), with a graph to the leaves.
+            support: leaf and root of the represented support.
+            labels: leaf and root of the label rows.
+            rows: label rows before mirroring, for the margin.
+            synthesizer: receives the gradients.
+        """
+        pairs = [(leaf, root) for leaf, root in (support, labels) if leaf.requires_grad]
+        leaves = [leaf for leaf, _ in pairs]
+
+        def gradients(images: Tensor, classes: Tensor) -> Tensor:
+            images = self.context.augmentation.train(images, self.context.streams("augmentation"))
+            predicted = kernel.predict(images, support[0], fitted)
+            wanted = regression_rows(classes.to(predicted.device), self.context.num_classes, "hard").to(predicted)
+            losses = record_losses(self.loss, predicted, wanted)
+            one_each = torch.eye(len(losses), dtype=losses.dtype, device=losses.device)
+            parts = torch.autograd.grad(losses, leaves, one_each, retain_graph=True, is_grads_batched=True)
+            return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+        mean = self.context.signal.record_mean(gradients, self.real_images, "real")
+        parts = mean.split([leaf.numel() for leaf in leaves])
+        roots = [(root, part.view(leaf.shape).to(leaf)) for (leaf, root), part in zip(pairs, parts, strict=True)]
+        scalar = sum(float((root.detach() * gradient).sum()) for root, gradient in roots)
+        if self.margin:
+            margin = self.margin * label_margin(rows)
+            roots.append((margin, torch.ones_like(margin)))
+        torch.autograd.backward(
+            [root for root, _ in roots], [gradient for _, gradient in roots], inputs=synthesizer.learnable()
+        )
+        return {"loss": scalar}
 
     def _support(self, synthesizer: Synthesizer) -> tuple[Tensor, Tensor]:
         """Decode the images of this step: images (n, C, H, W) and rows (n, K), with their graphs."""

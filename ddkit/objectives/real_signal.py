@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,8 @@ from ddkit.objectives.unrolling import FlatNetwork
 
 #: Most real images per forward pass: few enough for the cache of a CPU.
 REAL_CHUNK = 256
+#: Most records whose rows are computed together; each may be as long as the synthetic set.
+_RECORD_CHUNK = 64
 
 
 def _chunk_size(images: int) -> int:
@@ -131,6 +133,12 @@ class RealSignal(Signal):
     def balanced(self, per_class: int, stream: str) -> tuple[Tensor, Tensor]:
         """Return ``per_class`` images of every class."""
         return self._with_labels(self._of_every_class(per_class, stream))
+
+    def record_mean(self, rows: Callable[[Tensor, Tensor], Tensor], count: int, stream: str) -> Tensor:
+        """Return the mean of the rows of ``count`` records drawn from the whole set."""
+        index = self._uniform(count, stream)
+        parts = [rows(*self._with_labels(part)).detach() for part in index.split(_RECORD_CHUNK)]
+        return torch.cat(parts).mean(0)
 
     def risk(
         self, network: FlatNetwork, theta: Tensor, count: int, *, balanced: bool, draws: Draws | None, stream: str

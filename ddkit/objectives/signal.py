@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from ddkit.augment import Augmentation, Draws
 from ddkit.config import DistillConfig
 from ddkit.data import RealData
 from ddkit.errors import ConfigError
-from ddkit.networks import Network
+from ddkit.networks import Network, NetworkSource
 from ddkit.objectives.unrolling import FlatNetwork
 from ddkit.registry import Registry
 from ddkit.streams import Streams
@@ -74,6 +74,15 @@ class Signal(ABC):
         self.streams = streams
         self.augmentation = augmentation
         self.batch = batch
+
+    def connect(self, networks: NetworkSource) -> None:
+        """Receive the source of the matching networks, once it is set up and before the first step.
+
+        A signal that answers for all networks of a fixed pool at once (one private release) asks it for them.
+
+        Raises:
+            ConfigError: the signal cannot work with these networks.
+        """
 
     @abstractmethod
     def feature_means(self, network: Network, classes: Tensor, draws: Draws) -> Tensor:
@@ -153,6 +162,22 @@ class Signal(ABC):
             ConfigError: this signal does not hand out real images.
         """
         raise self._lacks("real images")
+
+    def record_mean(self, rows: Callable[[Tensor, Tensor], Tensor], count: int, stream: str) -> Tensor:
+        """Return the mean over a batch of what every record says on its own.
+
+        Args:
+            rows: maps preprocessed images (n, C, H, W) and labels (n,) to one row per record (n, D).
+            count: records, drawn uniformly without replacement; all of a smaller dataset.
+            stream: name of the random stream to draw from.
+
+        Returns:
+            (D,), without a graph.
+
+        Raises:
+            ConfigError: this signal does not answer it.
+        """
+        raise self._lacks("means over single records")
 
     def risk(
         self, network: FlatNetwork, theta: Tensor, count: int, *, balanced: bool, draws: Draws | None, stream: str

@@ -25,7 +25,7 @@ TINY: dict[str, Any] = {
     "linear": {"steps": 3, "filters": 4, "lr": 8.0, "batch": 64},
     "cnn": {"model": "convnet:width=4,depth=1", "epochs": 1, "batch": 512, "lr": 0.5},
     "merf": {"per_class": 4, "steps": 2},
-    "audit": {"trials": 60, "runs": 0, "epsilon": 1.0},
+    "audit": {"trials": 60, "epsilon": 4.0, "runs": 0, "membership_epsilon": 1.0},
 }
 
 

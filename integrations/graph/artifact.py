@@ -1,0 +1,143 @@
+"""How is a condensed graph kept: one checked ``.safetensors`` file without pickle, for one graph or several?
+
+Tensors: ``x`` (n, F) and ``y``, of all graphs one after the other; ``edge_index`` (2, E) and ``edge_weight`` (E,), if
+there are edges; node numbers count within their own graph. Content: ``kind`` (``nodes`` or ``graphs``), ``nodes`` and
+``edges`` of every graph, ``weighted`` and the ``provenance`` of every graph. The envelope, its checksum and what a
+reader refuses are those of :mod:`ddkit.container`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddkit.container import pack, unpack
+from ddkit.errors import ArtifactError
+from ddkit.files import write_atomically
+from ddkit.integrations.graph.host import Data
+
+FORMAT = "ddkit.condensed-graph"
+FORMAT_VERSION = 1
+
+
+def save(condensed: Data | Sequence[Data], path: Path | str) -> Path:
+    """Write a condensed graph, or the graphs of a condensed set; equal content gives equal bytes.
+
+    Raises:
+        ArtifactError: it cannot be stored (no graphs, NaN, features of unequal width).
+        CheckpointError: the disk is full or the folder cannot be written; nothing was changed.
+    """
+    graphs = [condensed] if isinstance(condensed, Data) else list(condensed)
+    if not graphs:
+        raise ArtifactError("there are no graphs to save: condense some first")
+    weights = [getattr(graph, "edge_weight", None) for graph in graphs]
+    weighted = all(weight is not None for weight in weights)
+    if any(weight is not None for weight in weights) and not weighted:
+        raise ArtifactError("some graphs have edge weights and some have none: give all or none")
+    tensors = _joined({"x": [g.x for g in graphs], "y": [g.y for g in graphs]}, 0)
+    if any(graph.edge_index.numel() for graph in graphs):
+        tensors |= _joined({"edge_index": [g.edge_index for g in graphs]}, 1)
+        tensors |= _joined({"edge_weight": weights}, 0) if weighted else {}
+    content = {
+        "kind": "nodes" if isinstance(condensed, Data) else "graphs",
+        "nodes": [len(graph.x) for graph in graphs],
+        "edges": [graph.edge_index.shape[1] for graph in graphs],
+        "weighted": weighted,
+        "provenance": [getattr(graph, "provenance", {}) for graph in graphs],
+    }
+    _check(content, tensors)
+    raw = pack(tensors, content, kind=FORMAT, version=FORMAT_VERSION)
+    return write_atomically(path, lambda temporary: temporary.write_bytes(raw))
+
+
+def _joined(parts: Mapping[str, Sequence[Any]], dim: int) -> dict[str, Tensor]:
+    try:
+        return {name: torch.cat([part.detach().cpu() for part in own], dim) for name, own in parts.items()}
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise ArtifactError(f"the graphs cannot be stored together ({str(error).splitlines()[0]})") from None
+
+
+def load(path: Path | str) -> Data | list[Data]:
+    """Read back and verify what :func:`save` wrote: one graph, or a list.
+
+    Raises:
+        ArtifactError: not such a file, or one that was truncated, changed or written by a newer version.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as stream:
+            content, tensors = unpack(stream, path.stat().st_size, kind=FORMAT, version=FORMAT_VERSION)
+    except OSError as error:
+        raise ArtifactError(f"cannot read '{path}': {error.strerror}; check the path") from None
+    try:
+        _check(content, tensors)
+    except ArtifactError as error:
+        raise ArtifactError(f"'{path}': {error}") from None
+    graphs = _graphs(content, tensors)
+    return graphs[0] if content["kind"] == "nodes" else graphs
+
+
+def _graphs(content: dict[str, Any], tensors: dict[str, Tensor]) -> list[Data]:
+    edges = tensors.get("edge_index", torch.empty(2, 0, dtype=torch.int64)).split(content["edges"], dim=1)
+    weights = tensors.get("edge_weight", torch.empty(0)).split(content["edges"]) if content["weighted"] else None
+    labels = tensors["y"].split(content["nodes"] if content["kind"] == "nodes" else 1)
+    graphs = []
+    for place, (x, own) in enumerate(zip(tensors["x"].split(content["nodes"]), edges, strict=True)):
+        graph = Data(x=x.clone(), edge_index=own.clone(), y=labels[place].clone())
+        if weights is not None:
+            graph.edge_weight = weights[place].clone()
+            graph.edge_attr = graph.edge_weight[:, None]
+        if content["kind"] == "nodes":
+            graph.train_mask = torch.ones(len(x), dtype=torch.bool)
+        graph.num_nodes = len(x)
+        graph.provenance = content["provenance"][place]
+        graphs.append(graph)
+    return graphs
+
+
+def _check(content: Any, tensors: dict[str, Tensor]) -> None:
+    """Check that document and tensors agree and that edges name nodes of their own graph."""
+    if not isinstance(content, dict) or set(content) != {"kind", "nodes", "edges", "weighted", "provenance"}:
+        raise ArtifactError("the document is not that of a condensed graph")
+    nodes, edges = content["nodes"], content["edges"]
+    counted = all(isinstance(own, list) and all(type(n) is int and n >= 0 for n in own) for own in (nodes, edges))
+    told = content["provenance"]
+    if not counted or not nodes or len(edges) != len(nodes) or min(nodes) < 1:
+        raise ArtifactError(f"{nodes} nodes and {edges} edges are not counts of graphs with nodes")
+    if not isinstance(told, list) or len(told) != len(nodes) or not all(isinstance(own, dict) for own in told):
+        raise ArtifactError("the provenance is not one mapping a graph")
+    single = content["kind"] == "nodes"
+    if (
+        content["kind"] not in ("nodes", "graphs")
+        or (single and len(nodes) != 1)
+        or type(content["weighted"]) is not bool
+    ):
+        raise ArtifactError(f"kind {content['kind']!r} with {len(nodes)} graphs is unknown")
+    wanted: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
+        "y": (torch.int64, (nodes[0] if single else len(nodes),)),
+    }
+    if sum(edges):
+        wanted["edge_index"] = (torch.int64, (2, sum(edges)))
+        if content["weighted"]:
+            wanted["edge_weight"] = (torch.float32, (sum(edges),))
+    if set(tensors) != {"x", *wanted}:
+        raise ArtifactError(
+            f"holds the tensors {', '.join(sorted(tensors))} instead of {', '.join(sorted({'x', *wanted}))}"
+        )
+    x = tensors["x"]
+    if x.dtype != torch.float32 or x.dim() != 2 or len(x) != sum(nodes) or not bool(torch.isfinite(x).all()):
+        raise ArtifactError(f"features {tuple(x.shape)} {x.dtype} are not {sum(nodes)} finite float32 rows")
+    for name, (dtype, shape) in wanted.items():
+        if tensors[name].dtype != dtype or tuple(tensors[name].shape) != shape:
+            raise ArtifactError(f"{name} is {tuple(tensors[name].shape)} {tensors[name].dtype}, not {shape} {dtype}")
+    if not sum(edges):
+        return
+    limits = torch.tensor(nodes).repeat_interleave(torch.tensor(edges))
+    if bool((tensors["edge_index"] < 0).any() or (tensors["edge_index"] >= limits).any()):
+        raise ArtifactError("edge_index names a node that its graph does not have")
+    if content["weighted"] and not bool((tensors["edge_weight"] >= 0).all()):
+        raise ArtifactError("edge_weight holds a negative or missing weight")

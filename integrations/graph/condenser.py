@@ -1,0 +1,287 @@
+"""How does a PyG ``Data``, or a set of graphs, become a small one that any PyG model trains on?"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, overload
+
+import torch
+
+from ddkit import __version__
+from ddkit.errors import ConfigError, DataError, unknown_name
+from ddkit.integrations.graph.budget import RatioOf, check_selectable, check_size, node_counts, smallest_bytes
+from ddkit.integrations.graph.checks import Directed, Features
+from ddkit.integrations.graph.graphs import GraphOptions, condense_graphs
+from ddkit.integrations.graph.host import Data, GraphDataset, host_version
+from ddkit.integrations.graph.matching import Match, Options, match_gradients, match_kernel, match_means
+from ddkit.integrations.graph.problem import Condensed, Problem
+from ddkit.integrations.graph.structure import MOST_NODES
+from ddkit.integrations.graph.task import Missing, NodeTask, node_task
+from ddkit.integrations.graph.untrained import CHOICES, class_means, coreset, kmeans_centres
+from ddkit.registry import checked_options
+from ddkit.streams import Streams
+
+Structure = Literal["identity", "learned", "induced"]
+Setting = Literal["transductive", "inductive"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A method that learns: what it matches, how long, and which edges it learns unless told otherwise."""
+
+    match: Match
+    structure: Structure
+    options: Options
+
+
+LEARNED = {
+    "gcond": Preset(match_gradients, "learned", Options(lr=0.3, init="propagated")),
+    "gcond-x": Preset(match_gradients, "identity", Options()),
+    "doscond": Preset(
+        match_gradients, "identity", Options(restarts=150, outer_steps=1, inner_steps=0, metric="mse", lr=0.1)
+    ),
+    "gcdm": Preset(match_means, "identity", Options(restarts=200, outer_steps=1, inner_steps=0)),
+    "gc-krr": Preset(match_kernel, "identity", Options(restarts=200, outer_steps=1, inner_steps=0)),
+}
+METHODS = ("means", "kmeans", *CHOICES, *LEARNED)
+
+
+class GraphCondenser:
+    """Condense the nodes of a graph, or a set of graphs.
+
+    Args:
+        method: ``means`` (one propagated mean a class), ``kmeans``, ``random``, ``herding``, ``kcenter``, ``gcond``,
+            ``gcond-x``, ``doscond``, ``gcdm`` or ``gc-krr``. Sets of graphs: ``doscond`` or ``random``.
+        ratio: condensed nodes as a share of the nodes condensed from; shared among classes by labelled nodes.
+        nodes_per_class: the same number for every class instead.
+        ratio_of: what the ratio counts: all ``nodes``, as papers do, or the ``labelled`` ones.
+        graphs_per_class: for sets of graphs.
+        nodes: nodes of every condensed graph of a set; None for the mean of the set.
+        hops: propagations of features.
+        backbone: of gradient matching: ``sgc`` (closed form) or ``gcn`` (two layers).
+        structure: ``identity`` (no edges), ``learned`` (predicted from features) or, for coresets, ``induced``; None
+            for what the method is known for.
+        threshold: learned edges below this weight are left out.
+        setting: ``transductive`` propagates on the whole graph and uses labels of training nodes only; ``inductive``
+            sees nothing but the subgraph of the training nodes.
+        seed: of every random draw.
+        split: column of masks that hold several splits.
+        missing: a class without labelled nodes is an ``error`` or is dropped (``skip``).
+        features: ``degree`` (one-hot) or ``identity`` for graphs without features.
+        directed: ``symmetrise`` directed edges with a warning, or ``keep`` them (SGC only).
+        options: fields of :class:`~ddkit.integrations.graph.matching.Options` (for sets of graphs of
+            :class:`~ddkit.integrations.graph.graphs.GraphOptions`) that differ from the method's own.
+
+    Raises:
+        ConfigError: a method, option or combination that does not exist; nothing was computed.
+    """
+
+    def __init__(
+        self,
+        method: str = "means",
+        ratio: float | None = None,
+        nodes_per_class: int | None = None,
+        *,
+        ratio_of: RatioOf = "nodes",
+        graphs_per_class: int | None = None,
+        nodes: int | None = None,
+        hops: int = 2,
+        backbone: Literal["sgc", "gcn"] = "sgc",
+        structure: Structure | None = None,
+        threshold: float = 0.05,
+        setting: Setting = "transductive",
+        seed: int = 0,
+        split: int | None = None,
+        missing: Missing = "error",
+        features: Features | None = None,
+        directed: Directed = "symmetrise",
+        **options: Any,
+    ) -> None:
+        if method not in METHODS:
+            raise unknown_name("method of graph condensation", method, METHODS)
+        sized = graphs_per_class is not None
+        check_size(ratio, nodes_per_class, ratio_of, optional=method == "means" or sized)
+        if sized and (ratio is not None or nodes_per_class is not None):
+            raise ConfigError("graphs_per_class is for sets of graphs, ratio and nodes_per_class for nodes: give one")
+        self.method, self.ratio, self.nodes_per_class, self.ratio_of = method, ratio, nodes_per_class, ratio_of
+        self.graphs_per_class, self.nodes, self.hops, self.backbone = graphs_per_class, nodes, hops, backbone
+        self.threshold, self.setting, self.seed, self.split = threshold, setting, seed, split
+        self.missing, self.features, self.directed = missing, features, directed
+        self.structure = self._structure(structure)
+        self._check()
+        self.options = self._options(options)
+
+    def _structure(self, structure: Structure | None) -> str:
+        own = LEARNED[self.method].structure if self.method in LEARNED else "identity"
+        if self.method in CHOICES:
+            own = "induced"
+        if structure is None:
+            return own
+        allowed = {own, "identity"} | ({"learned"} if self.method in LEARNED and self.method != "gcond-x" else set())
+        if structure not in allowed:
+            raise ConfigError(f"structure={structure!r} with method={self.method}: use {' or '.join(sorted(allowed))}")
+        return structure
+
+    def _check(self) -> None:
+        if isinstance(self.hops, bool) or self.hops < 0:
+            raise ConfigError(f"hops={self.hops} must not be negative")
+        if self.backbone not in ("sgc", "gcn"):
+            raise ConfigError(f"backbone={self.backbone!r} must be 'sgc' or 'gcn'")
+        if self.backbone == "gcn" and LEARNED.get(self.method, LEARNED["gcdm"]).match is not match_gradients:
+            raise ConfigError(
+                f"backbone=gcn with method={self.method}: only gcond, gcond-x and doscond have a backbone"
+            )
+        if self.directed == "keep" and self.backbone != "sgc":
+            raise ConfigError("directed='keep' works with backbone=sgc only: use directed='symmetrise'")
+        if self.setting not in ("transductive", "inductive"):
+            raise ConfigError(f"setting={self.setting!r} must be 'transductive' or 'inductive'")
+        if not 0 <= self.threshold < 1:
+            raise ConfigError(f"threshold={self.threshold} must be at least 0 and below 1")
+        if self.setting == "inductive" and self.features == "identity":
+            raise ConfigError("features='identity' names nodes that an inductive run never sees: use features='degree'")
+        if isinstance(self.seed, bool) or self.seed < 0:
+            raise ConfigError(f"seed={self.seed} must be a non-negative integer")
+        for name in ("graphs_per_class", "nodes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}={value} must be at least 1")
+
+    def _options(self, changes: dict[str, Any]) -> Options | GraphOptions | None:
+        """Lay ``changes`` over the method's own options."""
+        if self.graphs_per_class is not None:
+            if self.method not in ("doscond", "random"):
+                raise ConfigError(f"method={self.method} does not condense sets of graphs: use doscond or random")
+            base: Options | GraphOptions | None = GraphOptions() if self.method == "doscond" else None
+        else:
+            base = LEARNED[self.method].options if self.method in LEARNED else None
+        if base is None:
+            for name in changes:
+                raise unknown_name(f"option of method {self.method}", name, [])
+            return None
+        options = dataclasses.replace(base, **checked_options(f"method {self.method}", type(base), changes))
+        options.check()
+        return options
+
+    @overload
+    def condense(self, data: Data) -> Data: ...
+    @overload
+    def condense(self, data: GraphDataset | Sequence[Data]) -> list[Data]: ...  # type: ignore[overload-cannot-match]
+    def condense(self, data: Data | GraphDataset | Sequence[Data]) -> Data | list[Data]:
+        """Condense the labelled nodes of a graph, or the graphs of a set.
+
+        Args:
+            data: one graph with ``train_mask`` and ``y`` (N,); or a dataset or sequence of labelled graphs.
+
+        Returns:
+            For a graph a ``Data`` with x (n, F), edge_index (2, E), edge_attr (E, 1) and edge_weight (E,), y (n,) in
+            the labels of ``data``, a ``train_mask`` that is all true, and ``provenance`` (a dictionary; its seconds are
+            processor seconds). For a set a list of such graphs without masks, with binary edges and y (1,).
+
+        Raises:
+            DataError: a graph that cannot be condensed.
+            ConfigError: a size that the method cannot reach.
+            DivergedError: matching diverged.
+        """
+        if isinstance(data, (GraphDataset, list, tuple)):
+            return self._condense_set(list(data))
+        if self.graphs_per_class is not None:
+            raise DataError(f"graphs_per_class needs a list or Dataset of graphs, not a {type(data).__name__}")
+        begun = time.process_time()
+        whole = node_task(data, split=self.split, missing=self.missing, features=self.features, directed=self.directed)
+        task = whole.of_nodes(whole.train) if self.setting == "inductive" else whole
+        problem = Problem(task, self._counts(task), self.hops, Streams(self.seed))
+        made = self._make(problem)
+        return self._pack(made, whole, task, time.process_time() - begun)
+
+    def _counts(self, task: NodeTask) -> list[int]:
+        if self.method == "means":
+            return [1] * task.num_classes
+        counts = node_counts(task, self.ratio, self.nodes_per_class, self.ratio_of)
+        if self.method in CHOICES or self.method == "kmeans":
+            check_selectable(task, counts, self.method)
+        if self.structure == "learned" and sum(counts) > MOST_NODES:
+            raise ConfigError(
+                f"{sum(counts)} nodes with learned structure need an MLP on all pairs: at most {MOST_NODES}; use "
+                f"structure='identity' or a smaller ratio"
+            )
+        return counts
+
+    def _make(self, problem: Problem) -> Condensed:
+        if self.method == "means":
+            return class_means(problem)
+        if self.method == "kmeans":
+            return kmeans_centres(problem)
+        if self.method in CHOICES:
+            return coreset(problem, self.method, self.structure)
+        assert isinstance(self.options, Options)
+        match = LEARNED[self.method].match
+        return match(problem, self.options, self.structure, self.backbone, self.threshold)
+
+    def _pack(self, made: Condensed, whole: NodeTask, task: NodeTask, seconds: float) -> Data:
+        edge_index, weight = made.edges
+        y = torch.tensor(task.classes)[made.y]
+        small = Data(x=made.x.contiguous(), edge_index=edge_index, edge_attr=weight[:, None], y=y)
+        small.edge_weight = weight
+        small.train_mask = torch.ones(len(y), dtype=torch.bool)
+        small.num_nodes = len(y)
+        small.provenance = {
+            **self._told(made.facts, seconds),
+            "setting": self.setting,
+            "structure": self.structure,
+            "threshold": self.threshold,
+            "hops": self.hops,
+            "backbone": self.backbone,
+            "features": self.features,
+            "directed": self.directed,
+            "classes": list(task.classes),
+            "dropped_classes": list(task.dropped),
+            "counts": torch.bincount(made.y, minlength=task.num_classes).tolist(),
+            "ratio": len(y) / task.num_nodes,
+            "ratio_asked": self.ratio,
+            "ratio_of": self.ratio_of,
+            "bytes": stored_bytes(small),
+            "source": {
+                "nodes": whole.num_nodes,
+                "edges": whole.edge_index.shape[1],
+                "features": whole.x.shape[1],
+                "labelled": len(whole.train),
+                "bytes": smallest_bytes(whole.x, whole.edge_index.shape[1], bool((whole.edge_weight != 1).any())),
+                "fingerprint": whole.fingerprint(),
+            },
+        }
+        return small
+
+    def _told(self, facts: dict[str, Any], seconds: float) -> dict[str, Any]:
+        return {
+            "method": self.method,
+            "seed": self.seed,
+            "seconds": round(seconds, 3),
+            "options": dataclasses.asdict(self.options) if self.options is not None else {},
+            "ddkit_version": __version__,
+            "torch_geometric_version": host_version,
+            **facts,
+        }
+
+    def _condense_set(self, graphs: list[Data]) -> list[Data]:
+        if self.graphs_per_class is None:
+            one = "; for its nodes pass dataset[0], not the dataset" if len(graphs) == 1 else ""
+            raise ConfigError(f"{len(graphs)} graphs are a set: give graphs_per_class{one}")
+        begun = time.process_time()
+        options = self.options if isinstance(self.options, GraphOptions) else None
+        made, source = condense_graphs(
+            graphs, self.graphs_per_class, self.nodes, options, self.features, Streams(self.seed)
+        )
+        told = self._told({}, time.process_time() - begun)
+        for graph in made:
+            graph.provenance = {**told, "features": self.features, "bytes": stored_bytes(graph), "source": source}
+        return made
+
+
+def stored_bytes(graph: Data) -> int:
+    """Return the bytes of features, edges, weights and labels as they are saved."""
+    weight = getattr(graph, "edge_weight", None)
+    kept = [graph.x, graph.edge_index, graph.y, *([] if weight is None else [weight])]
+    return sum(tensor.nbytes for tensor in kept)

@@ -1,0 +1,125 @@
+"""Which graphs need no download: the karate club, a stochastic block model, and graphs of three random families?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ddkit.errors import ConfigError
+from ddkit.integrations.graph.host import Data, KarateClub
+from ddkit.streams import Streams
+
+
+def masks(data: Data, train: Tensor, val: Tensor, test: Tensor) -> Data:
+    """Set the three masks (N,) of ``data`` from node indices and return it."""
+    for name, nodes in (("train", train), ("val", val), ("test", test)):
+        data[f"{name}_mask"] = torch.zeros(int(data.num_nodes or 0), dtype=torch.bool)
+        data[f"{name}_mask"][nodes] = True
+    return data
+
+
+def karate_club(seed: int = 0) -> Data:
+    """Return Zachary's karate club with PyG's four communities, a labelled node each; 15 validate, 15 test."""
+    data = KarateClub()[0]
+    train = data.train_mask.nonzero().flatten()
+    rest = (~data.train_mask).nonzero().flatten()
+    rest = rest[torch.randperm(len(rest), generator=Streams(seed)("split"))]
+    return masks(data, train, rest[:15], rest[15:])
+
+
+def block_model(
+    classes: int = 4,
+    nodes_per_class: int = 100,
+    features: int = 32,
+    within: float = 0.05,
+    between: float = 0.005,
+    noise: float = 2.0,
+    labelled: int = 20,
+    seed: int = 0,
+) -> Data:
+    """Draw a stochastic block model whose nodes see their class mean under noise.
+
+    Args:
+        classes: C.
+        nodes_per_class: nodes of every class.
+        features: F.
+        within: probability of an edge within a class.
+        between: probability of an edge between two classes.
+        noise: standard deviation of features around the class means, which have standard deviation 1.
+        labelled: training nodes of every class; as many validate and the rest test.
+        seed: of the draw.
+
+    Raises:
+        ConfigError: no node left to test on, or a probability out of range.
+    """
+    if 2 * labelled >= nodes_per_class or min(classes, features, labelled) < 1:
+        raise ConfigError(f"labelled={labelled} twice must leave some of nodes_per_class={nodes_per_class} to test on")
+    if not (0 <= between <= 1 and 0 <= within <= 1):
+        raise ConfigError(f"within={within} and between={between} are probabilities: 0 to 1")
+    streams = Streams(seed)
+    y = torch.arange(classes).repeat_interleave(nodes_per_class)
+    chance = torch.where(y[:, None] == y[None], within, between)
+    drawn = (torch.rand(len(y), len(y), generator=streams("edges")) < chance).triu(1)
+    centres = torch.randn(classes, features, generator=streams("centres"))
+    x = centres[y] + noise * torch.randn(len(y), features, generator=streams("noise"))
+    data = Data(x=x, edge_index=(drawn | drawn.T).nonzero().T.contiguous(), y=y)
+    place = torch.cat([torch.randperm(nodes_per_class, generator=streams("split")) for _ in range(classes)])
+    train, val = place < labelled, (place >= labelled) & (place < 2 * labelled)
+    return masks(data, *(m.nonzero().flatten() for m in (train, val, ~(train | val))))
+
+
+def random_families(per_class: int = 200, nodes: int = 20, noise: float = 0.3, seed: int = 0) -> list[Data]:
+    """Draw graphs of three families: preferential attachment, small worlds and random cycles laid over each other.
+
+    Features (N, 8) are the degree, one-hot up to 7 and above, under noise.
+
+    Args:
+        per_class: graphs of every family.
+        nodes: of every graph, give or take a quarter.
+        noise: standard deviation of the noise.
+        seed: of the draw.
+    """
+    if nodes < 8 or per_class < 1:
+        raise ConfigError(f"nodes={nodes} must be at least 8 and per_class={per_class} at least 1")
+    generator = Streams(seed)("families")
+    graphs = []
+    for row, family in enumerate((_attached, _small_world, _cycles)):
+        for _ in range(per_class):
+            count = nodes + int(torch.randint(-(nodes // 4), nodes // 4 + 1, (1,), generator=generator))
+            adjacency = family(count, generator)
+            adjacency = (adjacency | adjacency.T) & ~torch.eye(count, dtype=torch.bool)
+            x = torch.nn.functional.one_hot(adjacency.sum(1).clamp(max=7), 8).float()
+            x += noise * torch.randn(x.shape, generator=generator)
+            graphs.append(Data(x=x, edge_index=adjacency.nonzero().T.contiguous(), y=torch.tensor([row])))
+    return graphs
+
+
+def _attached(count: int, generator: torch.Generator) -> Tensor:
+    """Barabasi and Albert: every node is tied to two earlier ones in proportion to their degrees."""
+    adjacency = torch.zeros(count, count, dtype=torch.bool)
+    adjacency[0, 1] = adjacency[1, 0] = True
+    for node in range(2, count):
+        weights = adjacency[:node, :node].sum(1, dtype=torch.float32)
+        chosen = torch.multinomial(weights, 2, generator=generator)
+        adjacency[node, chosen] = adjacency[chosen, node] = True
+    return adjacency
+
+
+def _small_world(count: int, generator: torch.Generator) -> Tensor:
+    """Watts and Strogatz: a ring of neighbours at distance 1 and 2, a tenth of the edges rewired."""
+    adjacency = torch.zeros(count, count, dtype=torch.bool)
+    source = torch.arange(count).repeat(2)
+    target = (source + torch.tensor([1, 2]).repeat_interleave(count)) % count
+    moved = torch.rand(len(target), generator=generator) < 0.1
+    target = torch.where(moved, torch.randint(count, target.shape, generator=generator), target)
+    adjacency[source, target] = True
+    return adjacency
+
+
+def _cycles(count: int, generator: torch.Generator) -> Tensor:
+    """Two random cycles over all nodes: degree 4 nearly everywhere."""
+    adjacency = torch.zeros(count, count, dtype=torch.bool)
+    for _ in range(2):
+        order = torch.randperm(count, generator=generator)
+        adjacency[order, order.roll(1)] = True
+    return adjacency

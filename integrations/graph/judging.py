@@ -1,0 +1,112 @@
+"""How is one network trained on a condensed graph and tested on the real one?"""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddkit.errors import ConfigError
+from ddkit.integrations.graph.models import Build, GraphInput, build
+from ddkit.integrations.graph.task import NodeTask
+from ddkit.streams import derive_seed
+
+
+@dataclass(frozen=True)
+class Training:
+    """How networks are trained; the defaults are those of the GCond paper.
+
+    Args:
+        epochs: full-batch Adam steps; the learning rate falls to a tenth after half of them.
+        lr: learning rate.
+        weight_decay: L2 penalty of all weights.
+        hidden: width.
+        dropout: of hidden units.
+        validate_every: epochs between two looks at the validation nodes of the real graph.
+    """
+
+    epochs: int = 600
+    lr: float = 0.01
+    weight_decay: float = 5e-4
+    hidden: int = 256
+    dropout: float = 0.5
+    validate_every: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "hidden", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.lr <= 0 or self.weight_decay < 0 or not 0 <= self.dropout < 1:
+            raise ConfigError(
+                f"lr={self.lr}, weight_decay={self.weight_decay} or dropout={self.dropout} is out of range"
+            )
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Trains one network on a graph and tests it on the real one.
+
+    Args:
+        graph: what it is trained on.
+        labels: (n,) int64 class rows; -1 counts not.
+        real: the real graph; test nodes of classes that were dropped are always wrong.
+        plan: how it is trained.
+    """
+
+    graph: GraphInput
+    labels: Tensor
+    real: NodeTask
+    plan: Training
+
+    @functools.cached_property
+    def target(self) -> GraphInput:
+        """The real graph as networks see it."""
+        return GraphInput(self.real.x, self.real.edge_index, self.real.edge_weight)
+
+    def run(self, job: tuple[str | Build, int]) -> tuple[float | None, float, float, str]:
+        """Return the test accuracy of the selected and the last epoch, seconds, and which edges the model saw."""
+        begun = time.process_time()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(job[1])
+            network = build(job[0], self.real.x.shape[1], self.real.num_classes, self.plan.hidden, self.plan.dropout)
+            selected, last = self._train(network)
+        edges = (
+            "none" if isinstance(job[0], str) and job[0] == "mlp" else "weighted" if network.weighted else "unweighted"
+        )
+        count = self.graph.edge_index.shape[1] if edges == "weighted" else self.graph.plain_edges.shape[1]
+        return selected, last, time.process_time() - begun, edges if count else "none"
+
+    def _train(self, network: nn.Module) -> tuple[float | None, float]:
+        plan, known = self.plan, self.labels >= 0
+        optimiser = torch.optim.Adam(network.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
+        best, selected, correct = -1.0, None, 0.0
+        for epoch in range(plan.epochs):
+            if epoch == plan.epochs // 2:
+                optimiser.param_groups[0]["lr"] = plan.lr / 10
+            network.train()
+            optimiser.zero_grad()
+            F.cross_entropy(network(self.graph)[known], self.labels[known]).backward()
+            optimiser.step()
+            final = epoch + 1 == plan.epochs
+            if final or (len(self.real.val) and (epoch + 1) % plan.validate_every == 0):
+                validation, correct = self._accuracies(network)
+                if validation is not None and validation > best:
+                    best, selected = validation, correct
+        return selected, correct
+
+    @torch.no_grad()
+    def _accuracies(self, network: nn.Module) -> tuple[float | None, float]:
+        """Return validation accuracy, which alone decides, and test accuracy, which is kept for the chosen epoch."""
+        network.eval()
+        right = network(self.target).argmax(1) == self.real.y
+        validation = float(right[self.real.val].float().mean()) if len(self.real.val) else None
+        return validation, float(right[self.real.test].float().mean())
+
+
+def network_seed(seed: int, number: int) -> int:
+    """Return the seed of the initial weights and the dropout of network ``number``."""
+    return derive_seed(seed, "network", number)

@@ -1,0 +1,210 @@
+"""Who may look at the private records: nobody but two queries, which clip, add noise and are charged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ddkit.data import Preprocessing, RealData
+from ddkit.errors import ConfigError, DataError
+from ddkit.integrations.private.budget import Plan
+from ddkit.integrations.private.noise import NoiseSource, SystemNoise
+
+#: Maps preprocessed images (n, C, H, W) and labels (n,) to one row per record (n, D); row i must depend on record i.
+RecordFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+class PrivateData:
+    r"""The private records behind a wall.
+
+    Its queries are :meth:`noisy_sum` and :meth:`noisy_class_sums`. Both answer
+
+    .. math:: \sum_{i \in B} f(x_i, y_i) \min\Big(1, \frac{C}{\|f(x_i, y_i)\|}\Big) + \mathcal N(0, \sigma^2 C^2 I)
+
+    with :math:`B` a Poisson sample, or all records: a query changes by at most C when one record comes or goes, pixels
+    and label. A row that is not finite counts as zero. Every query is charged to the plan before its noise is drawn,
+    and an empty sample is one as well. Everything else of a fit sees :attr:`public`, a stand-in with blank images.
+
+    Args:
+        real: the records.
+        plan: the queries that are paid for.
+        normalisation: public constants (mean, std), on the [0, 1] scale, for every channel. Those of the private
+            images would be a query of their own.
+        records: N as it is made public; None publishes the number of records.
+        counts: public numbers of records per class; None assumes N/K for each.
+        noise: None for the operating system.
+
+    Raises:
+        ConfigError: public numbers that make no sense.
+        DataError: no records.
+    """
+
+    def __init__(
+        self,
+        real: RealData,
+        plan: Plan,
+        *,
+        normalisation: tuple[float, float] = (0.5, 0.5),
+        records: int | None = None,
+        counts: Sequence[int] | None = None,
+        noise: NoiseSource | None = None,
+    ) -> None:
+        if not len(real):
+            raise DataError("a private set without records: give at least one image")
+        preprocessing = public_preprocessing(real.shape[0], normalisation)
+        self._real = real.with_preprocessing(preprocessing)
+        self._plan = plan
+        self._noise = noise or SystemNoise()
+        self.records = len(real) if records is None else records
+        if self.records < 1:
+            raise ConfigError(f"records={records} must be the public number of records, at least 1")
+        self.class_counts = _public_counts(self.records, real.num_classes, counts)
+        self.public = stand_in(real, preprocessing)
+
+    @property
+    def plan(self) -> Plan:
+        """The queries that are paid for."""
+        return self._plan
+
+    @property
+    def noise(self) -> NoiseSource:
+        """Where noise and samples come from."""
+        return self._noise
+
+    def noisy_sum(
+        self, rows: RecordFunction, *, clip: float, sigma: float, rate: float = 1.0, chunk: int = 256
+    ) -> Tensor:
+        """Return the noisy sum of one clipped row per record.
+
+        Args:
+            rows: maps a chunk of records to their rows (n, D).
+            clip: C, largest norm of a row.
+            sigma: noise over sensitivity.
+            rate: of the Poisson sample; 1 for all records.
+            chunk: records per call of ``rows``.
+
+        Returns:
+            (D,) float64.
+
+        Raises:
+            PrivacyBudgetError: the query is not planned.
+        """
+        index = self._sample(clip, sigma, rate)
+        total = self._total(index, rows, clip, chunk, by_class=False)
+        return total[0] + self._scaled_noise(sigma * clip, total[0])
+
+    def noisy_class_sums(
+        self,
+        rows: RecordFunction,
+        *,
+        clip: float,
+        sigma: float,
+        rate: float = 1.0,
+        chunk: int = 256,
+        count_weight: float = 0.0,
+    ) -> tuple[Tensor, Tensor | None]:
+        r"""Return the noisy sum of clipped rows of every class, and noisy class counts if asked.
+
+        A record is in the sum of one class only, so that all of them together are one query with the sensitivity of
+        one: C, or :math:`C \sqrt{1 + w^2}` when w times C is added up for every record to count them.
+
+        Args:
+            rows: maps a chunk of records to their rows (n, D).
+            clip: C, largest norm of a row.
+            sigma: noise over sensitivity.
+            rate: of the Poisson sample; 1 for all records.
+            chunk: records per call of ``rows``.
+            count_weight: w; 0 for no counts.
+
+        Returns:
+            sums (K, D) float64; counts (K,) float64 or None.
+
+        Raises:
+            PrivacyBudgetError: the query is not planned.
+        """
+        index = self._sample(clip, sigma, rate)
+        total = self._total(index, rows, clip, chunk, by_class=True)
+        deviation = sigma * clip * (1 + count_weight**2) ** 0.5
+        sums = total + self._scaled_noise(deviation, total)
+        if not count_weight:
+            return sums, None
+        counts = torch.bincount(self._real.labels[index].cpu(), minlength=self._real.num_classes).double()
+        weighted = count_weight * clip * counts
+        return sums, (weighted + self._scaled_noise(deviation, weighted)) / (count_weight * clip)
+
+    def _sample(self, clip: float, sigma: float, rate: float) -> Tensor:
+        """Charge the query, then draw its records."""
+        if not 0 < clip < float("inf"):
+            raise ConfigError(f"max_norm={clip} must be positive and finite: it bounds what one record can change")
+        self._plan.charge(sigma, rate)
+        if rate == 1.0:
+            return torch.arange(len(self._real))
+        return (self._noise.uniform(len(self._real)) < rate).nonzero().flatten()
+
+    def _total(self, index: Tensor, rows: RecordFunction, clip: float, chunk: int, *, by_class: bool) -> Tensor:
+        """Add up clipped rows (K, D), or (1, D) over all classes, in float64."""
+        groups = self._real.num_classes if by_class else 1
+        total: Tensor | None = None
+        # An empty sample has a chunk without records, which says how long a row is.
+        for part in index.split(chunk) if len(index) else [index]:
+            labels = self._real.labels[part.to(self._real.labels.device)]
+            values = self._clipped(self._rows(rows, part, labels), clip)
+            share = F.one_hot(labels.cpu() if by_class else torch.zeros(len(part), dtype=torch.int64), groups).double()
+            added = share.T @ values
+            total = added if total is None else total + added
+        assert total is not None
+        return total
+
+    def _rows(self, rows: RecordFunction, part: Tensor, labels: Tensor) -> Tensor:
+        if len(part):
+            return rows(self._real.batch(part), labels).detach().double().cpu()
+        # Not every layer and hook takes a batch of nothing, so a blank image says how long a row is.
+        blank = rows(self.public.batch(torch.zeros(1, dtype=torch.int64)), torch.zeros(1, dtype=torch.int64))
+        return blank.detach().double().cpu()[:0]
+
+    def _clipped(self, values: Tensor, clip: float) -> Tensor:
+        """Bound the norm of every row (n, D); a row that is not finite becomes zero, as its norm bounds nothing."""
+        values = torch.where(torch.isfinite(values).all(1, keepdim=True), values, torch.zeros(()).double())
+        norms = values.norm(dim=1, keepdim=True)
+        return values * (clip / norms.clamp(min=clip))
+
+    def _scaled_noise(self, deviation: float, like: Tensor) -> Tensor:
+        return deviation * self._noise.gaussian(tuple(like.shape))
+
+
+def public_preprocessing(channels: int, normalisation: tuple[float, float]) -> Preprocessing:
+    """Return the same public constants for every channel.
+
+    Raises:
+        ConfigError: not a pair of a mean and a positive standard deviation.
+    """
+    try:
+        mean, std = (float(value) for value in normalisation)
+        return Preprocessing((mean,) * channels, (std,) * channels)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"normalisation={normalisation!r} must be public constants (mean, std) on the [0, 1] scale, such as "
+            f"(0.5, 0.5): {error}"
+        ) from None
+
+
+def stand_in(real: RealData, preprocessing: Preprocessing) -> RealData:
+    """Return what is public of a set: shape, class names and preprocessing, with one blank image per class."""
+    blank = torch.zeros(real.num_classes, *real.shape, dtype=torch.uint8)
+    labels = torch.arange(real.num_classes)
+    return RealData(blank, labels, real.class_names, preprocessing, real.name, real.split)
+
+
+def _public_counts(records: int, classes: int, counts: Sequence[int] | None) -> Tensor:
+    if counts is None:
+        return torch.full((classes,), records / classes, dtype=torch.float64)
+    given = torch.as_tensor(list(counts), dtype=torch.float64)
+    if given.shape != (classes,) or not bool((given > 0).all()):
+        raise ConfigError(
+            f"label_counts={list(counts)} must be {classes} positive public numbers, one per class; leave it out to "
+            f"assume equal classes, or use label_counts='private'"
+        )
+    return given

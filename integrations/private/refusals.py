@@ -1,0 +1,48 @@
+"""Which settings would leak private records past the noise, and why?"""
+
+from __future__ import annotations
+
+from ddkit.config import DistillConfig
+from ddkit.data import RealData
+from ddkit.errors import ConfigError
+from ddkit.models import ModelSpec, uses_batch_norm
+
+#: Network sources whose weights come from real images.
+_TRAINED_ON_REAL = ("real-trained", "realtrainednetworks", "experts", "expertnetworks")
+
+
+def refuse(config: DistillConfig, public: RealData, *, augments: bool) -> None:
+    """Refuse settings under which something but noisy queries would read the records.
+
+    Args:
+        config: of the run.
+        public: the stand-in for the private set.
+        augments: whether the mechanism can show augmented records.
+
+    Raises:
+        ConfigError: naming the setting, what it would leak and the remedy.
+    """
+    if config.selection is not None:
+        raise ConfigError(f"'{config.method}' returns real images, which is the opposite of private: use dp-dm")
+    if config.init != "noise":
+        raise ConfigError(f"init={config.init} starts from private images and would release them: use init=noise")
+    if config.zca is not None:
+        raise ConfigError(f"zca={config.zca} is fitted on private images: leave it out, and pass public normalisation")
+    if config.networks.name.lower() in _TRAINED_ON_REAL:
+        raise ConfigError(
+            f"networks={config.networks.name} are trained on private images without noise: use fresh, fixed or "
+            f"synthetic-trained ones"
+        )
+    if str(config.synthesis.options.get("labels", "hard")) == "assigned":
+        raise ConfigError("synthesis.labels=assigned come from experts trained on private images: use labels=hard")
+    if config.augmentation != "none" and not augments:
+        raise ConfigError(
+            f"augmentation={config.augmentation} with one release for all steps: records were seen without it; use "
+            f"augmentation=none, or the method dp-dm-iterated"
+        )
+    module = ModelSpec.parse(config.model).build(public.shape, public.num_classes, 0)
+    if uses_batch_norm(module):
+        raise ConfigError(
+            f"model={config.model} has batch norm, through which one record changes what all others add: use "
+            f"norm=instance, group or none"
+        )

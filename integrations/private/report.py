@@ -1,0 +1,166 @@
+"""What may be claimed of a private release: mechanism, cost, what is assumed, and a sentence to quote."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ddkit.integrations.private.accounting import Accountant, plan_epsilon, replace_one_epsilon
+from ddkit.integrations.private.independent import Queries, independent_epsilon
+
+
+@dataclass(frozen=True)
+class PrivacyReport:
+    """The privacy part of an artifact's card.
+
+    How often clipping took place is left out: it is a statistic of the private records.
+
+    Args:
+        private: whether the noise was secret; False after a debug seed.
+        epsilon: of the queries of this fit at ``delta``, by ``accountant``.
+        delta: failure probability of the guarantee.
+        adjacency: neighbouring sets of records: one record, pixels and label, more or less.
+        accountant: ``prv`` or ``rdp``.
+        independent_epsilon: the same without Opacus.
+        independent_method: how that was computed.
+        replace_one_epsilon: an upper bound at the same delta where one record is replaced; None where it is infinite.
+        total_epsilon: of everything that the budget has seen, this fit included.
+        budget_epsilon: what the budget allows.
+        method: private method.
+        mechanism: what a query is.
+        noise_multiplier: sigma over the sensitivity.
+        max_norm: largest norm of what one record adds.
+        sampling_rate: of Poisson samples; 1 for all records.
+        queries: made, as planned.
+        ledger: (noise multiplier, sampling rate, queries) of the whole budget.
+        public: what is assumed to be known to everybody.
+        post_processing: what used answers only and costs nothing.
+        rng: where noise and samples came from.
+        audit: rows of :mod:`ddkit.integrations.private.audit`; empty where none was made.
+        baseline: a classifier with DP-SGD at the same cost; None where none was trained.
+    """
+
+    private: bool
+    epsilon: float
+    delta: float
+    adjacency: str
+    accountant: str
+    independent_epsilon: float
+    independent_method: str
+    replace_one_epsilon: float | None
+    total_epsilon: float
+    budget_epsilon: float
+    method: str
+    mechanism: str
+    noise_multiplier: float
+    max_norm: float
+    sampling_rate: float
+    queries: int
+    ledger: tuple[tuple[float, float, int], ...]
+    public: tuple[str, ...]
+    post_processing: tuple[str, ...]
+    rng: str
+    audit: tuple[dict[str, Any], ...] = ()
+    baseline: str | None = None
+
+    @property
+    def quote(self) -> str:
+        """The sentence to quote; nothing stronger follows."""
+        if not self.private:
+            return "This result is NOT private: its noise came from a recorded seed, so anyone can subtract it."
+        return (
+            f"The released images are ({self.epsilon:.3g}, {self.delta:.3g})-differentially private under adding or "
+            f"removing one record (image and label), by the {self.accountant.upper()} accountant of Opacus, with these "
+            f"quantities assumed public: {'; '.join(self.public)}."
+        )
+
+    def with_audit(self, rows: Sequence[dict[str, Any]]) -> PrivacyReport:
+        """Return the report with the results of an audit."""
+        return replace(self, audit=tuple(rows))
+
+    def with_baseline(self, text: str) -> PrivacyReport:
+        """Return the report with a DP-SGD classifier at the same cost."""
+        return replace(self, baseline=text)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON-able values, the sentence and the text included."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return {**plain, "quote": self.quote, "text": self.as_text()}
+
+    def as_json(self) -> str:
+        """Return the report as a JSON document."""
+        return json.dumps(self.as_dict(), indent=2)
+
+    def as_text(self) -> str:
+        """Return the report for people."""
+        replaced = "not bounded" if self.replace_one_epsilon is None else f"at most {self.replace_one_epsilon:.3f}"
+        lines = [
+            self.quote,
+            "",
+            f"method              {self.method}: {self.mechanism}",
+            f"epsilon             {self.epsilon:.4f} at delta {self.delta:.3g} ({self.accountant}; {self.adjacency})",
+            f"independent         {self.independent_epsilon:.4f} ({self.independent_method})",
+            f"replacing a record  {replaced} at the same delta",
+            f"budget              {self.total_epsilon:.4f} of {self.budget_epsilon:g} after this fit",
+            f"queries             {self.queries} at sampling rate {self.sampling_rate:.6g}",
+            f"noise multiplier    {self.noise_multiplier:.5g}, times the norm bound {self.max_norm:g}",
+            f"randomness          {self.rng}",
+            f"public              {'; '.join(self.public)}",
+            f"post-processing     {'; '.join(self.post_processing)}",
+            f"DP-SGD beside it    {self.baseline or 'not trained'}",
+            "audit               " + ("; ".join(_audit_line(row) for row in self.audit) or "not made"),
+            "",
+            "An audit that finds nothing tests the program; it proves nothing about safety. The guarantee is the one "
+            "of the first sentence.",
+        ]
+        return "\n".join(lines)
+
+
+def make_report(
+    *,
+    spent: Sequence[Queries],
+    ledger: Sequence[Queries],
+    delta: float,
+    budget_epsilon: float,
+    accountant: Accountant,
+    **fields: Any,
+) -> PrivacyReport:
+    """Compute what queries cost in every way and put the report together.
+
+    Args:
+        spent: queries of this fit.
+        ledger: of the whole budget.
+        delta: failure probability.
+        budget_epsilon: what the budget allows.
+        accountant: ``prv`` or ``rdp``.
+        fields: the remaining fields of :class:`PrivacyReport` that no query decides.
+
+    Raises:
+        ConfigError: no queries were made, so that there is nothing to claim.
+    """
+    epsilon = plan_epsilon(spent, delta, accountant)
+    independent, how = independent_epsilon(spent, delta)
+    replaced = replace_one_epsilon(spent, delta, accountant)
+    return PrivacyReport(
+        epsilon=epsilon,
+        delta=delta,
+        adjacency="add or remove one record",
+        accountant=accountant,
+        independent_epsilon=independent,
+        independent_method=how,
+        replace_one_epsilon=replaced if math.isfinite(replaced) else None,
+        total_epsilon=plan_epsilon(ledger, delta, accountant) if tuple(ledger) != tuple(spent) else epsilon,
+        budget_epsilon=budget_epsilon,
+        noise_multiplier=spent[0].sigma,
+        sampling_rate=spent[0].rate,
+        queries=sum(queries.steps for queries in spent),
+        ledger=tuple((queries.sigma, queries.rate, queries.steps) for queries in ledger),
+        **fields,
+    )
+
+
+def _audit_line(row: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in row.items())

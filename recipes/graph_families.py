@@ -1,0 +1,60 @@
+"""How does recipe ``graph`` condense sets of graphs: generated families, random picks beside DosCond?"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddkit.evaluation.statistics import paired_difference, summary
+from ddkit.integrations.graph import GraphCondenser, evaluate_graphs, random_families, save
+from ddkit.streams import Streams
+
+
+def condense_families(settings: dict[str, int], seed: int, out: Path) -> list[dict[str, Any]]:
+    """Return the rows of the table of sets of graphs.
+
+    Args:
+        settings: ``per_class``, ``nodes`` and ``seeds``.
+        seed: of the recipe.
+        out: folder for the condensed sets.
+    """
+    graphs = random_families(settings["per_class"], settings["nodes"], seed=seed)
+    order = torch.randperm(len(graphs), generator=Streams(seed)("families")).tolist()
+    half, most = len(order) // 2, len(order) * 2 // 3
+    train, val, test = ([graphs[i] for i in part] for part in (order[:half], order[half:most], order[most:]))
+    found: dict[str, list[float]] = {}
+    rows = []
+    for method in ("random", "doscond", "whole"):
+        begun, stored, count = time.process_time(), 0, 0
+        found[method] = []
+        for number in range(settings["seeds"]):
+            made: Any = train
+            if method != "whole":
+                made = GraphCondenser(method, graphs_per_class=1, seed=1000 * seed + number).condense(train)
+                save(made, out / "sets" / f"families-{method}-{number}.safetensors")
+            result = evaluate_graphs(made, test, seeds=1, val=val, seed=1000 * seed + number)
+            found[method].extend(result.rows[0].accuracies)
+            stored, count = result.bytes, len(made)
+        told = summary(found[method])
+        rows.append(
+            {
+                "set": method,
+                "graphs": count,
+                "GCN, selected %": f"{100 * told.mean:.1f} ± {100 * told.std:.1f}",
+                "n": told.count,
+                "less random": _difference(found[method], found["random"]) if method == "doscond" else None,
+                "bytes": stored,
+                "CPU s": round(time.process_time() - begun, 1),
+            }
+        )
+    return rows
+
+
+def _difference(own: list[float], other: list[float]) -> str:
+    found = paired_difference(own, other).differences
+    ends = found.interval95
+    text = f"{100 * found.mean:+.1f}"
+    return text if ends is None else f"{text} ({100 * ends[0]:+.1f} to {100 * ends[1]:+.1f})"

@@ -1,0 +1,183 @@
+"""Recipe ``private``: distil under differential privacy, audit it, and set it beside classifiers trained by DP-SGD."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ddkit.data import RealData, load_pair
+from ddkit.errors import ConfigError, unknown_name
+from ddkit.executor import executor
+from ddkit.files import write_text
+from ddkit.integrations.private.accounting import require_accountant
+from ddkit.integrations.private.methods import METHODS
+from ddkit.models import ModelSpec
+from ddkit.recipes.private_cells import BASELINES, Cell, Outcome, measure
+from ddkit.recipes.private_report import write_page
+from ddkit.registry import describe_validation_error
+
+Say = Callable[[str], None]
+
+
+class Frozen(BaseModel):
+    """Settings that are checked and never change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EvaluationSettings(Frozen):
+    """How networks are trained on a released set."""
+
+    model: str
+    networks: int = Field(ge=1)
+    epochs: int = Field(ge=1)
+    lr: float = Field(gt=0)
+
+
+class LinearSettings(Frozen):
+    """DP-SGD on random features."""
+
+    steps: int = Field(ge=1)
+    filters: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    batch: int = Field(ge=1)
+
+
+class NetworkSettings(Frozen):
+    """DP-SGD on a network, by Opacus."""
+
+    model: str
+    epochs: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    lr: float = Field(gt=0)
+
+
+class GeneratorSettings(Frozen):
+    """DP-MERF."""
+
+    per_class: int = Field(ge=1)
+    steps: int = Field(ge=1)
+
+
+class AuditSettings(Frozen):
+    """Canaries and membership inference."""
+
+    trials: int = Field(ge=0)
+    epsilon: float = Field(gt=0)
+    runs: int = Field(ge=0)
+    membership_epsilon: float = Field(gt=0)
+
+
+class Settings(Frozen):
+    """The settings of the recipe's file, checked."""
+
+    data: str
+    data_root: str | None
+    seed: int = Field(ge=0)
+    seeds: int = Field(ge=1)
+    epsilons: list[float] = Field(min_length=1)
+    delta: float = Field(gt=0, lt=1)
+    accountant: Literal["prv", "rdp"]
+    ipc: int = Field(ge=1)
+    methods: list[str] = Field(min_length=1)
+    baselines: list[str]
+    networks: int = Field(ge=1)
+    label_counts: list[int] | Literal["private"] | None
+    model: str
+    steps: dict[str, int]
+    evaluation: EvaluationSettings
+    linear: LinearSettings
+    cnn: NetworkSettings
+    merf: GeneratorSettings
+    audit: AuditSettings
+    executor: Literal["local", "ray"]
+
+
+def run(values: Mapping[str, Any], out: Path, say: Say, command: str) -> dict[str, Any]:
+    """Measure every method and baseline, audit, and write ``table.json``, ``private.png`` and ``report.html``.
+
+    Args:
+        values: the settings.
+        out: folder for sets, table and report.
+        say: called with a line of text at every stage.
+        command: what the user typed.
+
+    Raises:
+        ConfigError: a setting of the wrong type, an unknown method or a delta that promises nothing; nothing was
+            written.
+    """
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        raise ConfigError(f"bad settings: {describe_validation_error(error)}") from None
+    started = time.monotonic()
+    train, test = load_pair(settings.data, root=settings.data_root)
+    cells = _cells(settings, train)
+    say(f"{train.name}: {len(train)} training images, {len(cells)} rows of {settings.seeds} seeds")
+    outcomes: list[tuple[Cell, list[Outcome]]] = []
+    with executor(settings.executor) as pool:
+        for number, cell in enumerate(cells, 1):
+            say(f"[{number}/{len(cells)}] {cell.title}")
+            work = partial(measure, cell, settings.model_dump(), train, test, out / "sets")
+            outcomes.append((cell, pool.map(work, range(settings.seed, settings.seed + settings.seeds))))
+    audit = _audit(settings, train, say)
+    seconds = round(time.monotonic() - started, 1)
+    table, report = write_page(out, outcomes, audit, train, settings.model_dump(mode="json"), command, seconds)
+    outcome = {"table": table, "audit": audit, "report": str(report), "seconds": seconds}
+    write_text(out / "table.json", json.dumps(outcome, indent=2) + "\n")
+    return outcome
+
+
+def _cells(settings: Settings, train: RealData) -> list[Cell]:
+    """Check names, models and delta before anything is computed; return the rows in the order of the table."""
+    require_accountant(settings.accountant)
+    for name in settings.methods:
+        if name not in METHODS:
+            raise unknown_name("private method", name, METHODS)
+    for name in settings.baselines:
+        if name not in BASELINES:
+            raise unknown_name("baseline", name, BASELINES)
+    for name in settings.steps:
+        if name not in (*METHODS, "dm"):
+            raise unknown_name("method with steps", name, (*METHODS, "dm"))
+    if settings.delta >= 1 / len(train):
+        raise ConfigError(
+            f"delta={settings.delta:g} is not below 1/N={1 / len(train):.3g} for {len(train)} training images, so it "
+            f"promises nothing: lower it, for instance to {min(1e-5, 0.1 / len(train)):.3g}"
+        )
+    for model in (settings.model, settings.evaluation.model, settings.cnn.model):
+        ModelSpec.parse(model).build(train.shape, train.num_classes, 0)
+    epsilons = sorted(dict.fromkeys(settings.epsilons))
+    private = [name for name in dict.fromkeys((*settings.methods, *settings.baselines)) if name != "dm"]
+    cells = [Cell(name, epsilon) for epsilon in epsilons for name in private]
+    return [*cells, Cell("dm", None)] if "dm" in settings.baselines else cells
+
+
+def _audit(settings: Settings, train: RealData, say: Say) -> list[dict[str, Any]]:
+    from ddkit.integrations.private.audit import audit_mechanism, audit_membership
+
+    method, chosen = settings.methods[0], settings.audit
+    rows = []
+    if chosen.trials:
+        say(f"canary audit of {method} at epsilon {chosen.epsilon:g}, and of three mistakes")
+        rows += audit_mechanism(method, chosen.epsilon, settings.delta, chosen.trials, settings.seed)
+    if chosen.runs:
+        say(f"membership inference on {2 * chosen.runs} sets")
+        options = {"steps": min(150, settings.steps.get(method, 150)), "model": settings.model}
+        rows += audit_membership(
+            method,
+            train,
+            chosen.membership_epsilon,
+            settings.delta,
+            runs=chosen.runs,
+            ipc=settings.ipc,
+            seed=settings.seed,
+            private=options,
+        )
+    return [row.as_dict() for row in rows]
