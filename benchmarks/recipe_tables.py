@@ -1,7 +1,7 @@
 """The tables of docs/adapters.md, written from what the recipes of the adapters measured.
 
     ddkit recipe run continual --set benchmark=split-mnist --out runs/continual-mnist
-    python benchmarks/recipe_tables.py keep continual-mnist runs/continual-mnist --command "ddkit recipe run continual ..."
+    python benchmarks/recipe_tables.py keep continual-mnist runs/continual-mnist --command "ddkit recipe run ..."
     python benchmarks/recipe_tables.py write
 
 ``keep`` takes the table of a finished recipe with its command, versions and machine into

@@ -36,7 +36,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(recipe_app, name="recipe")
-app.command()(audit)
 
 
 @app.callback(invoke_without_command=True)
@@ -374,6 +373,9 @@ def doctor(data_root: DataRoot = None, as_json: Json = False, verbose: Verbose =
     for title, rows in report.items():
         typer.echo(f"\n{title}")
         print_table(rows)
+
+
+app.command()(audit)
 
 
 def main(arguments: list[str] | None = None) -> None:
