@@ -6,7 +6,7 @@
 
 ``keep`` takes the table of a finished recipe with its command, versions and machine into
 ``benchmarks/results/recipes`` and its figure into ``docs/images``. ``write`` replaces what stands between the markers
-``<!-- NAME: COLUMN, COLUMN -->`` and ``<!-- NAME -->`` of the page by the table of that name, with those columns; a
+``<!-- NAME: COLUMN; COLUMN -->`` and ``<!-- NAME -->`` of the page by the table of that name, with those columns; a
 column is written ``old=new`` to be called otherwise.
 """
 
@@ -61,7 +61,7 @@ def write() -> None:
     page = PAGE.read_text(encoding="utf-8")
 
     def filled(found: re.Match[str]) -> str:
-        name, columns = found["name"], [column.strip() for column in found["columns"].split(",")]
+        name, columns = found["name"], [column.strip() for column in found["columns"].split(";")]
         content = json.loads((KEPT / f"{name}.json").read_text(encoding="utf-8"))
         return f"{found['head']}\n{table(content['table'], columns)}\n<!-- {name} -->"
 
