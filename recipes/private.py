@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -81,7 +81,7 @@ class Settings(Frozen):
     data_root: str | None
     seed: int = Field(ge=0)
     seeds: int = Field(ge=1)
-    epsilons: list[float] = Field(min_length=1)
+    epsilons: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(min_length=1)
     delta: float = Field(gt=0, lt=1)
     accountant: Literal["prv", "rdp"]
     ipc: int = Field(ge=1)

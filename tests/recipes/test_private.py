@@ -56,6 +56,7 @@ def test_private_distils_compares_audits_and_reports(tmp_path: Path) -> None:
         ({"baselines": ["dp-sgd-cnm"]}, "did you mean 'dp-sgd-cnn'"),
         ({"delta": 0.01}, "is not below 1/N"),
         ({"epsilons": []}, "epsilons"),
+        ({"epsilons": [1, -1]}, "epsilons"),
         ({"accountant": "gdp"}, "accountant"),
         ({"steps": {"dp-dn": 3}}, "did you mean 'dp-dm'"),
         ({"model": "convnet:widht=3"}, "widht"),
