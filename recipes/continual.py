@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from ddkit.data import RealData, load_pair
 from ddkit.errors import ConfigError, unknown_name
@@ -27,10 +25,8 @@ from ddkit.recipes.continual_runs import (
     retrain_recipe,
 )
 from ddkit.recipes.continual_table import table_of
-from ddkit.registry import describe_validation_error
+from ddkit.recipes.settings import Say, checked, require_known
 from ddkit.streams import Streams
-
-Say = Callable[[str], None]
 
 _DATA = {"split-digits": "digits", "split-mnist": "mnist", "split-fashionmnist": "fashionmnist",
          "split-cifar10": "cifar10"}  # fmt: skip
@@ -78,13 +74,8 @@ def _settings(values: Mapping[str, Any]) -> Settings:
     if name not in known:
         raise unknown_name("benchmark", name, known)
     block = blocks[name]
-    for key in block:
-        if key not in rest:
-            raise unknown_name(f"setting of benchmark '{name}'", key, rest)
-    try:
-        return Settings(**{key: block.get(key) if value is None else value for key, value in rest.items()})
-    except ValidationError as error:
-        raise ConfigError(f"bad settings: {describe_validation_error(error)}") from None
+    require_known(block, rest, f"benchmark '{name}'")
+    return checked(Settings, {key: block.get(key) if value is None else value for key, value in rest.items()})
 
 
 def _data(settings: Settings) -> tuple[RealData, RealData]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -34,6 +34,7 @@ from ddkit.integrations.continual.host import (
 )
 from ddkit.models import ModelSpec
 from ddkit.parts import at_rest_bytes
+from ddkit.recipes.settings import Frozen
 from ddkit.streams import Streams, derive_seed
 
 Policy = Literal["none", "joint", "reservoir", "adaptive", "random", "herding", "distilled"]
@@ -42,10 +43,8 @@ Protocol = Literal["interleave", "retrain"]
 WITHOUT_MEMORY = ("none", "joint")
 
 
-class Training(BaseModel):
+class Training(Frozen):
     """How an experience is learned: plain SGD over mini-batches of the stream and the memory."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(ge=1)
     lr: float = Field(gt=0)
@@ -54,10 +53,8 @@ class Training(BaseModel):
     memory_batch: int = Field(ge=1)
 
 
-class Settings(BaseModel):
+class Settings(Frozen):
     """The settings of the recipe's file for one benchmark, checked."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     benchmark: str
     data_root: str | None

@@ -73,10 +73,7 @@ def _row(key: Cell, numbers: list[float], mine: list[Outcome], against: list[flo
 
 
 def _percent(values: list[float]) -> str | None:
-    if not values:
-        return None
-    result = summary(values)
-    return f"{100 * result.mean:.1f} ± {100 * result.std:.1f}"
+    return summary(values).percent() if values else None
 
 
 def _difference(a: list[float], b: list[float]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,7 @@ from ddkit.executor import executor
 from ddkit.files import write_text
 from ddkit.recipes.federated_report import draw, rows, write_report
 from ddkit.recipes.federated_settings import Settings
-
-Say = Callable[[str], None]
+from ddkit.recipes.settings import Say
 
 
 def run(values: Mapping[str, Any], out: Path, say: Say, command: str) -> dict[str, Any]:

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from ddkit import methods
-from ddkit.config import merge
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.evaluation import TrainingRecipe
 from ddkit.models import ModelSpec
-from ddkit.registry import describe_validation_error
+from ddkit.recipes.settings import Frozen, checked, laid_over
 
 Options = dict[str, Any]
 
 
-class FedDM(BaseModel):
+class FedDM(Frozen):
     """Iterative distribution matching.
 
     Args:
@@ -27,15 +26,13 @@ class FedDM(BaseModel):
         options: of the distillation, over those of one-shot mode.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     rounds: int = Field(ge=1)
     ipc: int = Field(ge=1)
     radius: float = Field(gt=0)
     options: Options
 
 
-class DynaFed(BaseModel):
+class DynaFed(Frozen):
     """Refinement on the server.
 
     Args:
@@ -45,18 +42,14 @@ class DynaFed(BaseModel):
         refine: training of each aggregate.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     warmup_rounds: int = Field(ge=1)
     ipc: int = Field(ge=1)
     options: Options
     refine: Options
 
 
-class Settings(BaseModel):
+class Settings(Frozen):
     """The settings of the recipe's file, checked."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str
     data_root: str | None
@@ -96,10 +89,7 @@ class Settings(BaseModel):
             ConfigError: a value of the wrong type or out of range, an unknown method, model or training option.
             UnknownNameError: a data set without settings.
         """
-        try:
-            settings = cls(**_of_data_set(values))
-        except ValidationError as error:
-            raise ConfigError(f"bad settings: {describe_validation_error(error)}") from None
+        settings = checked(cls, _of_data_set(values))
         settings._check()
         return settings
 
@@ -128,7 +118,4 @@ def _of_data_set(values: Mapping[str, Any]) -> dict[str, Any]:
     blocks, name = rest.pop("data_sets"), str(rest["data"])
     if not isinstance(blocks, Mapping) or name not in blocks:
         raise unknown_name("data set of this recipe", name, blocks if isinstance(blocks, Mapping) else ())
-    for key in blocks[name]:
-        if key not in rest:
-            raise unknown_name(f"setting of data set '{name}'", key, rest)
-    return merge(blocks[name], {key: value for key, value in rest.items() if value is not None or key == "data_root"})
+    return laid_over(blocks[name], rest, f"data set '{name}'")

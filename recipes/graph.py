@@ -6,11 +6,11 @@ import functools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.executor import Executor, executor
@@ -31,37 +31,30 @@ from ddkit.integrations.graph import (
 )
 from ddkit.recipes.graph_families import condense_families
 from ddkit.recipes.graph_report import Cell, write_page
-from ddkit.registry import checked_options, describe_validation_error
-
-Say = Callable[[str], None]
+from ddkit.recipes.settings import Frozen, Say, checked
+from ddkit.registry import checked_options
 
 _SETS = ("generated", "cora", "citeseer", "pubmed")
 
 
-class TransferSettings(BaseModel):
+class TransferSettings(Frozen):
     """Which sets are trained on with which architectures."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     methods: list[str]
     seeds: int = Field(ge=1)
     models: list[str]
 
 
-class FamilySettings(BaseModel):
+class FamilySettings(Frozen):
     """Graphs to condense as a set."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     per_class: int = Field(ge=10)
     nodes: int = Field(ge=8)
     seeds: int = Field(ge=1)
 
 
-class Settings(BaseModel):
+class Settings(Frozen):
     """The settings of the recipe's file, checked."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str
     data_root: str | None
@@ -101,10 +94,7 @@ def run(values: Mapping[str, Any], out: Path, say: Say, command: str) -> dict[st
         ConfigError: a setting of the wrong type, or an unknown method, model or option; nothing was written.
         DataError: the graph is not there.
     """
-    try:
-        settings = Settings(**values)
-    except ValidationError as error:
-        raise ConfigError(f"bad settings: {describe_validation_error(error)}") from None
+    settings = checked(Settings, values)
     started = time.monotonic()
     training = _check(settings)
     graphs = _graphs(settings)

@@ -10,6 +10,7 @@ import torch
 
 from ddkit.evaluation.statistics import paired_difference, summary
 from ddkit.integrations.graph import GraphCondenser, evaluate_graphs, random_families, save
+from ddkit.recipes.graph_report import points
 from ddkit.streams import Streams
 
 
@@ -39,22 +40,16 @@ def condense_families(settings: dict[str, int], seed: int, out: Path) -> list[di
             found[method].extend(result.rows[0].accuracies)
             stored, count = result.bytes, len(made)
         told = summary(found[method])
+        against = points(paired_difference(found[method], found["random"])) if method == "doscond" else None
         rows.append(
             {
                 "set": method,
                 "graphs": count,
-                "GCN, selected %": f"{100 * told.mean:.1f} ± {100 * told.std:.1f}",
+                "GCN, selected %": told.percent(),
                 "n": told.count,
-                "less random": _difference(found[method], found["random"]) if method == "doscond" else None,
+                "less random": against,
                 "bytes": stored,
                 "CPU s": round(time.process_time() - begun, 1),
             }
         )
     return rows
-
-
-def _difference(own: list[float], other: list[float]) -> str:
-    found = paired_difference(own, other).differences
-    ends = found.interval95
-    text = f"{100 * found.mean:+.1f}"
-    return text if ends is None else f"{text} ({100 * ends[0]:+.1f} to {100 * ends[1]:+.1f})"

@@ -109,10 +109,10 @@ def _row(cell: Cell, cells: Sequence[Cell]) -> dict[str, Any]:
         "set": cell.method,
         "nodes": cell.results[0].nodes,
         "edges": cell.results[0].edges // 2,
-        "GCN, selected %": _percent(told),
-        "last epoch %": _percent(last),
+        "GCN, selected %": told.percent(),
+        "last epoch %": last.percent(),
         "n": told.count,
-        "less the best baseline": f"{_points(against[1])} ({against[0]})" if against else None,
+        "less the best baseline": f"{points(against[1])} ({against[0]})" if against else None,
         "published %": f"{figure[0]:.1f} ± {figure[1]:.1f}" if figure else None,
         "within one std or better": reached,
         "bytes": cell.results[0].bytes,
@@ -140,7 +140,7 @@ def transfer_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
                 "graph": graph,
                 "set": method,
                 "nodes": nodes[graph, method],
-                **{f"{model} %": _percent(told) for model, told in own.items()},
+                **{f"{model} %": told.percent() for model, told in own.items()},
                 "mean of GCN, SGC, APPNP, GAT": round(100 * sum(core) / len(core), 1) if len(core) == 4 else None,
             }
         )
@@ -151,11 +151,8 @@ def _key(cell: Cell) -> tuple[str, str, float | None]:
     return cell.graph, cell.method, cell.size
 
 
-def _percent(told: Summary) -> str:
-    return f"{100 * told.mean:.1f} ± {100 * told.std:.1f}"
-
-
-def _points(found: PairedDifference) -> str:
+def points(found: PairedDifference) -> str:
+    """Return a difference of fractions in points with its 95 % interval, which one pair does not have."""
     ends = found.differences.interval95
     text = f"{100 * found.differences.mean:+.1f}"
     return text if ends is None else f"{text} ({100 * ends[0]:+.1f} to {100 * ends[1]:+.1f})"
@@ -168,8 +165,8 @@ def reading(cells: Sequence[Cell]) -> str:
         own = [cell for cell in cells if cell.graph == graph and cell.models == ["gcn"]]
         whole, means = (next(cell for cell in own if cell.method == name) for name in ("whole", "means"))
         parts.append(
-            f"{graph}: a GCN trained on the whole graph reaches {_percent(whole.told('gcn'))} %, one trained on a "
-            f"single propagated mean a class ({means.nodes} nodes, nothing learned) {_percent(means.told('gcn'))} %. "
+            f"{graph}: a GCN trained on the whole graph reaches {whole.told('gcn').percent()} %, one trained on a "
+            f"single propagated mean a class ({means.nodes} nodes, nothing learned) {means.told('gcn').percent()} %. "
             f"That row decides: a method that does not beat it has learned nothing of use to a GCN on this graph."
         )
         parts += [_verdict(cell, cells) for cell in own if difference(cell, cells) is not None]
@@ -199,7 +196,7 @@ def _verdict(cell: Cell, cells: Sequence[Cell]) -> str:
         verdict = "beats"
     elif ends is not None and ends[1] < 0:
         verdict = "loses to"
-    return f"{cell.graph}, {cell.nodes} nodes: {cell.method} {verdict} {against[0]}, by {_points(against[1])} points."
+    return f"{cell.graph}, {cell.nodes} nodes: {cell.method} {verdict} {against[0]}, by {points(against[1])} points."
 
 
 def write_page(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from ddkit import methods
-from ddkit.config import merge
 from ddkit.data import RealData
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.evaluation import TrainingRecipe
@@ -22,28 +21,22 @@ from ddkit.integrations.nas import MEASURES, ProxyRanker, Ranking, SearchSpace, 
 from ddkit.recipes.nas_data import Parts, TinySet, load_parts, tiny_sets
 from ddkit.recipes.nas_proxies import Proxy
 from ddkit.recipes.nas_report import write_page
-from ddkit.registry import describe_validation_error
+from ddkit.recipes.settings import Frozen, Say, checked, laid_over
 from ddkit.streams import Streams
-
-Say = Callable[[str], None]
 
 #: Proxies that are neither a method of ddkit nor a zero-cost measure.
 _REAL = ("early-stop", "quarter")
 
 
-class TruthSettings(BaseModel):
+class TruthSettings(Frozen):
     """Length and repeats of the ground truth."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(ge=4)
     seeds: int = Field(ge=1)
 
 
-class Settings(BaseModel):
+class Settings(Frozen):
     """The settings of the recipe's file, checked."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str
     data_root: str | None
@@ -99,10 +92,7 @@ def run(values: Mapping[str, Any], out: Path, say: Say, command: str) -> dict[st
     Raises:
         ConfigError: a setting of the wrong type, or an unknown proxy, option or candidate; nothing was written.
     """
-    try:
-        settings = Settings(**of_data_set(values))
-    except ValidationError as error:
-        raise ConfigError(f"bad settings: {describe_validation_error(error)}") from None
+    settings = checked(Settings, of_data_set(values))
     started = time.monotonic()
     plan = _plan(settings, out)
     parts = plan.parts
@@ -134,10 +124,7 @@ def of_data_set(values: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(
             f"data_sets={blocks!r} must map names of data to settings, for instance {{mnist: {{steps: 100}}}}"
         )
-    for key in block:
-        if key not in rest:
-            raise unknown_name(f"setting of data set '{rest.get('data')}'", key, rest)
-    return merge(block, {key: value for key, value in rest.items() if value is not None or key == "data_root"})
+    return laid_over(block, rest, f"data set '{rest.get('data')}'")
 
 
 def _plan(settings: Settings, out: Path) -> _Plan:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from ddkit.data import RealData, load_pair
 from ddkit.errors import ConfigError, unknown_name
@@ -20,15 +20,7 @@ from ddkit.integrations.private.methods import METHODS
 from ddkit.models import ModelSpec
 from ddkit.recipes.private_cells import BASELINES, Cell, Outcome, measure
 from ddkit.recipes.private_report import write_page
-from ddkit.registry import describe_validation_error
-
-Say = Callable[[str], None]
-
-
-class Frozen(BaseModel):
-    """Settings that are checked and never change."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from ddkit.recipes.settings import Frozen, Say, checked
 
 
 class EvaluationSettings(Frozen):
@@ -112,10 +104,7 @@ def run(values: Mapping[str, Any], out: Path, say: Say, command: str) -> dict[st
         ConfigError: a setting of the wrong type, an unknown method or a delta that promises nothing; nothing was
             written.
     """
-    try:
-        settings = Settings(**values)
-    except ValidationError as error:
-        raise ConfigError(f"bad settings: {describe_validation_error(error)}") from None
+    settings = checked(Settings, values)
     started = time.monotonic()
     train, test = load_pair(settings.data, root=settings.data_root)
     cells = _cells(settings, train)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from ddkit import methods
 from ddkit.artifact import DistilledDataset
@@ -32,16 +32,12 @@ from ddkit.evaluation import (
     write_evaluation,
 )
 from ddkit.files import write_text
-from ddkit.registry import describe_validation_error
+from ddkit.recipes.settings import Frozen, Say, checked
 from ddkit.report import write_report
 
-Say = Callable[[str], None]
 
-
-class Settings(BaseModel):
+class Settings(Frozen):
     """The settings of the recipe's file, checked."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str
     data_root: str | None
@@ -85,10 +81,7 @@ def run(values: Mapping[str, Any], out: Path, say: Say, command: str) -> dict[st
     Raises:
         ConfigError: a setting of the wrong type, or an unknown method, model or option; nothing was written.
     """
-    try:
-        settings = Settings(**values)
-    except ValidationError as error:
-        raise ConfigError(f"bad settings: {describe_validation_error(error)}") from None
+    settings = checked(Settings, values)
     started = time.monotonic()
     train, test = load_pair(settings.data, root=settings.data_root)
     protocol = _protocol(settings, train)

@@ -37,6 +37,10 @@ class Summary:
             return None
         return self.mean - self.half_width95, self.mean + self.half_width95
 
+    def percent(self) -> str:
+        """Return ``mean ± standard deviation`` of fractions, in percent."""
+        return f"{100 * self.mean:.1f} ± {100 * self.std:.1f}"
+
 
 @dataclass(frozen=True)
 class TwoLevelSummary:

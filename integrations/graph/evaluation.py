@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -85,8 +85,8 @@ class GraphEvaluation:
             {
                 "set": name,
                 "model": row.model,
-                "selected %": None if row.selected is None else percent(row.selected),
-                "last epoch %": percent(row.last),
+                "selected %": None if row.selected is None else summary(row.selected).percent(),
+                "last epoch %": summary(row.last).percent(),
                 "networks": len(row.seeds),
                 "edges seen": row.edges,
                 "seconds": round(row.seconds, 1),
@@ -94,12 +94,6 @@ class GraphEvaluation:
             for name, rows in sets
             for row in rows
         ]
-
-
-def percent(accuracies: Sequence[float]) -> str:
-    """Return ``mean ± standard deviation`` of fractions, in percent."""
-    found = summary(accuracies)
-    return f"{100 * found.mean:.1f} ± {100 * found.std:.1f}"
 
 
 def evaluate(
@@ -145,7 +139,7 @@ def evaluate(
     labels = rows_of_labels(condensed.y, real)
     judge = Judge(small, labels, real, plan)
     workers = executor or InProcess()
-    rows = _results(judge, models, seeds, seed, workers)
+    rows = results_of(judge, models, seeds, seed, workers)
     beside = None
     if means:
         told = getattr(condensed, "provenance", {})
@@ -153,7 +147,7 @@ def evaluate(
         missing = "skip" if told.get("dropped_classes") else "error"
         other = GraphCondenser("means", split=split, missing=missing, **kept).condense(data)
         judge = Judge(condensed_input(other, unweighted_threshold), rows_of_labels(other.y, real), real, plan)
-        beside = _results(judge, models, seeds, seed, workers)
+        beside = results_of(judge, models, seeds, seed, workers)
     method = getattr(condensed, "provenance", {}).get("method", "condensed")
     return GraphEvaluation(
         method, rows, beside, int(condensed.num_nodes or 0), condensed.edge_index.shape[1], stored_bytes(condensed)
@@ -192,7 +186,7 @@ def evaluate_whole(
     judge = Judge(
         graph, torch.where(_among(real.train, len(real.y)), real.y, -1), real, training or Training(epochs=200)
     )
-    rows = _results(judge, models, seeds, seed, executor or InProcess())
+    rows = results_of(judge, models, seeds, seed, executor or InProcess())
     size = smallest_bytes(real.x, real.edge_index.shape[1], bool((real.edge_weight != 1).any()))
     return GraphEvaluation("whole", rows, None, real.num_nodes, real.edge_index.shape[1], size)
 
@@ -248,9 +242,17 @@ def rows_of_labels(y: Tensor, real: NodeTask) -> Tensor:
     return torch.tensor([rows[label] for label in y.tolist()])
 
 
-def _results(
-    judge: Judge, models: Sequence[str | Build], seeds: int, seed: int, workers: Executor
+class Judging(Protocol):
+    """What trains one network of a model from a seed and tests it."""
+
+    def run(self, job: tuple[Any, int]) -> tuple[float | None, float, float, str]:
+        """Return the test accuracy of the selected and the last epoch, seconds, and which edges the model saw."""
+
+
+def results_of(
+    judge: Judging, models: Sequence[str | Build], seeds: int, seed: int, workers: Executor
 ) -> tuple[ModelResult, ...]:
+    """Train ``seeds`` networks of every model, the same initial weights for equal seeds, and return their results."""
     own = [network_seed(seed, number) for number in range(seeds)]
     outcomes = workers.map(judge.run, [(model, one) for model in models for one in own])
     rows = []

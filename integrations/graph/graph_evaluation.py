@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from ddkit.errors import ConfigError, DataError, unknown_name
 from ddkit.executor import Executor, InProcess
 from ddkit.integrations.graph.condenser import stored_bytes
-from ddkit.integrations.graph.evaluation import GraphEvaluation, ModelResult
+from ddkit.integrations.graph.evaluation import GraphEvaluation, results_of
 from ddkit.integrations.graph.graphs import Graph, checked_graphs
 from ddkit.integrations.graph.host import Data, GCNConv, GINConv, Linear, SAGEConv, global_mean_pool
-from ddkit.integrations.graph.judging import Training, network_seed
+from ddkit.integrations.graph.judging import Training, train_and_select
 
 #: Training of networks on graphs: fewer epochs than on nodes, and narrower, as in DosCond.
 GRAPH_TRAINING = Training(epochs=300, hidden=64, weight_decay=0.0, dropout=0.0, validate_every=10)
@@ -86,34 +86,25 @@ class GraphJudge:
     classes: int
     plan: Training
 
-    def run(self, job: tuple[str, int]) -> tuple[float | None, float, float]:
-        """Return the test accuracy of the selected and the last epoch, and seconds."""
+    def run(self, job: tuple[str, int]) -> tuple[float | None, float, float, str]:
+        """Return the test accuracy of the selected and the last epoch, seconds, and which edges the model saw."""
         begun = time.process_time()
         plan = self.plan
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(job[1])
+            torch.default_generator.manual_seed(job[1])
             network = GraphNetwork(job[0], self.small.x.shape[1], self.classes, plan.hidden, plan.dropout)
-            optimiser = torch.optim.Adam(network.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
-            best, selected, right = -1.0, None, 0.0
-            for epoch in range(plan.epochs):
-                if epoch == plan.epochs // 2:
-                    optimiser.param_groups[0]["lr"] = plan.lr / 10
-                network.train()
-                optimiser.zero_grad()
-                F.cross_entropy(self.small.logits(network), self.small.y).backward()
-                optimiser.step()
-                final = epoch + 1 == plan.epochs
-                if final or (self.val is not None and (epoch + 1) % plan.validate_every == 0):
-                    right = _accuracy(network, self.test)
-                    found = _accuracy(network, self.val) if self.val is not None else None
-                    if found is not None and found > best:
-                        best, selected = found, right
-        return selected, right, time.process_time() - begun
+            selected, last = train_and_select(
+                network,
+                plan,
+                lambda: F.cross_entropy(self.small.logits(network), self.small.y),
+                lambda: (None if self.val is None else _accuracy(network, self.val), _accuracy(network, self.test)),
+                self.val is not None,
+            )
+        return selected, last, time.process_time() - begun, "unweighted"
 
 
 @torch.no_grad()
 def _accuracy(network: nn.Module, graphs: _Laid) -> float:
-    network.eval()
     return float((graphs.logits(network).argmax(1) == graphs.y).float().mean())
 
 
@@ -156,19 +147,10 @@ def evaluate_graphs(
         _real(graphs, told.get("features"), classes, laid.x.shape[1]) for graphs in (test, val) if graphs is not None
     ]
     judge = GraphJudge(laid, real[1] if len(real) > 1 else None, real[0], len(classes), training or GRAPH_TRAINING)
-    own = [network_seed(seed, number) for number in range(seeds)]
-    outcomes = (executor or InProcess()).map(judge.run, [(model, one) for model in models for one in own])
-    rows = []
-    for place, model in enumerate(models):
-        part = outcomes[place * seeds : (place + 1) * seeds]
-        selected = tuple(one[0] for one in part if one[0] is not None)
-        seconds = sum(one[2] for one in part)
-        rows.append(
-            ModelResult(model, selected or None, tuple(one[1] for one in part), tuple(own), seconds, "unweighted")
-        )
+    rows = results_of(judge, models, seeds, seed, executor or InProcess())
     edges = sum(graph.edge_index.shape[1] for graph in small)
     stored = sum(stored_bytes(graph) for graph in condensed)
-    return GraphEvaluation(told.get("method", "graphs"), tuple(rows), None, len(laid.x), edges, stored)
+    return GraphEvaluation(told.get("method", "graphs"), rows, None, len(laid.x), edges, stored)
 
 
 def _real(graphs: Sequence[Any], features: Any, classes: tuple[int, ...], width: int) -> _Laid:

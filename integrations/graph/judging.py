@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,40 @@ class Training:
             )
 
 
+def train_and_select(
+    network: nn.Module,
+    plan: Training,
+    loss: Callable[[], Tensor],
+    look: Callable[[], tuple[float | None, float]],
+    validates: bool,
+) -> tuple[float | None, float]:
+    """Train a network by full-batch Adam and return the test accuracy of the selected and of the last epoch.
+
+    Args:
+        network: what is trained.
+        plan: how.
+        loss: of the network on what it is trained on.
+        look: returns validation accuracy, which alone decides, and test accuracy, which is kept for the chosen epoch;
+            called in evaluation mode.
+        validates: whether there is anything to validate on; otherwise no epoch is selected.
+    """
+    optimiser = torch.optim.Adam(network.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
+    best, selected, test = -1.0, None, 0.0
+    for epoch in range(plan.epochs):
+        if epoch == plan.epochs // 2:
+            optimiser.param_groups[0]["lr"] = plan.lr / 10
+        network.train()
+        optimiser.zero_grad()
+        loss().backward()
+        optimiser.step()
+        if epoch + 1 == plan.epochs or (validates and (epoch + 1) % plan.validate_every == 0):
+            network.eval()
+            validation, test = look()
+            if validation is not None and validation > best:
+                best, selected = validation, test
+    return selected, test
+
+
 @dataclass(frozen=True)
 class Judge:
     """Trains one network on a graph and tests it on the real one.
@@ -63,6 +98,11 @@ class Judge:
     plan: Training
 
     @functools.cached_property
+    def known(self) -> Tensor:
+        """(n,) bool: which labels count."""
+        return self.labels >= 0
+
+    @functools.cached_property
     def target(self) -> GraphInput:
         """The real graph as networks see it."""
         return GraphInput(self.real.x, self.real.edge_index, self.real.edge_weight)
@@ -71,37 +111,26 @@ class Judge:
         """Return the test accuracy of the selected and the last epoch, seconds, and which edges the model saw."""
         begun = time.process_time()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(job[1])
+            torch.default_generator.manual_seed(job[1])
             network = build(job[0], self.real.x.shape[1], self.real.num_classes, self.plan.hidden, self.plan.dropout)
-            selected, last = self._train(network)
+            selected, last = train_and_select(
+                network,
+                self.plan,
+                lambda: self._loss(network),
+                lambda: self._accuracies(network),
+                len(self.real.val) > 0,
+            )
         edges = (
             "none" if isinstance(job[0], str) and job[0] == "mlp" else "weighted" if network.weighted else "unweighted"
         )
         count = self.graph.edge_index.shape[1] if edges == "weighted" else self.graph.plain_edges.shape[1]
         return selected, last, time.process_time() - begun, edges if count else "none"
 
-    def _train(self, network: nn.Module) -> tuple[float | None, float]:
-        plan, known = self.plan, self.labels >= 0
-        optimiser = torch.optim.Adam(network.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
-        best, selected, correct = -1.0, None, 0.0
-        for epoch in range(plan.epochs):
-            if epoch == plan.epochs // 2:
-                optimiser.param_groups[0]["lr"] = plan.lr / 10
-            network.train()
-            optimiser.zero_grad()
-            F.cross_entropy(network(self.graph)[known], self.labels[known]).backward()
-            optimiser.step()
-            final = epoch + 1 == plan.epochs
-            if final or (len(self.real.val) and (epoch + 1) % plan.validate_every == 0):
-                validation, correct = self._accuracies(network)
-                if validation is not None and validation > best:
-                    best, selected = validation, correct
-        return selected, correct
+    def _loss(self, network: nn.Module) -> Tensor:
+        return F.cross_entropy(network(self.graph)[self.known], self.labels[self.known])
 
     @torch.no_grad()
     def _accuracies(self, network: nn.Module) -> tuple[float | None, float]:
-        """Return validation accuracy, which alone decides, and test accuracy, which is kept for the chosen epoch."""
-        network.eval()
         right = network(self.target).argmax(1) == self.real.y
         validation = float(right[self.real.val].float().mean()) if len(self.real.val) else None
         return validation, float(right[self.real.test].float().mean())

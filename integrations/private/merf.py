@@ -16,6 +16,7 @@ from ddkit.integrations.private.data import PrivateData
 from ddkit.integrations.private.independent import Queries
 from ddkit.integrations.private.noise import SystemNoise
 from ddkit.integrations.private.report import make_report
+from ddkit.models.spec import seeded
 from ddkit.streams import Streams
 
 
@@ -88,8 +89,7 @@ def dp_merf(
 
     sums, _ = private.noisy_class_sums(lambda images, _: embed(images), clip=1.0, sigma=sigma)
     wanted = (sums / private.class_counts[:, None]).float()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(streams.integer("weights"))
+    with seeded(streams.integer("weights")):
         maker = _Generator(10, classes, real.shape, 256)
     optimiser = torch.optim.Adam(maker.parameters(), lr=2e-3)
     labels = torch.arange(batch) % classes

@@ -60,3 +60,7 @@ def test_pairing_removes_the_common_spread() -> None:
 def test_pairs_must_be_equally_many() -> None:
     with pytest.raises(ConfigError, match="3 and 2"):
         paired_difference([0.1, 0.2, 0.3], [0.1, 0.2])
+
+
+def test_summary_in_percent() -> None:
+    assert summary([0.5, 0.6]).percent() == "55.0 ± 5.0"

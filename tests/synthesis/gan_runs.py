@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from ddkit import Distiller
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
+from ddkit.models.spec import seeded
 from ddkit.synthesis import GANCodes
-from ddkit.synthesis.gan.generator import seeded
 from ddkit.testing import toy_data
 
 TINY: dict[str, Any] = {"code_size": 3, "width": 4, "generator_steps": 2, "generator_batch": 4}

@@ -12,9 +12,9 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ddkit.errors import ConfigError, DataError
+from ddkit.models.spec import seeded
 from ddkit.synthesis import GANCodes
 from ddkit.synthesis.gan import Generator, codes, save_generator
-from ddkit.synthesis.gan.generator import seeded
 from ddkit.testing import toy_data
 
 from .gan_runs import TINY, Linear, fit, started

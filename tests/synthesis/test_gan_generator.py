@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from ddkit.errors import ArtifactError, ConfigError
+from ddkit.models.spec import seeded
 from ddkit.synthesis.gan import Generator, load_generator, save_generator
-from ddkit.synthesis.gan.generator import Discriminator, doubled, rebuild, seeded
+from ddkit.synthesis.gan.generator import Discriminator, doubled, rebuild
 
 Shape = tuple[int, int, int]
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -32,14 +31,6 @@ Shape = tuple[int, int, int]
 def default_width(shape: Shape) -> int:
     """Return the feature maps of a generator of ``shape`` (C, H, W) images: 32 up to 16 pixels, else 64."""
     return 32 if max(shape[1:]) <= 16 else 64
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Let layers built inside draw their weights from ``seed``; the global random state is what it was before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 def doubled(x: Tensor, convolution: nn.Conv2d) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ddkit.errors import ConfigError
-from ddkit.synthesis.gan.generator import Generator, Shape, load_generator, seeded
+from ddkit.models.spec import seeded
+from ddkit.synthesis.gan.generator import Generator, Shape, load_generator
 
 
 def frozen_generator(

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ddkit.data import RealData
 from ddkit.errors import ConfigError, DivergedError
+from ddkit.models.spec import seeded
 from ddkit.progress import Report, silent
-from ddkit.synthesis.gan.generator import ConditionalBatchNorm, Discriminator, Generator, seeded
+from ddkit.synthesis.gan.generator import ConditionalBatchNorm, Discriminator, Generator
 
 GENERATOR_RATE, DISCRIMINATOR_RATE = 4e-4, 8e-4
 BETAS = (0.0, 0.99)
