@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
@@ -114,9 +116,11 @@ def assess(
     ways = _Ways(distilled, test, repeats, seed, options) if recipe is None else None
     sets = baseline_sets(train, distilled, baselines, seed, draws) if train is not None and baselines else {}
     report_progress(f"training {repeats} network{'s' * (repeats != 1)} on the distilled set")
-    results = [(label, evaluate(distilled, test, specs, repeats, own, seed, **options))]
+    trained: dict[ModelSpec, list[nn.Module]] = {}
+    keep = trained.__setitem__ if ways is not None and ways.compares_features() else None
+    results = [(label, evaluate(distilled, test, specs, repeats, own, seed, keep=keep, **options))]
     if ways is not None:
-        results += ways.further(label, specs, common, report_progress)
+        results += ways.further(label, specs, common, trained, report_progress)
     for kind, members in sets.items():
         report_progress(f"training networks on the baseline '{kind}'")
         if isinstance(members, RealData):
@@ -141,14 +145,27 @@ class _Ways:
     seed: int
     options: dict[str, Any]
 
+    def compares_features(self) -> bool:
+        """Whether the kernel of the set is that of networks trained on it."""
+        how = kernel_of(self.distilled)
+        return how is not None and how.kernel["name"] == NetworkFeatures.name
+
     def further(
-        self, label: str, specs: Sequence[ModelSpec], common: Sequence[ModelSpec], report: Callable[[str], None]
+        self,
+        label: str,
+        specs: Sequence[ModelSpec],
+        common: Sequence[ModelSpec],
+        trained: Mapping[ModelSpec, Sequence[nn.Module]],
+        report: Callable[[str], None],
     ) -> list[tuple[str, EvaluationResult]]:
-        """Evaluate the set by its kernel and by the common protocol, where these are not its own way already."""
+        """Evaluate the set by its kernel and by the common protocol, where these are not its own way already.
+
+        ``trained`` are networks that were trained its own way, for a kernel that compares their features.
+        """
         found = []
         if kernel_of(self.distilled) is not None:
             report("classifying by the kernel of the set")
-            found.append((f"{label} (kernel)", self._kernel(self.distilled, specs, self.repeats)))
+            found.append((f"{label} (kernel)", self._kernel(self.distilled, specs, self.repeats, trained)))
         if self._trains_differently():
             report("training networks on the distilled set by the common protocol")
             how = common_recipe(self.distilled)
@@ -168,8 +185,8 @@ class _Ways:
 
         A kernel that has to be trained is left out.
         """
-        found, how = [], kernel_of(self.distilled)
-        if how is not None and how.kernel["name"] != NetworkFeatures.name:
+        found = []
+        if kernel_of(self.distilled) is not None and not self.compares_features():
             result = merge_draws([self._kernel(one, specs, 1) for one in members])
             found.append((f"{kind} (kernel)", result))
         if self._trains_differently() and trained != common_recipe(self.distilled):
@@ -184,9 +201,16 @@ class _Ways:
         how = common_recipe(self.distilled)
         return _pooled(members, self.test, common, self.repeats, how, self.seed, self.options)
 
-    def _kernel(self, one: DistilledDataset, specs: Sequence[ModelSpec], repeats: int) -> EvaluationResult:
+    def _kernel(
+        self,
+        one: DistilledDataset,
+        specs: Sequence[ModelSpec],
+        repeats: int,
+        trained: Mapping[ModelSpec, Sequence[nn.Module]] | None = None,
+    ) -> EvaluationResult:
         options = {key: value for key, value in self.options.items() if key != "executor"}
-        return evaluate_kernel(one, self.test, specs, repeats, kernel_of(self.distilled), self.seed, **options)
+        how = kernel_of(self.distilled)
+        return evaluate_kernel(one, self.test, specs, repeats, how, self.seed, networks=trained, **options)
 
 
 def _pooled(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
@@ -31,6 +31,7 @@ BATCH_NORM_IMAGES = 100
 WHOLE_RECIPE = TrainingRecipe(name="whole", epochs=30, batch_size=64)
 
 EvaluationProgress = Callable[[str, int, int], None]
+Keep = Callable[[ModelSpec, list[nn.Module]], None]
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,10 @@ class _Shared:
     stacked: bool | None
 
 
-def _run_task(shared: _Shared, task: _Task, progress: EvaluationProgress | None = None) -> tuple[list[float], float]:
-    """Train and test the networks of a task; returns their accuracies and the seconds it took."""
+def _run_task(
+    shared: _Shared, task: _Task, progress: EvaluationProgress | None = None, keep: Keep | None = None
+) -> tuple[list[float], float]:
+    """Train and test the networks of a task, hand them to ``keep``; return their accuracies and seconds."""
     start = time.perf_counter()
     name = task.spec.canonical()
     networks = train_networks(
@@ -73,6 +76,8 @@ def _run_task(shared: _Shared, task: _Task, progress: EvaluationProgress | None 
         progress=None if progress is None else functools.partial(progress, name),
     )
     values = accuracies(networks, shared.test)
+    if keep is not None:
+        keep(task.spec, networks)
     return values, time.perf_counter() - start
 
 
@@ -92,6 +97,7 @@ def _evaluate_rows(
     seed: int,
     executor: Executor | None,
     progress: EvaluationProgress | None,
+    keep: Keep | None = None,
 ) -> tuple[ArchitectureResult, ...]:
     specs = [ModelSpec.parse(item) for item in architectures]
     if not specs:
@@ -110,7 +116,7 @@ def _evaluate_rows(
         repeats = 1  # all networks would be the same
     seeds = {spec: network_seeds(seed, spec, repeats) for spec in specs}
     if executor is None:
-        outcomes = [[_run_task(shared, _Task(spec, seeds[spec]), progress)] for spec in specs]
+        outcomes = [[_run_task(shared, _Task(spec, seeds[spec]), progress, keep)] for spec in specs]
     else:
         tasks = [_Task(spec, (one,)) for spec in specs for one in seeds[spec]]
         flat = executor.map(functools.partial(_run_task, shared), tasks)
@@ -143,6 +149,7 @@ def evaluate(
     executor: Executor | None = None,
     stacked: bool | None = None,
     progress: EvaluationProgress | None = None,
+    keep: Keep | None = None,
 ) -> EvaluationResult:
     """Train ``repeats`` fresh networks of every architecture on a distilled set and test them.
 
@@ -168,6 +175,8 @@ def evaluate(
         stacked: force or forbid training several networks as stacked weights; None decides by measurement.
         progress: called as ``progress(architecture, done, total)`` after every epoch, in network epochs; not
             called with an executor.
+        keep: called with every architecture and its trained networks, in the order of their seeds; not called with an
+            executor.
 
     Returns:
         The result, one row per architecture.
@@ -194,7 +203,7 @@ def evaluate(
         stacked=stacked,
     )
     return EvaluationResult(
-        rows=_evaluate_rows(shared, architectures, repeats, seed, executor, progress),
+        rows=_evaluate_rows(shared, architectures, repeats, seed, executor, progress, keep),
         recipe=recipe,
         data=test.name,
         split=test.split,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
@@ -48,6 +49,7 @@ def evaluate_kernel(
     seed: int = 0,
     *,
     device: str | torch.device = "cpu",
+    networks: Mapping[ModelSpec, Sequence[nn.Module]] | None = None,
     **training: Any,
 ) -> EvaluationResult:
     r"""Classify real images by kernel ridge regression on a distilled set (survey Eq. 14).
@@ -65,6 +67,8 @@ def evaluate_kernel(
         how: the classifier; None for that of the set.
         seed: of the evaluation.
         device: where the kernel is computed.
+        networks: of every architecture, ``repeats`` of them, trained on the set as its recipe says and with this seed,
+            as :func:`~ddkit.evaluation.evaluate` hands them to ``keep``; None trains them.
         training: precision, compile, stacked of :func:`~ddkit.evaluation.train_networks`, for trained networks.
 
     Returns:
@@ -85,7 +89,12 @@ def evaluate_kernel(
     if how.kernel["name"] == NetworkFeatures.name:
         how = how.model_copy(update={"networks": recipe_of(distilled)})
         specs = [ModelSpec.parse(item) for item in architectures]
-        rows = [_trained_row(distilled, test, how, spec, repeats, seed, str(device), training) for spec in specs]
+        rows = []
+        for spec in specs:
+            seeds, begun = network_seeds(seed, spec, repeats), time.perf_counter()
+            given = (networks or {}).get(spec)
+            trained = _trained(distilled, spec, seeds, str(device), training) if given is None else given
+            rows.append(_row_of_features(distilled, test, how, spec, trained, seeds, str(device), begun))
     else:
         rows = [_fixed_row(distilled, test, how, repeats, str(device))]
     return EvaluationResult(
@@ -115,31 +124,36 @@ def _fixed_row(
     return _row(in_words(described), values, seeds, started)
 
 
-def _trained_row(
+def _trained(
+    distilled: DistilledDataset, spec: ModelSpec, seeds: Sequence[int], device: str, training: Mapping[str, Any]
+) -> list[nn.Module]:
+    """Train networks on the set as its recipe says."""
+    recipe = recipe_of(distilled)
+    recipe = recipe.replace(loss=recipe.loss_for(distilled.label_kind))
+    images, labels = distilled.tensors()
+    return train_networks(
+        images, labels, spec, recipe, seeds, num_classes=distilled.num_classes, device=device, **training
+    )
+
+
+def _row_of_features(
     distilled: DistilledDataset,
     test: RealData,
     how: KernelRecipe,
     spec: ModelSpec,
-    repeats: int,
-    seed: int,
+    networks: Sequence[nn.Module],
+    seeds: Sequence[int],
     device: str,
-    training: Mapping[str, Any],
+    begun: float,
 ) -> ArchitectureResult:
-    """Train networks on the set and test the kernels of their features."""
-    started, seeds = time.perf_counter(), network_seeds(seed, spec, repeats)
-    recipe = recipe_of(distilled)
-    recipe = recipe.replace(loss=recipe.loss_for(distilled.label_kind))
-    images, labels = distilled.tensors()
-    networks = train_networks(
-        images, labels, spec, recipe, seeds, num_classes=distilled.num_classes, device=device, **training
-    )
+    """Test the kernels of the features of networks that were trained on the set."""
     values = []
     for network in networks:
         body: Any = network.eval()
         if isinstance(body, Centred):
             body = body.model  # what it learned beyond its start has no features of its own
         values.append(_accuracy(NetworkFeatures([body]), distilled, test, how, device))
-    return _row(f"{how.kernel['name']} of {spec.canonical()}", values, seeds, started)
+    return _row(f"{how.kernel['name']} of {spec.canonical()}", values, seeds, begun)
 
 
 def _accuracy(kernel: Kernel, distilled: DistilledDataset, test: RealData, how: KernelRecipe, device: str) -> float:

@@ -76,6 +76,23 @@ def test_a_kernel_of_trained_networks_trains_them_as_the_set_says(digits: Pair) 
     assert min(first.rows[0].accuracies) > 0.4 and len(set(first.rows[0].seeds)) == 2
 
 
+def test_an_assessment_trains_the_networks_whose_features_are_compared_once(
+    digits: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, test = digits
+    card = {"describe": {"name": "network-features", "model": "unknown"}, "regulariser": 1e-4}
+    distilled = random_set(train, 2, kernel=card, recipe=own_recipe("adam", epochs=20))
+    alone = evaluate_kernel(distilled, test, (TINY,), 2, seed=1)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the networks were trained again")
+
+    monkeypatch.setattr("ddkit.evaluation.kernel.train_networks", refuse)
+    own, kernel, *_ = assess(distilled, test, architectures=(TINY,), repeats=2, seed=1)
+    assert kernel[0].endswith("(kernel)") and kernel[1].rows[0].accuracies == alone.rows[0].accuracies
+    assert kernel[1].rows[0].seeds == own[1].rows[0].seeds == alone.rows[0].seeds
+
+
 def test_networks_of_a_centred_recipe_have_a_kernel_too(digits: Pair) -> None:
     train, test = digits
     card = {"describe": {"name": "network-features", "model": "unknown"}, "regulariser": 1e-4}
