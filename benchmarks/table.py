@@ -1,15 +1,17 @@
 """The tables of README and docs/measurements.md, written from what was measured.
 
     DDKIT_DATA=... python benchmarks/table.py --results benchmarks/results/accuracy-cpu.json [--write]
+    python benchmarks/table.py --seconds benchmarks/results/time-to-accuracy.json [--write]
 
-Without ``--write`` the overview is printed. With it, what stands between the markers ``<!-- methods -->`` of README.md
-and ``<!-- cells -->`` of docs/measurements.md is replaced.
+Without ``--write`` the overview, or the table of seconds, is printed. With it, what stands between the markers
+``<!-- methods -->`` of README.md and ``<!-- cells -->`` or ``<!-- seconds -->`` of docs/measurements.md is replaced.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -103,6 +105,39 @@ def details(results: Mapping[str, Any], loaded: Mapping[str, RealData]) -> str:
     return "\n".join(lines)
 
 
+def seconds_to(results: Mapping[str, Any]) -> str:
+    """Return one line per method: CPU seconds to every accuracy, and the best of its points; fastest first."""
+    thresholds = [str(number) for number in sorted(int(key) for key in next(iter(results.values()))["reached"])]
+    heads = [f"s to {number} %" for number in thresholds]
+    head = f"| set | {' | '.join(heads)} | best % | by | after s | of which shared |"
+    lines = [head, "|" + "---|" * (len(heads) + 5)]
+
+    def rank(result: Mapping[str, Any]) -> list[float]:
+        found = [result["reached"][number] for number in reversed(thresholds)]
+        return [math.inf if seconds is None else seconds for seconds in found]
+
+    for result in sorted(results.values(), key=rank):
+        points = result["points"]
+        last = points[-1]["seconds"]
+        best = max(points, key=top)
+        reached = [result["reached"][number] for number in thresholds]
+        words = [
+            f"`{result['method']}`",
+            *(f"{found:.0f}" if found is not None else f"not in {last:.0f}" for found in reached),
+            f"{top(best):.1f}",
+            "kernel" if best.get("kernel_percent", 0.0) > best["network_percent"] else "network",
+            f"{best['seconds']:.0f}",
+            f"{result['shared_seconds']:.0f}" if result["shared_seconds"] else "",
+        ]
+        lines.append("| " + " | ".join(words) + " |")
+    return "\n".join(lines)
+
+
+def top(point: Mapping[str, Any]) -> float:
+    """Return the larger accuracy of a point."""
+    return max(point["network_percent"], point.get("kernel_percent", 0.0))
+
+
 def replaced(text: str, marker: str, table: str) -> str:
     """Return ``text`` with the part between two markers replaced."""
     sign = f"<!-- {marker} -->"
@@ -111,21 +146,29 @@ def replaced(text: str, marker: str, table: str) -> str:
     return re.sub(f"{sign}.*{sign}", lambda _: f"{sign}\n{table}\n{sign}", text, flags=re.DOTALL)
 
 
+def write(name: str, marker: str, table: str) -> None:
+    """Put a table between the markers of a file."""
+    path = Path(name)
+    path.write_text(replaced(path.read_text(encoding="utf-8"), marker, table), encoding="utf-8")
+
+
 def main() -> None:
     """Print or write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, required=True)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--results", type=Path, help="accuracies of the cells")
+    source.add_argument("--seconds", type=Path, help="seconds to accuracies")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
+    if arguments.seconds:
+        table = seconds_to(json.loads(arguments.seconds.read_text()))
+        return write("docs/measurements.md", "seconds", table) if arguments.write else print(table)
     results = json.loads(arguments.results.read_text())
     if not arguments.write:
         return print(overview(results))
     loaded = {source: data.load(source, "train", download=False) for source in TITLES}
-    for path, marker, table in (
-        (Path("README.md"), "methods", overview(results)),
-        (Path("docs/measurements.md"), "cells", details(results, loaded)),
-    ):
-        path.write_text(replaced(path.read_text(encoding="utf-8"), marker, table), encoding="utf-8")
+    write("README.md", "methods", overview(results))
+    write("docs/measurements.md", "cells", details(results, loaded))
 
 
 if __name__ == "__main__":

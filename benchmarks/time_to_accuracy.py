@@ -9,7 +9,8 @@ data, compilation, starting point), without those of evaluations; experts and ge
 shared, are added in full. After the first step, at each of ``STOPS`` seconds and at the end, which is the last of the
 stops or the method's last step, the present set is evaluated: by one ConvNet-D3 of width 64 (the common protocol with
 20,000 image passes), and for sets that were learned for a kernel by that kernel. An accuracy counts as reached at the
-first stop where either reaches it, so seconds are upper bounds. Nothing is selected.
+first stop where either reaches it, so seconds are upper bounds. A method that is below 95 % after ``PATIENCE`` seconds
+ends there: it is not known what it would reach later. Nothing is selected.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ from ddkit.kernels import NetworkFeatures
 DATA, IPC = "mnist", 10
 #: Seconds of a method's own clock at which its set is evaluated; the last one ends it.
 STOPS = (15.0, 30.0, 60.0, 120.0, 240.0)
+#: Seconds after which a method that has not reached the middle one of ``THRESHOLDS`` ends.
+PATIENCE = 120.0
 PASSES = 20_000
 NETWORK = "convnet:width=64"
 CORESETS = ("random", "herding")
@@ -85,6 +88,8 @@ class Curve(Callback):
         if due:
             metadata = {"source": {"name": self.train.name}, "method": run.config.title, "config": run.config.as_dict()}
             self.evaluate(run.materialise(metadata), run.step)
+            if now >= PATIENCE and max(map(best, self.points)) < THRESHOLDS[1]:
+                run.stop = f"below {THRESHOLDS[1]} % after {PATIENCE:g} seconds"
 
     def evaluate(self, present: DistilledDataset, step: int) -> None:
         """Append a point."""

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shlex
 import sys
-import traceback
-import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 
 from ddkit.cli_audit import audit
+from ddkit.cli_errors import on_one_line
 from ddkit.cli_options import DataRoot, Json, RunPath, Seed, Settings, Verbose, silent_text, typed_command
 from ddkit.cli_recipes import recipe_app
 from ddkit.cli_tables import accuracy_rows, comparison_row, headline, print_json, print_table, say
-from ddkit.errors import ConfigError, DDKitError, InterruptedRunError
+from ddkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from ddkit.artifact import DistilledDataset
@@ -388,41 +383,8 @@ def main(arguments: list[str] | None = None) -> None:
         SystemExit: with a status other than 0; success returns.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    verbose = bool({"-v", "--verbose"} & set(arguments))
-    with warnings.catch_warnings():
-        if not verbose:
-            warnings.showwarning = _once_on_one_line()
-        try:
-            _invoke(arguments)
-        except click.exceptions.Exit as stop:
-            raise SystemExit(stop.exit_code) from None
-        except click.ClickException as error:
-            _fail(_usage(error), error, error.exit_code, verbose)
-        except InterruptedRunError as stop:
-            _fail(str(stop), stop, stop.exit_status, verbose)
-        except DDKitError as error:
-            _fail(f"error: {error}", error, error.exit_status, verbose)
-        except (KeyboardInterrupt, click.Abort) as stop:
-            _fail("interrupted", stop, InterruptedRunError.exit_status, verbose)
-        except BrokenPipeError:  # who reads the pipe has left, as `head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(1) from None
-        except Exception as error:
-            hint = "" if verbose else " (run again with -v for the traceback)"
-            _fail(f"error: {type(error).__name__}: {error}{hint}", error, 1, verbose)
-
-
-def _once_on_one_line() -> Callable[..., None]:
-    """Return a hook that prints every warning on one line, and the same text only once."""
-    seen: set[str] = set()
-
-    def show(message: Warning | str, *place: object, **options: object) -> None:
-        text = " ".join(str(message).split())
-        if text not in seen:
-            seen.add(text)
-            say(f"warning: {text}")
-
-    return show
+    with on_one_line(verbose=bool({"-v", "--verbose"} & set(arguments))):
+        _invoke(arguments)
 
 
 def _invoke(arguments: list[str]) -> None:
@@ -432,20 +394,6 @@ def _invoke(arguments: list[str]) -> None:
     with command.make_context("ddkit", list(shown), obj=arguments) as context:
         command.invoke(context)
     sys.stdout.flush()
-
-
-def _usage(error: click.ClickException) -> str:
-    """Describe a mistyped command line; click and typer may both suggest the same name."""
-    text = re.sub(r"( Did you mean [^?]*\?)\1+", r"\1", " ".join(error.format_message().split()))
-    context = getattr(error, "ctx", None)
-    return f"error: {text} See `{context.command_path if context else 'ddkit'} -h`."
-
-
-def _fail(text: str, error: BaseException, status: int, verbose: bool) -> NoReturn:
-    if verbose:
-        traceback.print_exception(error)
-    say(" ".join(text.split()))
-    raise SystemExit(status) from None
 
 
 if __name__ == "__main__":
