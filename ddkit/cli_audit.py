@@ -8,7 +8,7 @@ import typer
 
 from ddkit.cli_options import DataRoot, Json, Seed, Verbose, typed_command
 from ddkit.cli_tables import print_json, print_table, say
-from ddkit.errors import RunError
+from ddkit.errors import ConfigError, RunError
 
 
 def audit(
@@ -16,7 +16,7 @@ def audit(
     epsilon: Annotated[float, typer.Option(help="The claim to test.")] = 1.0,
     delta: Annotated[float | None, typer.Option(help="Of the claim (default: min(1e-5, 1/(10 N))).")] = None,
     data: Annotated[str, typer.Option(help="Records to guess the membership of.")] = "digits",
-    trials: Annotated[int, typer.Option(help="Releases with, and without, the canary.")] = 4000,
+    trials: Annotated[int, typer.Option(help="Releases with, and without, the canary; 0 for none.")] = 4000,
     runs: Annotated[int, typer.Option(help="Released sets for membership inference; 0 for none.")] = 8,
     ipc: Annotated[int, typer.Option(help="Images per class of these sets.")] = 10,
     steps: Annotated[int, typer.Option(help="Outer steps of these sets.")] = 200,
@@ -32,14 +32,23 @@ def audit(
     that finds nothing tests the program and proves nothing about safety.
     """
     from ddkit.data import load_pair
-    from ddkit.integrations.private.audit import audit_mechanism, audit_membership
+    from ddkit.integrations.private.audit import audit_mechanism, audit_membership, require_audit
+    from ddkit.integrations.private.distiller import PrivateDistiller
     from ddkit.integrations.private.mutants import MUTANTS
 
+    require_audit(trials, runs)
+    if not trials and not runs:
+        raise ConfigError("nothing to audit with --trials 0 and --runs 0: give one of them")
+    PrivateDistiller(epsilon, delta, method=method, ipc=ipc, steps=steps)  # refuses what makes no sense
     train, _ = load_pair(data, root=data_root)
     at = min(1e-5, 0.1 / len(train)) if delta is None else delta
-    if not as_json:
-        say(f"auditing {method} at epsilon {epsilon:g}, delta {at:g}: {trials} releases with and without a canary")
-    rows = audit_mechanism(method, epsilon, at, trials, seed, MUTANTS if mutants else ())
+    if at >= 1 / len(train):
+        raise ConfigError(f"delta={at:g} is not below 1/N={1 / len(train):.3g} for {len(train)} records: lower it")
+    rows = []
+    if trials:
+        if not as_json:
+            say(f"auditing {method} at epsilon {epsilon:g}, delta {at:g}: {trials} releases with and without a canary")
+        rows += audit_mechanism(method, epsilon, at, trials, seed, MUTANTS if mutants else ())
     if runs:
         if not as_json:
             say(f"membership inference on {2 * runs} sets, each of a random half of {train.name}")

@@ -15,12 +15,15 @@ from ddkit.data import RealData, load_pair
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.executor import executor
 from ddkit.files import write_text
-from ddkit.integrations.private.accounting import require_accountant
+from ddkit.integrations.private.audit import audit_mechanism, audit_membership, require_audit
+from ddkit.integrations.private.data import public_counts
 from ddkit.integrations.private.methods import METHODS
 from ddkit.models import ModelSpec
 from ddkit.recipes.private_cells import BASELINES, Cell, Outcome, measure
 from ddkit.recipes.private_report import write_page
 from ddkit.recipes.settings import Frozen, Say, checked
+
+Epsilon = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class EvaluationSettings(Frozen):
@@ -61,9 +64,9 @@ class AuditSettings(Frozen):
     """Canaries and membership inference."""
 
     trials: int = Field(ge=0)
-    epsilon: float = Field(gt=0)
+    epsilon: Epsilon
     runs: int = Field(ge=0)
-    membership_epsilon: float = Field(gt=0)
+    membership_epsilon: Epsilon
 
 
 class Settings(Frozen):
@@ -73,7 +76,7 @@ class Settings(Frozen):
     data_root: str | None
     seed: int = Field(ge=0)
     seeds: int = Field(ge=1)
-    epsilons: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(min_length=1)
+    epsilons: list[Epsilon] = Field(min_length=1)
     delta: float = Field(gt=0, lt=1)
     accountant: Literal["prv", "rdp"]
     ipc: int = Field(ge=1)
@@ -124,8 +127,8 @@ def run(values: Mapping[str, Any], out: Path, say: Say, command: str) -> dict[st
 
 
 def _cells(settings: Settings, train: RealData) -> list[Cell]:
-    """Check names, models and delta before anything is computed; return the rows in the order of the table."""
-    require_accountant(settings.accountant)
+    """Check names, models, sizes and delta before anything is computed; return the rows in the order of the table."""
+    require_audit(settings.audit.trials, settings.audit.runs)
     for name in settings.methods:
         if name not in METHODS:
             raise unknown_name("private method", name, METHODS)
@@ -140,6 +143,8 @@ def _cells(settings: Settings, train: RealData) -> list[Cell]:
             f"delta={settings.delta:g} is not below 1/N={1 / len(train):.3g} for {len(train)} training images, so it "
             f"promises nothing: lower it, for instance to {min(1e-5, 0.1 / len(train)):.3g}"
         )
+    if settings.label_counts != "private":
+        public_counts(len(train), train.num_classes, settings.label_counts)
     for model in (settings.model, settings.evaluation.model, settings.cnn.model):
         ModelSpec.parse(model).build(train.shape, train.num_classes, 0)
     epsilons = sorted(dict.fromkeys(settings.epsilons))
@@ -149,8 +154,6 @@ def _cells(settings: Settings, train: RealData) -> list[Cell]:
 
 
 def _audit(settings: Settings, train: RealData, say: Say) -> list[dict[str, Any]]:
-    from ddkit.integrations.private.audit import audit_mechanism, audit_membership
-
     method, chosen = settings.methods[0], settings.audit
     rows = []
     if chosen.trials:
@@ -158,7 +161,8 @@ def _audit(settings: Settings, train: RealData, say: Say) -> list[dict[str, Any]
         rows += audit_mechanism(method, chosen.epsilon, settings.delta, chosen.trials, settings.seed)
     if chosen.runs:
         say(f"membership inference on {2 * chosen.runs} sets")
-        options = {"steps": min(150, settings.steps.get(method, 150)), "model": settings.model}
+        options: dict[str, Any] = {"steps": min(150, settings.steps.get(method, 150)), "model": settings.model}
+        options["accountant"] = settings.accountant
         rows += audit_membership(
             method,
             train,

@@ -59,7 +59,7 @@ class Outcome:
 
     Args:
         accuracy: on the test set, in [0, 1], the mean over networks.
-        seconds: to make the set or the classifier, accounting included.
+        seconds: to make the set or the classifier, accounting included; a process counts the same queries only once.
         epsilon: by Opacus's accountant.
         independent: epsilon without Opacus.
         replaced: epsilon where a record is replaced, at most.
@@ -103,6 +103,12 @@ def measure(
     return Outcome(accuracy, seconds, sigma=card.get("noise_multiplier"), **figures)
 
 
+def set_folder(folder: Path, cell: Cell, seed: int) -> Path:
+    """Return where the set of a row and seed is kept."""
+    epsilon = "none" if cell.epsilon is None else f"{cell.epsilon:.12g}"
+    return folder / f"{cell.name}-{epsilon}-{seed}"
+
+
 def _classifier(
     cell: Cell, settings: Mapping[str, Any], train: RealData, test: RealData, seed: int
 ) -> PrivateClassifier:
@@ -123,11 +129,11 @@ def _rate(cell: Cell, settings: Mapping[str, Any], train: RealData) -> float:
 
 def _set(cell: Cell, settings: Mapping[str, Any], train: RealData, folder: Path, seed: int) -> DistilledDataset:
     """Make the set of a row and seed, and keep it."""
-    epsilon = "none" if cell.epsilon is None else f"{cell.epsilon:g}"
-    out = folder / f"{cell.name}-{epsilon}-{seed}"
+    out = set_folder(folder, cell, seed)
     if cell.name == "dp-merf":
         assert cell.epsilon is not None
-        made = dp_merf(train, cell.epsilon, settings["delta"], seed=seed, **settings["merf"])
+        common = {"accountant": settings["accountant"], "seed": seed}
+        made = dp_merf(train, cell.epsilon, settings["delta"], **settings["merf"], **common)
         made.save(out)
         return made
     steps = settings["steps"].get(cell.name)
@@ -161,6 +167,12 @@ def _set(cell: Cell, settings: Mapping[str, Any], train: RealData, folder: Path,
     return distiller.fit(train, out=out)
 
 
+def _equally_long(recipe: TrainingRecipe, usual: int, images: int) -> TrainingRecipe:
+    """Return the recipe with as many steps on ``images`` as it has on the ``usual`` number of them."""
+    per_epoch = recipe.steps(images) // recipe.epochs
+    return recipe.replace(epochs=max(1, round(recipe.steps(usual) / per_epoch)))
+
+
 def _accuracy(cell: Cell, settings: Mapping[str, Any], distilled: DistilledDataset, test: RealData, seed: int) -> float:
     """Return the mean accuracy of networks trained on a set; of its own kernel for kernel regression."""
     judged = test.with_preprocessing(distilled.preprocessing)
@@ -168,9 +180,8 @@ def _accuracy(cell: Cell, settings: Mapping[str, Any], distilled: DistilledDatas
         return float(evaluate_kernel(distilled, judged, repeats=1).rows[0].mean)
     how = settings["evaluation"]
     recipe = TrainingRecipe(name="private", epochs=how["epochs"], lr=how["lr"], schedule="cosine")
-    if cell.name == "dp-merf":  # equally many steps on more images
-        recipe = recipe.replace(epochs=max(1, how["epochs"] * settings["ipc"] // settings["merf"]["per_class"]))
     images, labels = distilled.tensors()
+    recipe = _equally_long(recipe, settings["ipc"] * distilled.num_classes, len(images))
     seeds = [1000 * seed + number for number in range(how["networks"])]
     networks = train_networks(
         images, labels, ModelSpec.parse(how["model"]), recipe, seeds, num_classes=distilled.num_classes

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
 from ddkit.evaluation.statistics import paired_difference, summary
-from ddkit.recipes.private_cells import Cell, Outcome
+from ddkit.recipes.private_cells import Cell, Outcome, set_folder
 from ddkit.report.document import Section, write_document
 
 #: Test accuracies in percent at delta 1e-5, from the table of Dockhorn et al. 2023 (DPDM, arXiv 2210.09929), by dataset
@@ -63,13 +63,13 @@ def write_page(
     """
     table = [_row(cell, found, _bar(outcomes, cell.epsilon), train.name) for cell, found in outcomes]
     costs = [row for row in (_cost(cell, found) for cell, found in outcomes) if row]
-    figure = _figure(out, outcomes)
+    figure = _figure(out, outcomes, settings["seed"])
     sections = [
         Section(
             "What was done",
             f"{train.name}: {len(train)} training images in {train.num_classes} classes, {settings['ipc']} images per "
             f"class and set, {settings['seeds']} seeds, delta {settings['delta']:g}, accountant "
-            f"{settings['accountant']}. All of it took {seconds:.0f} seconds. Settings: {dict(settings)}",
+            f"{settings['accountant']}. All of it took {seconds:.0f} seconds.",
         ),
         Section("Accuracy on the test set", table=table),
         Section("", figure=figure, caption="Accuracy at each epsilon, and one released image of every class."),
@@ -84,8 +84,21 @@ def write_page(
     ]
     if audit:
         sections.append(Section("Audit", _audit_text(audit), table=list(audit)))
+    sections.append(Section("Settings", table=_settings_table(settings)))
     title = f"Differentially private distillation of {train.name}"
     return table, write_document(out / "report.html", title, sections, command)
+
+
+def _settings_table(settings: Mapping[str, Any], group: str = "") -> list[dict[str, str]]:
+    """Return one row per setting, those of a group by their full name, as ``--set`` takes it."""
+    rows = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            rows += _settings_table(value, f"{group}{name}.")
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            rows.append({"setting": group + name, "value": "none" if value is None else text})
+    return rows
 
 
 def _percent(found: Sequence[Outcome]) -> list[float]:
@@ -196,7 +209,7 @@ def _audit_text(audit: Sequence[Mapping[str, Any]]) -> str:
     return text
 
 
-def _figure(out: Path, outcomes: Rows) -> Path:
+def _figure(out: Path, outcomes: Rows, seed: int) -> Path:
     """Draw accuracies by epsilon, and the first image of every class of the first method."""
     epsilons = sorted({cell.epsilon for cell, _ in outcomes if cell.epsilon is not None})
     names = list(dict.fromkeys(cell.name for cell, _ in outcomes if cell.epsilon is not None))
@@ -219,7 +232,7 @@ def _figure(out: Path, outcomes: Rows) -> Path:
     shown = next(cell.name for cell, _ in outcomes if cell.distils)
     for row, epsilon in enumerate(epsilons, 1):
         strip = figure.add_subplot(grid[row])
-        strip.imshow(_strip(out, shown, epsilon), cmap="gray", vmin=0, vmax=1)
+        strip.imshow(_strip(set_folder(out / "sets", Cell(shown, epsilon), seed)), cmap="gray", vmin=0, vmax=1)
         strip.set_title(f"{shown}, epsilon {epsilon:g}", fontsize=8)
         strip.set_axis_off()
     path = out / "private.png"
@@ -227,9 +240,8 @@ def _figure(out: Path, outcomes: Rows) -> Path:
     return path
 
 
-def _strip(out: Path, name: str, epsilon: float) -> np.ndarray:
+def _strip(folder: Path) -> np.ndarray:
     """Return the first image of every class side by side, (H, K W) or (H, K W, 3)."""
-    folder = min((out / "sets").glob(f"{name}-{epsilon:g}-*"))
     released = DistilledDataset.load(folder)
     order = [int((released.hard_labels() == label).nonzero()[0]) for label in range(released.num_classes)]
     images = released.viewable()[order]

@@ -6,9 +6,11 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Literal, get_args
 
 from ddkit.errors import ConfigError, unknown_name
+from ddkit.integrations.private.arguments import require_delta, require_positive
 from ddkit.integrations.private.host import create_accountant
 from ddkit.integrations.private.independent import Queries, gaussian_epsilon, joint_sigma
 
@@ -41,18 +43,23 @@ def plan_epsilon(plan: Sequence[Queries], delta: float, accountant: Accountant =
         accountant: ``prv`` (Gopi et al. 2021, the upper end of its error) or ``rdp`` (Mironov et al. 2019).
 
     Raises:
-        ConfigError: no queries. An accountant without a history says 0, which would be a claim about nothing.
+        ConfigError: no queries, or a delta outside (0, 1). An accountant without a history says 0, which would be a
+            claim about nothing.
+        UnknownNameError: an unknown accountant.
     """
-    plan = [queries for queries in plan if queries.steps]
+    require_accountant(accountant)
+    require_delta(delta)
     if not plan:
         raise ConfigError("an empty ledger has no epsilon: no query was made, or none was recorded")
-    rdp = _opacus("rdp", plan, delta)
+    rdp = _opacus("rdp", tuple(plan), delta)
     if accountant == "rdp" or not rdp < _PRV_LIMIT:
         return rdp
-    return _opacus("prv", plan, delta)
+    return _opacus("prv", tuple(plan), delta)
 
 
-def _opacus(mechanism: str, plan: Sequence[Queries], delta: float) -> float:
+@lru_cache(maxsize=1024)
+def _opacus(mechanism: str, plan: tuple[Queries, ...], delta: float) -> float:
+    """Return epsilon by an accountant of Opacus; PRV takes up to seconds, and fits ask for the same plans again."""
     counted = create_accountant(mechanism=mechanism)
     counted.history = [(queries.sigma, queries.rate, queries.steps) for queries in plan]
     with warnings.catch_warnings():
@@ -82,8 +89,10 @@ def calibrate(
         sigma, rounded up by at most 0.1 %.
 
     Raises:
-        ConfigError: no noise is enough.
+        ConfigError: no noise is enough, or numbers out of their range.
     """
+    require_positive(epsilon=epsilon)
+    require_delta(delta)
 
     def cost(sigma: float) -> float:
         return plan_epsilon([*past, Queries(sigma, rate, steps)], delta, accountant)
@@ -113,12 +122,15 @@ def _bisected(cost: Callable[[float], float], epsilon: float, start: float) -> f
     return high
 
 
-def replace_one_epsilon(plan: Sequence[Queries], delta: float, accountant: Accountant = "prv") -> float:
+def replace_one_epsilon(plan: Sequence[Queries], delta: float) -> float:
     r"""Return an epsilon at ``delta`` under replacing one record, for a plan with noise for adding or removing one.
 
     A release to all records has twice the sensitivity, so it is a Gaussian mechanism with half the noise. For sampled
-    queries it is the bound of two neighbours in a row: :math:`(\epsilon', \delta')` becomes :math:`(2\epsilon', (1 +
-    e^{\epsilon'})\delta')`.
+    queries it is the bound of two neighbours in a row, by the RDP accountant: :math:`(\epsilon', \delta')` becomes
+    :math:`(2\epsilon', (1 + e^{\epsilon'})\delta')`.
+
+    Returns:
+        infinity where no bound was found.
     """
     sigma = joint_sigma(plan)
     if sigma is not None:

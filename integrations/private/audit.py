@@ -9,10 +9,13 @@ from typing import Any
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
 from ddkit.engine import Distiller
+from ddkit.errors import ConfigError
 from ddkit.integrations.private import methods
 from ddkit.integrations.private.accounting import calibrate, plan_epsilon
+from ddkit.integrations.private.arguments import require_whole
+from ddkit.integrations.private.audit_bounds import LEAST_TRIALS
 from ddkit.integrations.private.audit_mechanism import audit_queries, audit_release
-from ddkit.integrations.private.audit_membership import Membership, attack
+from ddkit.integrations.private.audit_membership import LEAST_RUNS, Membership, attack
 from ddkit.integrations.private.distiller import PrivateDistiller
 from ddkit.integrations.private.independent import Queries
 from ddkit.integrations.private.mutants import MUTANTS, Mutant
@@ -61,6 +64,25 @@ class AuditRow:
             "detail": self.detail,
             "verdict": verdict.get((self.must_exceed, self.passed), "CLAIM REFUTED"),
         }
+
+
+def require_audit(trials: int, runs: int) -> None:
+    """Refuse sizes of an audit that show nothing; 0 leaves one out.
+
+    Args:
+        trials: releases with, and as many without, the canary.
+        runs: released sets for membership inference.
+
+    Raises:
+        ConfigError: naming the size.
+    """
+    require_whole(0, trials=trials, runs=runs)
+    if 0 < trials < LEAST_TRIALS:
+        raise ConfigError(f"trials={trials} releases show nothing: make at least {LEAST_TRIALS}, or 0 for no canaries")
+    if 0 < runs < LEAST_RUNS:
+        raise ConfigError(
+            f"runs={runs}: a record needs sets with and without it, so make at least {LEAST_RUNS}, or 0 for none"
+        )
 
 
 def audit_mechanism(

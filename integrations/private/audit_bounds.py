@@ -12,6 +12,9 @@ from scipy import stats
 from ddkit.errors import ConfigError
 from ddkit.integrations.private.independent import gaussian_epsilon
 
+#: Fewer runs with, or without, a canary bound nothing.
+LEAST_TRIALS = 20
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -71,8 +74,10 @@ def canary_bound(
         ConfigError: too few scores, or unequally many.
     """
     with_canary, without = np.asarray(inside, dtype=float), np.asarray(outside, dtype=float)
-    if len(with_canary) != len(without) or len(without) < 20:
-        raise ConfigError(f"an audit needs as many runs with as without a canary, at least 20: got {len(with_canary)}")
+    if len(with_canary) != len(without) or len(without) < LEAST_TRIALS:
+        raise ConfigError(
+            f"an audit needs as many runs with as without a canary, at least {LEAST_TRIALS}: got {len(with_canary)}"
+        )
     bound = _separation if gaussian else _ratio
     half, risk = len(without) // 2, (1 - confidence) / 2
     first = np.concatenate([with_canary[:half], without[:half]])

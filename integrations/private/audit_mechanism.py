@@ -10,7 +10,7 @@ from torch import Tensor
 from ddkit import augment
 from ddkit.data import RealData
 from ddkit.integrations.private.audit_bounds import canary_bound
-from ddkit.integrations.private.budget import Plan, PrivacyBudget
+from ddkit.integrations.private.budget import PrivacyBudget
 from ddkit.integrations.private.data import PrivateData, public_preprocessing
 from ddkit.integrations.private.independent import Queries
 from ddkit.integrations.private.mutants import WALLS, FreshNoise, Mutant, Silence
@@ -142,11 +142,11 @@ def _wall(canary: Tensor | None, queries: Queries, delta: float, mutant: Mutant)
     constants = public_preprocessing(1, _NORMALISATION)
     real = RealData.from_tensors(images, torch.arange(len(images)) % 2, num_classes=2, preprocessing=constants)
     wall = WALLS.get(mutant, PrivateData)
-    plan = Plan(PrivacyBudget(_UNLIMITED, delta), queries)
+    plan = PrivacyBudget(_UNLIMITED, delta, "rdp").plan(queries)
     return wall(real, plan, normalisation=_NORMALISATION, records=_RECORDS)
 
 
 def _renew(private: PrivateData, noise: NoiseSource) -> None:
     """Let an audited wall answer once more, with other noise; its records are nobody's."""
     private._noise = noise
-    private.plan.made = 0
+    private.plan._made = 0

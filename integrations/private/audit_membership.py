@@ -21,6 +21,8 @@ from ddkit.streams import Streams
 
 #: Makes a set from the members of run number r.
 Maker = Callable[[RealData, int], DistilledDataset]
+#: Fewer sets leave records without a set that they are in, or not in.
+LEAST_RUNS = 4
 _FLOOR = 1e-3
 
 
@@ -84,8 +86,8 @@ def attack(
     Raises:
         ConfigError: fewer than 4 runs.
     """
-    if runs < 4:
-        raise ConfigError(f"runs={runs}: a record needs sets with and without it, so make at least 4")
+    if runs < LEAST_RUNS:
+        raise ConfigError(f"runs={runs}: a record needs sets with and without it, so make at least {LEAST_RUNS}")
     coins = Streams(seed)("membership")
     members = torch.rand(runs, len(real), generator=coins) < 0.5
     distances, losses, guesses = [], [], []

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import threading
+import weakref
+from typing import NoReturn
 
 from ddkit.errors import ConfigError, DDKitError
 from ddkit.integrations.private.accounting import Accountant, calibrate, plan_epsilon, require_accountant
+from ddkit.integrations.private.arguments import require_delta, require_positive
 from ddkit.integrations.private.independent import Queries
 
 #: Room for the rounding of a calibrated sigma.
@@ -25,7 +28,9 @@ class PrivacyBudget:
     >>> PrivateDistiller(epsilon=4, budget=budget).fit(train)
     >>> PrivateDistiller(budget=budget).fit(train)  # with what is left
 
-    Queries of different kinds compose in one accountant, which is tighter than adding up the epsilons of fits.
+    Queries of different kinds compose in one accountant, which is tighter than adding up the epsilons of fits. An open
+    plan keeps its share until it has made its queries or is released, so that fits in several threads cannot spend the
+    same epsilon. A budget counts in one process and is never copied: a copy would not know of what the other spends.
 
     Args:
         epsilon: of everything together, under adding or removing one record.
@@ -37,13 +42,24 @@ class PrivacyBudget:
     """
 
     def __init__(self, epsilon: float, delta: float, accountant: Accountant = "prv") -> None:
-        if not 0 < epsilon < math.inf:
-            raise ConfigError(f"epsilon={epsilon} must be a positive finite number, such as 1 or 10")
-        if not 0 < delta < 1:
-            raise ConfigError(f"delta={delta} must lie between 0 and 1, below one over the number of records")
+        require_positive(epsilon=epsilon)
+        require_delta(delta)
         require_accountant(accountant)
         self.epsilon, self.delta, self.accountant = float(epsilon), float(delta), accountant
         self._ledger: list[Queries] = []
+        self._open: weakref.WeakSet[Plan] = weakref.WeakSet()
+        self._lock = threading.RLock()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse copies, also those that pickling makes for another process.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            "a privacy budget cannot be copied or sent to another process, as a copy would count for itself: share the "
+            "object, or give every process a part of epsilon and delta"
+        )
 
     @property
     def ledger(self) -> tuple[Queries, ...]:
@@ -63,34 +79,36 @@ class PrivacyBudget:
             epsilon: what these queries alone may cost; None for all that is left of the budget.
 
         Raises:
-            ConfigError: no noise is enough.
+            ConfigError: no noise is enough, or numbers out of their range.
         """
         if epsilon is None:
-            return calibrate(self.epsilon, self.delta, rate, steps, self.accountant, self._ledger)
+            return calibrate(self.epsilon, self.delta, rate, steps, self.accountant, self._taken())
         return calibrate(epsilon, self.delta, rate, steps, self.accountant)
 
     def plan(self, queries: Queries) -> Plan:
-        """Open a plan of queries.
+        """Open a plan of queries, and keep its share of the budget for it.
 
         Raises:
-            ConfigError: noise that is not positive, a rate outside (0, 1] or no queries.
-            PrivacyBudgetError: with what was spent before it would exceed the budget; nothing was asked.
+            PrivacyBudgetError: with what was spent, or is kept for other open plans, it would exceed the budget;
+                nothing was asked.
         """
-        if not 0 < queries.sigma < math.inf:
-            raise ConfigError(f"noise_multiplier={queries.sigma} must be positive and finite, such as 1")
-        if not 0 < queries.rate <= 1 or queries.steps < 1:
-            raise ConfigError(
-                f"{queries.steps} queries at a sampling rate of {queries.rate:g}: there must be at least one, and a "
-                f"Poisson sample needs an expected size above 0 and up to all records"
-            )
-        total = plan_epsilon([*self._ledger, queries], self.delta, self.accountant)
-        if total > self.epsilon * (1 + _SLACK):
-            raise PrivacyBudgetError(
-                f"{queries.steps} queries with noise multiplier {queries.sigma:.4g} at rate {queries.rate:.4g} would "
-                f"bring the total to epsilon={total:.3f}, above the budget of {self.epsilon:g} at delta={self.delta:g}:"
-                f" use more noise, fewer queries or a larger budget"
-            )
-        return Plan(self, queries)
+        with self._lock:
+            total = plan_epsilon([*self._taken(), queries], self.delta, self.accountant)
+            if total > self.epsilon * (1 + _SLACK):
+                raise PrivacyBudgetError(
+                    f"{queries.steps} queries with noise multiplier {queries.sigma:.4g} at rate {queries.rate:.4g} "
+                    f"would bring the total to epsilon={total:.3f}, above the budget of {self.epsilon:g} at "
+                    f"delta={self.delta:g}: use more noise, fewer queries or a larger budget"
+                )
+            plan = Plan(self, queries)
+            self._open.add(plan)
+            return plan
+
+    def _taken(self) -> list[Queries]:
+        """Return what was asked, and what open plans may still ask."""
+        with self._lock:
+            kept = [plan.left for plan in self._open]
+            return [*self._ledger, *sorted((one for one in kept if one), key=lambda one: (one.sigma, one.rate))]
 
     def _charge(self, sigma: float, rate: float) -> None:
         last = self._ledger[-1] if self._ledger else None
@@ -101,34 +119,60 @@ class PrivacyBudget:
 
 
 class Plan:
-    """The queries of one fit: fixed before the first one, charged one by one, compared afterwards."""
+    """The queries of one fit: fixed before the first one, charged one by one, compared afterwards.
+
+    It is opened by :meth:`PrivacyBudget.plan`, which compares it with the budget; another one can charge nothing.
+    """
 
     def __init__(self, budget: PrivacyBudget, queries: Queries) -> None:
         self.budget, self.queries = budget, queries
-        self.made = 0
+        self._made = 0
+
+    @property
+    def made(self) -> int:
+        """Number of queries made so far."""
+        return self._made
+
+    @property
+    def left(self) -> Queries | None:
+        """The queries that may still be made; None where there are none."""
+        count = self.queries.steps - self._made if self in self.budget._open else 0
+        return Queries(self.queries.sigma, self.queries.rate, count) if count > 0 else None
 
     def charge(self, sigma: float, rate: float) -> None:
         """Enter one query into the ledger; called before its noise is drawn.
 
         Raises:
-            PrivacyBudgetError: the query is not part of the plan, or all that were planned are made.
+            PrivacyBudgetError: the query is not part of the plan, all that were planned are made, or the plan is not
+                open.
         """
         if (sigma, rate) != (self.queries.sigma, self.queries.rate):
             raise PrivacyBudgetError(
                 f"a query with noise multiplier {sigma:g} at rate {rate:g} is not planned: the plan has "
                 f"{self.queries.sigma:g} at {self.queries.rate:g}"
             )
-        if self.made >= self.queries.steps:
-            raise PrivacyBudgetError(
-                f"query {self.made + 1} of {self.queries.steps} planned ones is refused: its noise is not paid for; "
-                f"plan more queries, with more noise"
-            )
-        self.made += 1
-        self.budget._charge(sigma, rate)
+        with self.budget._lock:
+            if self not in self.budget._open:
+                raise PrivacyBudgetError(
+                    "the plan of this query is not open: get one from PrivacyBudget.plan(), which compares it with the "
+                    "budget"
+                )
+            if self._made >= self.queries.steps:
+                raise PrivacyBudgetError(
+                    f"query {self._made + 1} of {self.queries.steps} planned ones is refused: its noise is not paid "
+                    f"for; plan more queries, with more noise"
+                )
+            self._made += 1
+            self.budget._charge(sigma, rate)
 
     def spent(self) -> tuple[Queries, ...]:
         """Return the queries that this plan has made."""
-        return (Queries(self.queries.sigma, self.queries.rate, self.made),) if self.made else ()
+        return (Queries(self.queries.sigma, self.queries.rate, self._made),) if self._made else ()
+
+    def release(self) -> None:
+        """Give queries that were not made back to the budget; none can be made any more."""
+        with self.budget._lock:
+            self.budget._open.discard(self)
 
     def close(self) -> None:
         """Compare what was asked with what was planned.
@@ -136,8 +180,8 @@ class Plan:
         Raises:
             PrivacyBudgetError: they differ, so the reported epsilon would not be the one of this run.
         """
-        if self.made != self.queries.steps:
+        if self._made != self.queries.steps:
             raise PrivacyBudgetError(
-                f"{self.made} queries were made where {self.queries.steps} were planned: the noise was chosen for "
+                f"{self._made} queries were made where {self.queries.steps} were planned: the noise was chosen for "
                 f"another number; set steps to what the method asks"
             )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ddkit.data import Preprocessing, RealData
 from ddkit.errors import ConfigError, DataError
+from ddkit.integrations.private.arguments import require_label_counts, require_whole
 from ddkit.integrations.private.budget import Plan
 from ddkit.integrations.private.noise import NoiseSource, SystemNoise
 
@@ -58,10 +59,9 @@ class PrivateData:
         self._real = real.with_preprocessing(preprocessing)
         self._plan = plan
         self._noise = noise or SystemNoise()
+        require_whole(records=records)
         self.records = len(real) if records is None else records
-        if self.records < 1:
-            raise ConfigError(f"records={records} must be the public number of records, at least 1")
-        self.class_counts = _public_counts(self.records, real.num_classes, counts)
+        self.class_counts = public_counts(self.records, real.num_classes, counts)
         self.public = stand_in(real, preprocessing)
 
     @property
@@ -160,10 +160,10 @@ class PrivateData:
 
     def _rows(self, rows: RecordFunction, part: Tensor, labels: Tensor) -> Tensor:
         if len(part):
-            return rows(self._real.batch(part), labels).detach().double().cpu()
+            return _checked_rows(rows(self._real.batch(part), labels), len(part))
         # Not every layer and hook takes a batch of nothing, so a blank image says how long a row is.
         blank = rows(self.public.batch(torch.zeros(1, dtype=torch.int64)), torch.zeros(1, dtype=torch.int64))
-        return blank.detach().double().cpu()[:0]
+        return _checked_rows(blank, 1)[:0]
 
     def _clipped(self, values: Tensor, clip: float) -> Tensor:
         """Bound the norm of every row (n, D); a row that is not finite becomes zero, as its norm bounds nothing."""
@@ -173,6 +173,19 @@ class PrivateData:
 
     def _scaled_noise(self, deviation: float, like: Tensor) -> Tensor:
         return deviation * self._noise.gaussian(tuple(like.shape))
+
+
+def _checked_rows(values: Tensor, records: int) -> Tensor:
+    """Return rows (n, D) in float64 on the CPU; anything but one row per record would add up what is not clipped.
+
+    Raises:
+        ConfigError: another shape.
+    """
+    if values.dim() != 2 or len(values) != records:
+        raise ConfigError(
+            f"a query of {records} records got values of shape {tuple(values.shape)}: it needs one row per record"
+        )
+    return values.detach().cpu().double()
 
 
 def public_preprocessing(channels: int, normalisation: tuple[float, float]) -> Preprocessing:
@@ -198,13 +211,17 @@ def stand_in(real: RealData, preprocessing: Preprocessing) -> RealData:
     return RealData(blank, labels, real.class_names, preprocessing, real.name, real.split)
 
 
-def _public_counts(records: int, classes: int, counts: Sequence[int] | None) -> Tensor:
+def public_counts(records: int, classes: int, counts: Sequence[int] | None) -> Tensor:
+    """Return the sizes (K,) by which class sums are divided, float64; None assumes equal classes.
+
+    Raises:
+        ConfigError: not one positive whole number per class.
+    """
     if counts is None:
         return torch.full((classes,), records / classes, dtype=torch.float64)
-    given = torch.as_tensor(list(counts), dtype=torch.float64)
-    if given.shape != (classes,) or not bool((given > 0).all()):
+    require_label_counts(counts)
+    if len(counts) != classes:
         raise ConfigError(
-            f"label_counts={list(counts)} must be {classes} positive public numbers, one per class; leave it out to "
-            f"assume equal classes, or use label_counts='private'"
+            f"label_counts={list(counts)} has {len(counts)} numbers: give one for each of {classes} classes"
         )
-    return given
+    return torch.tensor(counts, dtype=torch.float64)

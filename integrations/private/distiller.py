@@ -9,20 +9,30 @@ from typing import Any, Literal
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
 from ddkit.engine import Distiller
-from ddkit.errors import ConfigError
+from ddkit.errors import ConfigError, DataError
 from ddkit.files import write_text
 from ddkit.integrations.private import methods
 from ddkit.integrations.private.accounting import Accountant, plan_epsilon, require_accountant
+from ddkit.integrations.private.arguments import (
+    require_delta,
+    require_label_counts,
+    require_positive,
+    require_room,
+    require_whole,
+)
 from ddkit.integrations.private.budget import Plan, PrivacyBudget
 from ddkit.integrations.private.data import PrivateData, public_preprocessing, stand_in
 from ddkit.integrations.private.independent import Queries
 from ddkit.integrations.private.noise import SeededNoise, SystemNoise
-from ddkit.integrations.private.refusals import refuse
+from ddkit.integrations.private.refusals import refuse, refuse_options
 from ddkit.integrations.private.report import PrivacyReport, make_report
+from ddkit.integrations.private.signals import PrivateSignal
 
 #: Weight of a record in the count of its class beside its features, for label_counts="private".
 COUNT_WEIGHT = 0.3
 _PRIVATE = "private"
+#: What a release consists of: the set, and its report for machines and for people.
+_FILES = ("distilled.safetensors", "privacy.json", "privacy.txt")
 
 
 class PrivateDistiller:
@@ -57,10 +67,12 @@ class PrivateDistiller:
         adjacency: ``add-remove``; the report has the bound for replacing a record beside it.
         seed: of what is public: networks and the starting noise. It never decides about privacy noise.
         debug_seed: repeats the privacy noise. The result is not private, and says so.
-        overrides: options of :class:`~ddkit.Distiller`, for instance ``model`` or ``optimiser``.
+        overrides: options of :class:`~ddkit.Distiller`, for instance ``model`` or ``optimiser``. An object of one's own
+            must hold nothing that was computed from the records: nobody can see that in it.
 
     Raises:
-        ConfigError: an unknown method, one without a private form, or options that contradict each other.
+        ConfigError: an unknown method, one without a private form, numbers out of their range, or options that
+            contradict each other or would read the records.
     """
 
     def __init__(
@@ -87,69 +99,98 @@ class PrivateDistiller:
     ) -> None:
         self.method, self._private_method = method, methods.get(method)
         require_accountant(accountant)
-        if epsilon is None and noise_multiplier is None and budget is None:
-            raise ConfigError("epsilon is missing: give epsilon, a noise_multiplier, or a budget to use up")
-        if epsilon is not None and noise_multiplier is not None:
-            raise ConfigError(
-                f"epsilon={epsilon:g} and noise_multiplier={noise_multiplier:g} contradict each other: give one"
-            )
-        if budget is not None and (delta not in (None, budget.delta) or accountant != budget.accountant):
-            raise ConfigError("delta and accountant belong to the budget: leave them out, or give equal ones")
-        if adjacency != "add-remove":
-            raise ConfigError(
-                f"adjacency='{adjacency}': noise is chosen for adding or removing one record (add-remove); the report "
-                f"states the bound for replacing one beside it"
-            )
-        if label_counts == _PRIVATE and self._private_method.batch is not None:
-            raise ConfigError(f"label_counts='private' is part of the one release of dp-dm, which {method} has not")
-        if max_grad_norm is not None and self._private_method.batch is None:
-            raise ConfigError(
-                "max_grad_norm has no meaning for dp-dm, whose features are scaled to norm 1: leave it out"
-            )
+        require_positive(epsilon=epsilon, noise_multiplier=noise_multiplier, max_grad_norm=max_grad_norm)
+        require_whole(ipc=ipc, steps=steps, batch=batch, networks=networks, records=records)
+        require_whole(0, seed=seed, debug_seed=debug_seed)
+        require_label_counts(label_counts)
+        if delta is not None:
+            require_delta(delta)
+        refuse_options(overrides)
         self.epsilon, self.delta, self.noise_multiplier = epsilon, delta, noise_multiplier
         self.max_grad_norm, self.ipc, self.steps, self.batch = max_grad_norm, ipc, steps, batch
         self.networks, self.accountant, self.label_counts = networks, accountant, label_counts
         self.normalisation, self.records, self.budget = normalisation, records, budget
         self.seed, self.debug_seed, self.overrides = seed, debug_seed, overrides
         self._report: PrivacyReport | None = None
+        self._require_consistent(adjacency)
+
+    def _require_consistent(self, adjacency: str) -> None:
+        """Refuse options that contradict each other or the method."""
+        one_shot = self._private_method.batch is None
+        if self.epsilon is None and self.noise_multiplier is None and self.budget is None:
+            raise ConfigError("epsilon is missing: give epsilon, a noise_multiplier, or a budget to use up")
+        if self.epsilon is not None and self.noise_multiplier is not None:
+            raise ConfigError(
+                f"epsilon={self.epsilon:g} and noise_multiplier={self.noise_multiplier:g} contradict each other: give "
+                f"one"
+            )
+        if self.budget is not None and not isinstance(self.budget, PrivacyBudget):
+            raise ConfigError(f"budget={self.budget!r} must be a PrivacyBudget(epsilon, delta)")
+        if self.budget is not None and (
+            self.delta not in (None, self.budget.delta) or self.accountant != self.budget.accountant
+        ):
+            raise ConfigError("delta and accountant belong to the budget: leave them out, or give equal ones")
+        if adjacency != "add-remove":
+            raise ConfigError(
+                f"adjacency='{adjacency}': noise is chosen for adding or removing one record (add-remove); the report "
+                f"states the bound for replacing one beside it"
+            )
+        if self.label_counts == _PRIVATE and not one_shot:
+            raise ConfigError(
+                f"label_counts='private' is part of the one release of dp-dm, which {self.method} has not"
+            )
+        if self.max_grad_norm is not None and one_shot:
+            raise ConfigError(
+                "max_grad_norm has no meaning for dp-dm, whose features are scaled to norm 1: leave it out"
+            )
 
     def fit(self, dataset: Any, *, out: str | Path | None = None) -> DistilledDataset:
         """Distil a private set.
 
         Args:
             dataset: a :class:`~ddkit.data.RealData`, or what :meth:`RealData.from_dataset` takes.
-            out: folder for ``distilled.safetensors``, ``privacy.json`` and ``privacy.txt``; None to keep it in memory.
+            out: folder for ``distilled.safetensors``, ``privacy.json`` and ``privacy.txt``, without an earlier release;
+                None to keep it in memory.
 
         Returns:
             the set, signed: ``metadata["privacy"]`` is the report.
 
         Raises:
-            ConfigError: settings that would leak, or a budget that no noise reaches; nothing was asked.
+            ConfigError: settings that would leak, a budget that no noise reaches, or a folder that cannot take the
+                release; nothing was asked.
+            DataError: no images with labels.
             PrivacyBudgetError: the budget does not cover the plan.
         """
-        real = dataset if isinstance(dataset, RealData) else RealData.from_dataset(dataset)
+        if out is not None:
+            require_room(out, _FILES)
+        real = _real_data(dataset)
         records = len(real) if self.records is None else self.records
-        budget = self._budget(records)
+        budget = self._budget(records, len(real))
         rate = methods.rate_of(self._private_method, self.batch, records)
         steps = self._private_method.steps(self.ipc) if self.steps is None else self.steps
         public = stand_in(real, public_preprocessing(real.shape[0], self.normalisation))
         self._check(public, steps)
         queries = self._private_method.queries(steps)
-        sigma = self.noise_multiplier or budget.calibrate(rate, queries, self.epsilon)
+        sigma = self.noise_multiplier
+        if sigma is None:
+            sigma = budget.calibrate(rate, queries, self.epsilon)
         plan = self._plan(budget, Queries(sigma, rate, queries))
-        private = PrivateData(
-            real,
-            plan,
-            normalisation=self.normalisation,
-            records=records,
-            counts=None if self.label_counts == _PRIVATE or self.label_counts is None else self._counts(),
-            noise=SystemNoise() if self.debug_seed is None else SeededNoise(self.debug_seed),
-        )
-        weight = COUNT_WEIGHT if self.label_counts == _PRIVATE else 0.0
-        signal = self._private_method.signal(private, sigma, self.max_grad_norm, rate, weight)
-        distilled = self._distiller(public, steps, signal=signal).fit(private.public)
-        plan.close()
-        self._report = self._signed(plan, private, signal.mechanism, signal.clip or 1.0)
+        try:
+            private = PrivateData(
+                real,
+                plan,
+                normalisation=self.normalisation,
+                records=records,
+                counts=None if self.label_counts == _PRIVATE else self.label_counts,
+                noise=SystemNoise() if self.debug_seed is None else SeededNoise(self.debug_seed),
+            )
+            weight = COUNT_WEIGHT if self.label_counts == _PRIVATE else 0.0
+            signal = self._private_method.signal(private, sigma, self.max_grad_norm, rate, weight)
+            distilled = self._distiller(public, steps, signal=signal).fit(private.public)
+            plan.close()
+        finally:
+            plan.release()
+        self._report = self._signed(plan, private, signal)
         return self._card(distilled, private, out)
 
     def report(self) -> PrivacyReport:
@@ -162,19 +203,16 @@ class PrivateDistiller:
             raise ConfigError("there is no privacy report before fit(): no query was made, and epsilon 0 is no claim")
         return self._report
 
-    def _counts(self) -> list[int]:
-        assert self.label_counts is not None and not isinstance(self.label_counts, str)
-        return [int(count) for count in self.label_counts]
-
-    def _budget(self, records: int) -> PrivacyBudget:
-        """Return the budget of this fit, its delta checked against the number of records."""
+    def _budget(self, records: int, held: int) -> PrivacyBudget:
+        """Return the budget of this fit, its delta checked against the public and the true number of records."""
         delta = self.budget.delta if self.budget is not None else self.delta
         if delta is None:
             delta = min(1e-5, 0.1 / records)
-        if not 0 < delta < 1 / records:
+        most = max(records, held)
+        if not delta < 1 / most:
             raise ConfigError(
-                f"delta={delta:g} must be positive and below 1/N={1 / records:.3g}: a mechanism that publishes one of "
-                f"the {records} records at random meets a larger one; leave it out for {min(1e-5, 0.1 / records):.3g}"
+                f"delta={delta:g} must be positive and below 1/N={1 / most:.3g}: a mechanism that publishes one of "
+                f"the {most} records at random meets a larger one; leave it out for {min(1e-5, 0.1 / most):.3g}"
             )
         if self.budget is not None:
             return self.budget
@@ -193,12 +231,10 @@ class PrivateDistiller:
 
     def _check(self, public: RealData, steps: int) -> None:
         """Refuse what would leak before noise is calibrated, which takes seconds."""
-        if "seed" in self.overrides or "signal" in self.overrides:
-            raise ConfigError("the signal of a private run is its mechanism: leave signal out")
         config = self._distiller(public, steps).configure(public)
         refuse(config, public, augments=self._private_method.batch is not None)
 
-    def _signed(self, plan: Plan, private: PrivateData, mechanism: str, max_norm: float) -> PrivacyReport:
+    def _signed(self, plan: Plan, private: PrivateData, signal: PrivateSignal) -> PrivacyReport:
         counts = (
             [] if self.label_counts == _PRIVATE else [f"class sizes{'' if self.label_counts else ', assumed equal'}"]
         )
@@ -219,8 +255,8 @@ class PrivateDistiller:
             accountant=budget.accountant,
             private=private.noise.secret,
             method=self.method,
-            mechanism=mechanism,
-            max_norm=max_norm,
+            mechanism=signal.mechanism,
+            max_norm=1.0 if signal.clip is None else signal.clip,
             public=tuple(public),
             post_processing=(
                 "every outer step on the released answers",
@@ -235,7 +271,16 @@ class PrivateDistiller:
         source = {"name": private.public.name, "split": private.public.split, "count": private.records}
         distilled.metadata.update({"method": self.method, "source": source, "privacy": report.as_dict()})
         if out is not None:
-            distilled.save(Path(out) / "distilled.safetensors")
-            write_text(Path(out) / "privacy.json", report.as_json() + "\n")
-            write_text(Path(out) / "privacy.txt", report.as_text() + "\n")
+            artifact, document, text = (Path(out) / name for name in _FILES)
+            distilled.save(artifact)
+            write_text(document, report.as_json() + "\n")
+            write_text(text, report.as_text() + "\n")
         return distilled
+
+
+def _real_data(dataset: Any) -> RealData:
+    if isinstance(dataset, RealData):
+        return dataset
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise DataError(f"fit() got a {type(dataset).__name__}: give a RealData, or a dataset of (image, label) pairs")
+    return RealData.from_dataset(dataset)

@@ -9,10 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import log_ndtr, logsumexp
 
+from ddkit.errors import ConfigError
+from ddkit.integrations.private.arguments import require_positive
+
 #: Rényi orders over which the conversion is minimised.
 _ORDERS = np.unique(np.concatenate([np.linspace(1.05, 12, 110), np.geomspace(12, 1024, 60)]))
 #: Standard deviations and points of the integration grid.
 _TAIL, _POINTS = 14.0, 8001
+#: Longer grids, of hardly any noise, are not worth their memory.
+_MOST_POINTS = 200_000
 
 
 @dataclass(frozen=True)
@@ -23,11 +28,22 @@ class Queries:
         sigma: standard deviation of the noise over the L2 sensitivity under adding or removing one record.
         rate: probability with which a record is in the Poisson sample of a query; 1 for all records.
         steps: number of queries.
+
+    Raises:
+        ConfigError: noise that is not positive and finite, a rate outside (0, 1] or no queries.
     """
 
     sigma: float
     rate: float
     steps: int
+
+    def __post_init__(self) -> None:
+        require_positive(noise_multiplier=self.sigma)
+        if not 0 < self.rate <= 1 or self.steps < 1 or self.steps != int(self.steps):
+            raise ConfigError(
+                f"{self.steps} queries at a sampling rate of {self.rate:g}: there must be at least one, and a Poisson "
+                f"sample needs an expected size above 0 and up to all records"
+            )
 
 
 def gaussian_delta(sigma: float, epsilon: float) -> float:
@@ -60,12 +76,14 @@ def renyi_divergence(rate: float, sigma: float, order: float) -> float:
     .. math:: \frac{1}{\alpha - 1} \log \int p(x) \Big(1 - q + q\, e^{(2x - 1) / 2\sigma^2}\Big)^\alpha dx,
         \qquad p = \mathcal N(0, \sigma^2)
 
-    the larger one of the two directions (Mironov, Talwar and Zhang 2019, arXiv 1908.10530).
+    the larger one of the two directions (Mironov, Talwar and Zhang 2019, arXiv 1908.10530). With so little noise that
+    the grid would become too long it is the divergence without sampling, which is never smaller.
     """
-    if rate == 1.0:
+    points = _POINTS + 40 * order / sigma
+    if rate == 1.0 or points > _MOST_POINTS:
         return order / (2 * sigma**2)
     # The integrand is a mixture of Gaussians around 0 .. order.
-    x = np.linspace(-_TAIL * sigma, order + _TAIL * sigma, _POINTS + int(40 * order / sigma))
+    x = np.linspace(-_TAIL * sigma, order + _TAIL * sigma, int(points))
     ratio = np.logaddexp(math.log1p(-rate), math.log(rate) + (2 * x - 1) / (2 * sigma**2))
     log_p = -(x**2) / (2 * sigma**2) - 0.5 * math.log(2 * math.pi * sigma**2)
     return float(logsumexp(log_p + order * ratio) + math.log(x[1] - x[0])) / (order - 1)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
+from ddkit.integrations.private.accounting import Accountant
+from ddkit.integrations.private.arguments import require_whole
 from ddkit.integrations.private.budget import PrivacyBudget
 from ddkit.integrations.private.data import PrivateData
 from ddkit.integrations.private.independent import Queries
@@ -53,6 +55,7 @@ def dp_merf(
     length_scale: float | None = None,
     steps: int = 600,
     batch: int = 200,
+    accountant: Accountant = "prv",
     seed: int = 0,
 ) -> DistilledDataset:
     r"""Fit a generator to noisy class means of random Fourier features and sample from it (Harder et al. 2021).
@@ -69,13 +72,20 @@ def dp_merf(
         features: D.
         length_scale: of the Gaussian kernel; None for the square root of the number of pixels over two.
         steps: of Adam on the generator.
-        batch: generated images per step.
+        batch: generated images per step, at least one of every class.
+        accountant: ``prv`` or ``rdp``.
         seed: of features and generator; the privacy noise is the operating system's.
 
     Returns:
         ``per_class`` generated images of every class.
+
+    Raises:
+        ConfigError: numbers out of their range, or an epsilon that no noise reaches; nothing was asked.
     """
-    budget = PrivacyBudget(epsilon, delta)
+    require_whole(per_class=per_class, steps=steps)
+    require_whole(2, features=features)
+    require_whole(real.num_classes, batch=batch)
+    budget = PrivacyBudget(epsilon, delta, accountant)
     sigma = budget.calibrate(1.0, 1, epsilon)
     private = PrivateData(real, budget.plan(Queries(sigma, 1.0, 1)), noise=SystemNoise())
     streams, classes = Streams(seed), real.num_classes

@@ -118,7 +118,9 @@ METHODS: dict[str, PrivateMethod] = {
         lambda ipc: 1000 * loops(ipc)[0] * 10,
         256,
         _psg,
-        lambda private, sigma, max_norm, rate, weight: SampledGradient(private, sigma, max_norm or 0.1, rate),
+        lambda private, sigma, max_norm, rate, weight: SampledGradient(
+            private, sigma, 0.1 if max_norm is None else max_norm, rate
+        ),
     ),
     "dp-kip": PrivateMethod(
         "kip",
@@ -126,7 +128,9 @@ METHODS: dict[str, PrivateMethod] = {
         lambda ipc: 500,
         64,
         _kip,
-        lambda private, sigma, max_norm, rate, weight: SampledTargets(private, sigma, max_norm or 1e-6, rate),
+        lambda private, sigma, max_norm, rate, weight: SampledTargets(
+            private, sigma, 1e-6 if max_norm is None else max_norm, rate
+        ),
     ),
 }
 

@@ -37,7 +37,7 @@ class FreshNoise(OneShotMeans):
     def feature_means(self, network: Network, classes: Tensor, draws: Draws) -> Tensor:
         """Ask again, and pay once."""
         self._means = None
-        self.private.plan.made = 0
+        self.private.plan._made = 0
         return super().feature_means(network, classes, draws)
 
 

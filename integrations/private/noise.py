@@ -40,9 +40,9 @@ class SystemNoise(NoiseSource):
     secret = True
 
     def uniform(self, count: int) -> Tensor:
-        """Return the top 53 bits of as many 64-bit words, centred in their cells: never 0 or 1."""
-        words = np.frombuffer(os.urandom(8 * count), dtype=np.uint64) >> np.uint64(11)
-        return torch.from_numpy((words.astype(np.float64) + 0.5) * 2.0**-53)
+        """Return the top 52 bits of as many 64-bit words, centred in their cells, which is exact: never 0 or 1."""
+        words = np.frombuffer(os.urandom(8 * count), dtype=np.uint64) >> np.uint64(12)
+        return torch.from_numpy((words.astype(np.float64) + 0.5) * 2.0**-52)
 
     def gaussian(self, shape: tuple[int, ...]) -> Tensor:
         """Return the sum of four Box-Muller draws divided by two.

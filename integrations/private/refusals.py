@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ddkit.config import DistillConfig
 from ddkit.data import RealData
+from ddkit.engine.callbacks import PeriodicEvaluation
 from ddkit.errors import ConfigError
+from ddkit.integrations.private.gradients import require_separable
 from ddkit.models import ModelSpec, uses_batch_norm
 
 #: Network sources whose weights come from real images.
 _TRAINED_ON_REAL = ("real-trained", "realtrainednetworks", "experts", "expertnetworks")
+#: Synthesis that draws images with a generator of real ones.
+_DRAWN_BY_GENERATOR = ("gan", "gancodes")
+
+
+def refuse_options(options: Mapping[str, Any]) -> None:
+    """Refuse options of a distiller that would read records, before any of them are given.
+
+    Args:
+        options: of :class:`~ddkit.Distiller`.
+
+    Raises:
+        ConfigError: naming the option and the remedy.
+    """
+    if "signal" in options:
+        raise ConfigError("the signal of a private run is its mechanism: leave signal out")
+    if any(isinstance(callback, PeriodicEvaluation) for callback in options.get("callbacks") or ()):
+        raise ConfigError(
+            "PeriodicEvaluation looks at held-out records without noise, and a run that stops by it was chosen by them:"
+            " leave it out, and evaluate the released set"
+        )
 
 
 def refuse(config: DistillConfig, public: RealData, *, augments: bool) -> None:
@@ -24,6 +49,11 @@ def refuse(config: DistillConfig, public: RealData, *, augments: bool) -> None:
     """
     if config.selection is not None:
         raise ConfigError(f"'{config.method}' returns real images, which is the opposite of private: use dp-dm")
+    if config.synthesis.name.lower() in _DRAWN_BY_GENERATOR:
+        raise ConfigError(
+            f"synthesis={config.synthesis.name} draws images with a generator that was trained on real ones without "
+            f"noise: use synthesis=pixels"
+        )
     if config.init != "noise":
         raise ConfigError(f"init={config.init} starts from private images and would release them: use init=noise")
     if config.zca is not None:
@@ -46,3 +76,4 @@ def refuse(config: DistillConfig, public: RealData, *, augments: bool) -> None:
             f"model={config.model} has batch norm, through which one record changes what all others add: use "
             f"norm=instance, group or none"
         )
+    require_separable(module)

@@ -143,7 +143,7 @@ def make_report(
     """
     epsilon = plan_epsilon(spent, delta, accountant)
     independent, how = independent_epsilon(spent, delta)
-    replaced = replace_one_epsilon(spent, delta, accountant)
+    replaced = replace_one_epsilon(spent, delta)
     return PrivacyReport(
         epsilon=epsilon,
         delta=delta,

@@ -193,7 +193,8 @@ class SampledMeans(PrivateSignal):
         def rows(images: Tensor, labels: Tensor) -> Tensor:
             return centre.scaled(_features(network, self._seen(images, labels, draws)))
 
-        sums, _ = self.private.noisy_class_sums(rows, clip=self.clip or 1.0, sigma=self.sigma, rate=self.rate)
+        clip = 1.0 if self.clip is None else self.clip
+        sums, _ = self.private.noisy_class_sums(rows, clip=clip, sigma=self.sigma, rate=self.rate)
         means = sums / (self.rate * self.private.class_counts)[:, None]
         return centre.restored(means)[classes].to(network.device, network.dtype)
 

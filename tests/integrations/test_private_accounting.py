@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from opacus.accountants.utils import get_noise_multiplier
 
 from ddkit.errors import ConfigError, UnknownNameError
 from ddkit.integrations.private import (
+    Plan,
     PrivacyBudget,
     PrivacyBudgetError,
     Queries,
@@ -163,3 +168,104 @@ def test_a_plan_refuses_one_query_too_many_and_queries_of_another_kind() -> None
 def test_a_plan_without_records_or_queries_is_refused(rate: float, steps: int) -> None:
     with pytest.raises(ConfigError, match="there must be at least one"):
         PrivacyBudget(10, DELTA).plan(Queries(1.0, rate, steps))
+
+
+def test_plans_that_are_open_at_once_cannot_spend_the_same_budget() -> None:
+    budget = PrivacyBudget(2, DELTA, "rdp")
+    queries = Queries(budget.calibrate(1.0, 1), 1.0, 1)
+    first = budget.plan(queries)
+    with pytest.raises(PrivacyBudgetError, match="above the budget of 2"):
+        budget.plan(queries)
+    first.release()
+    budget.plan(queries).charge(queries.sigma, 1.0)
+    assert budget.spent() <= 2
+    with pytest.raises(PrivacyBudgetError, match="is not open"):
+        first.charge(queries.sigma, 1.0)
+
+
+def test_what_an_open_plan_may_still_ask_is_not_left_for_others() -> None:
+    budget = PrivacyBudget(2, DELTA, "rdp")
+    plan = budget.plan(Queries(budget.calibrate(0.1, 10, 1.5), 0.1, 10))
+    plan.charge(plan.queries.sigma, 0.1)
+    while_open = budget.calibrate(1.0, 1)
+    plan.release()
+    assert budget.calibrate(1.0, 1) < 0.9 * while_open
+
+
+def test_a_plan_that_nobody_holds_any_more_keeps_nothing() -> None:
+    budget = PrivacyBudget(2, DELTA, "rdp")
+    queries = Queries(budget.calibrate(1.0, 1), 1.0, 1)
+    for _ in range(2):
+        budget.plan(queries)
+
+
+def test_a_plan_that_was_not_compared_with_its_budget_charges_nothing() -> None:
+    budget = PrivacyBudget(1, DELTA)
+    with pytest.raises(PrivacyBudgetError, match=r"get one from PrivacyBudget\.plan"):
+        Plan(budget, Queries(0.01, 1.0, 1)).charge(0.01, 1.0)
+    assert budget.ledger == ()
+
+
+def test_many_threads_together_stay_within_the_budget() -> None:
+    budget = PrivacyBudget(2, DELTA, "rdp")
+    queries = Queries(budget.calibrate(1.0, 3), 1.0, 1)
+
+    def fit(_: int) -> bool:
+        try:
+            plan = budget.plan(queries)
+        except PrivacyBudgetError:
+            return False
+        plan.charge(queries.sigma, 1.0)
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(fit, range(8)))
+    assert sum(done) == 3 and budget.spent() <= 2
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_budget_is_not_copied_as_a_copy_would_count_for_itself(copied: object) -> None:
+    with pytest.raises(ConfigError, match="a copy would count for itself"):
+        copied(PrivacyBudget(1, DELTA))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("epsilon", [0.0, -1.0, math.inf, math.nan, "1", True])
+def test_calibration_refuses_an_epsilon_that_is_no_promise(epsilon: object) -> None:
+    with pytest.raises(ConfigError, match="must be a positive finite number"):
+        calibrate(epsilon, DELTA, 1.0, 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, math.nan, "1e-5"])
+def test_accounting_refuses_a_delta_outside_of_its_range(delta: object) -> None:
+    with pytest.raises(ConfigError, match="must be a number between 0 and 1"):
+        plan_epsilon([Queries(1.0, 1.0, 1)], delta)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="must be a number between 0 and 1"):
+        calibrate(1.0, delta, 1.0, 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0, math.inf, math.nan])
+def test_queries_without_noise_do_not_exist(sigma: float) -> None:
+    with pytest.raises(ConfigError, match=r"noise_multiplier=.* must be a positive finite number"):
+        Queries(sigma, 1.0, 1)
+
+
+def test_an_unknown_accountant_is_not_taken_for_the_default() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'rdp'"):
+        plan_epsilon([Queries(1.0, 1.0, 1)], DELTA, "rpd")  # type: ignore[arg-type]
+
+
+def test_hardly_any_noise_is_bounded_without_a_grid_that_fills_the_memory() -> None:
+    started = time.process_time()
+    bound, _ = independent_epsilon([Queries(1e-5, 0.5, 3)], DELTA)
+    assert math.isfinite(bound) and bound > 1e6
+    assert time.process_time() - started < 5
+    # Above the longest grid the divergence without sampling stands in, which is never smaller.
+    assert renyi_divergence(0.5, 1e-3, 12.0) >= renyi_divergence(0.5, 1e-3, 4.0)
+
+
+def test_the_same_plan_is_counted_once() -> None:
+    plan = [Queries(1.2345, 0.123, 77)]
+    first = plan_epsilon(plan, DELTA)
+    started = time.perf_counter()
+    assert plan_epsilon(plan, DELTA) == first
+    assert time.perf_counter() - started < 0.01

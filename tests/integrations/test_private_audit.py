@@ -167,3 +167,39 @@ def test_the_command_fails_where_a_claim_is_refuted(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(audit, "audit_mechanism", lambda *_: [bad])
     done = call()
     assert isinstance(done.exception, RunError) and "do not release anything" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--trials", "5"], "make at least 20, or 0"),
+        (["--runs", "3"], "make at least 4, or 0"),
+        (["--trials", "0"], "nothing to audit"),
+        (["--epsilon", "-1"], "epsilon=-1.0 must be a positive finite number"),
+        (["--epsilon", "inf"], "epsilon=inf must be a positive finite number"),
+        (["--delta", "0.5"], "is not below 1/N"),
+        (["--method", "herding"], "returns real images"),
+        (["--runs", "4", "--ipc", "0"], "ipc=0 must be a whole number"),
+    ],
+)
+def test_the_command_refuses_mistakes_before_it_attacks(
+    options: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ddkit.integrations.private import audit
+
+    def never(*_: Any, **__: Any) -> list[AuditRow]:
+        raise AssertionError("an attack was made")
+
+    monkeypatch.setattr(audit, "audit_mechanism", never)
+    monkeypatch.setattr(audit, "audit_membership", never)
+    done = call(more=options)
+    assert isinstance(done.exception, ConfigError) and words in str(done.exception)
+
+
+def test_the_command_makes_no_canaries_where_none_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ddkit.integrations.private import audit
+
+    row = AuditRow("dp-dm", "membership", 2.0, 0.0, False)
+    monkeypatch.setattr(audit, "audit_membership", lambda *_, **__: [row])
+    done = call(more=["--trials", "0", "--runs", "4"])
+    assert [one["attack"] for one in json.loads(done.stdout)["rows"]] == ["membership"]

@@ -53,3 +53,18 @@ def test_dp_merf_generates_images_of_every_class_at_its_price() -> None:
     made = dp_merf(records(), 2.0, 1e-5, per_class=5, steps=5)
     assert made.hard_labels().bincount().tolist() == [5, 5, 5]
     assert 1.9 < made.metadata["privacy"]["epsilon"] <= 2
+
+
+def test_dp_merf_counts_by_the_accountant_that_it_is_given() -> None:
+    noise = {
+        name: dp_merf(records(), 2.0, 1e-5, per_class=1, steps=1, accountant=name).metadata["privacy"]  # type: ignore[arg-type]
+        for name in ("prv", "rdp")
+    }
+    assert noise["rdp"]["accountant"] == "rdp"
+    assert noise["rdp"]["noise_multiplier"] > noise["prv"]["noise_multiplier"]
+
+
+@pytest.mark.parametrize("wrong", [{"per_class": 0}, {"steps": 0}, {"features": 1}, {"batch": 2}])
+def test_dp_merf_refuses_sizes_that_generate_nothing(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="must be a whole number of at least"):
+        dp_merf(records(), 2.0, 1e-5, **wrong)

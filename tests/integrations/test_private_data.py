@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ddkit.errors import ConfigError
 from ddkit.integrations.private import PrivacyBudgetError, Queries
+from ddkit.integrations.private.data import RecordFunction
 from ddkit.integrations.private.noise import NoiseSource, SeededNoise, SystemNoise
 from tests.integrations.private_small import pixels, records, wall, with_public_constants
 
@@ -82,6 +83,14 @@ def test_system_noise_is_standard_normal_and_never_repeats() -> None:
     assert float(uniform.mean()) == pytest.approx(0.5, abs=0.03)
 
 
+def test_uniform_draws_stay_inside_their_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The largest word rounds up to 1 where its cell is not exact, and the smallest one has a logarithm.
+    for byte, end in ((b"\xff", 1.0), (b"\x00", 0.0)):
+        monkeypatch.setattr("ddkit.integrations.private.noise.os.urandom", lambda count, byte=byte: byte * count)
+        draw = float(SystemNoise().uniform(1))
+        assert 0 < draw < 1 and draw == pytest.approx(end)
+
+
 def test_poisson_samples_have_the_planned_size_and_vary() -> None:
     private = wall(queries=Queries(0.01, 0.25, 60), noise=SeededNoise(0))
     sizes = [
@@ -119,6 +128,20 @@ def test_a_query_beyond_the_plan_reads_nothing() -> None:
         private.noisy_sum(never, clip=1.0, sigma=0.1)
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        lambda images, labels: torch.ones(len(images) + 1, 4),
+        lambda images, labels: torch.ones(1, 4),
+        lambda images, labels: torch.ones(len(images)),
+        lambda images, labels: images,
+    ],
+)
+def test_a_query_needs_one_row_per_record(rows: RecordFunction) -> None:
+    with pytest.raises(ConfigError, match="it needs one row per record"):
+        wall().noisy_sum(rows, clip=1.0, sigma=1.0)
+
+
 @pytest.mark.parametrize("clip", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_bound_that_bounds_nothing_is_refused_before_it_is_paid_for(clip: float) -> None:
     private = wall()
@@ -136,9 +159,9 @@ def test_the_stand_in_knows_shape_and_classes_and_not_one_pixel() -> None:
     assert wall(records(seed=1)).public.fingerprint == public.fingerprint
 
 
-@pytest.mark.parametrize("counts", [[1, 2], [1, 2, 0], [3, -1, 4]])
-def test_public_counts_must_fit_the_classes(counts: list[int]) -> None:
-    with pytest.raises(ConfigError, match="must be 3 positive public numbers"):
+@pytest.mark.parametrize("counts", [[1, 2], [1, 2, 0], [3, -1, 4], [1.5, 2, 3], "equal"])
+def test_public_counts_must_fit_the_classes(counts: object) -> None:
+    with pytest.raises(ConfigError, match=r"must be positive public whole numbers|one for each of 3 classes"):
         wall(counts=counts)
 
 

@@ -14,7 +14,8 @@ import torch
 
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
-from ddkit.errors import ConfigError
+from ddkit.engine.callbacks import PeriodicEvaluation
+from ddkit.errors import ConfigError, DataError
 from ddkit.integrations.private import (
     PrivacyBudget,
     PrivacyBudgetError,
@@ -146,7 +147,7 @@ def test_public_and_private_class_sizes() -> None:
     made.fit(real)
     assert not any("class sizes" in entry for entry in made.report().public) and made.report().queries == 1
     distiller(label_counts=[12, 12, 12]).fit(real)
-    with pytest.raises(ConfigError, match="must be 3 positive public numbers"):
+    with pytest.raises(ConfigError, match=r"must be positive public whole numbers|one for each of 3 classes"):
         distiller(label_counts=[12, 12]).fit(real)
 
 
@@ -162,10 +163,11 @@ def test_a_class_without_records_is_no_error_that_would_tell_so() -> None:
     assert distiller().fit(some).hard_labels().tolist() == [0, 0, 1, 1, 2, 2]
 
 
-@pytest.mark.parametrize("delta", [1 / 36, 0.5, 0.0, -1.0])
-def test_a_delta_that_promises_nothing_is_refused(delta: float) -> None:
+@pytest.mark.parametrize("delta", [1 / 36, 0.5])
+@pytest.mark.parametrize("published", [None, 2, 30])
+def test_a_delta_that_promises_nothing_is_refused(delta: float, published: int | None) -> None:
     with pytest.raises(ConfigError, match=r"below 1/N=0\.0278"):
-        distiller(delta=delta).fit(records())
+        distiller(delta=delta, records=published).fit(records())
 
 
 def test_the_default_delta_stays_below_one_over_n() -> None:
@@ -174,10 +176,84 @@ def test_the_default_delta_stays_below_one_over_n() -> None:
     assert made.report().delta == pytest.approx(1e-7)
 
 
-@pytest.mark.parametrize("batch", [0, -5, 37])
-def test_a_batch_outside_the_records_is_refused(batch: int) -> None:
+def test_a_batch_beyond_the_records_is_refused() -> None:
     with pytest.raises(ConfigError, match="expected size of a Poisson sample"):
-        distiller("psg", batch=batch).fit(records())
+        distiller("psg", batch=37).fit(records())
+
+
+@pytest.mark.parametrize("name", ["ipc", "steps", "batch", "networks", "records"])
+@pytest.mark.parametrize("value", [0, -5, 2.5, "3", True, math.nan])
+def test_counts_must_be_whole_and_positive(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"{name}=.* must be a whole number of at least 1"):
+        PrivateDistiller(1.0, **{"method": "psg", name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["seed", "debug_seed"])
+def test_seeds_must_be_whole_numbers(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}='a' must be a whole number"):
+        PrivateDistiller(1.0, **{name: "a"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf, "1", True])
+@pytest.mark.parametrize(
+    ("name", "method"), [("epsilon", "dp-dm"), ("noise_multiplier", "dp-dm"), ("max_grad_norm", "psg")]
+)
+def test_bounds_and_noise_must_be_positive_and_finite(name: str, method: str, value: object) -> None:
+    # A zero must not be taken for "not given": no noise at all, or the method's own bound, would follow.
+    options = {"budget": PrivacyBudget(2, 1e-5), "method": method, name: value}
+    with pytest.raises(ConfigError, match=f"{name}=.* must be a positive finite number"):
+        PrivateDistiller(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("delta", [0.0, 1.0, -1.0, math.nan, "1e-5"])
+def test_a_delta_must_lie_between_0_and_1(delta: object) -> None:
+    with pytest.raises(ConfigError, match="must be a number between 0 and 1"):
+        PrivateDistiller(1.0, delta)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("counts", ["privat", [1.5, 2, 3], [math.nan], [0], 5])
+def test_label_counts_are_public_whole_numbers_or_private(counts: object) -> None:
+    with pytest.raises(ConfigError, match="must be positive public whole numbers"):
+        PrivateDistiller(1.0, label_counts=counts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dataset", [None, 3, object()])
+def test_what_is_no_dataset_is_refused(dataset: object) -> None:
+    with pytest.raises(DataError, match=r"fit\(\) got a"):
+        distiller().fit(dataset)
+
+
+@pytest.mark.parametrize("wrong", ["file", "below a file", "number", "earlier release"])
+def test_a_folder_that_cannot_take_the_release_is_refused_before_it_is_paid_for(wrong: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "privacy.json").write_text("mine")
+    out: Any = {
+        "file": tmp_path / "file",
+        "below a file": tmp_path / "file" / "deeper" / "out",
+        "number": 5,
+        "earlier release": tmp_path / "old",
+    }[wrong]
+    budget = PrivacyBudget(2, 1e-5, "rdp")
+    with pytest.raises(ConfigError, match=r"another folder|another one|must be the path of a folder"):
+        distiller(budget=budget).fit(records(), out=out)
+    assert budget.ledger == ()
+    assert (tmp_path / "file").read_text() == (tmp_path / "old" / "privacy.json").read_text() == "mine"
+
+
+def test_a_fit_that_fails_gives_back_what_it_did_not_ask() -> None:
+    budget = PrivacyBudget(2, 1e-5, "rdp")
+    with pytest.raises(ConfigError):
+        distiller("psg", budget=budget, objective={"name": "trajectory"}).fit(records())
+    assert budget.ledger == ()
+    distiller(budget=budget).fit(records())
+    assert 1.97 < budget.spent() <= 2
+
+
+def test_an_evaluation_on_held_out_records_is_refused() -> None:
+    watch = PeriodicEvaluation(records(seed=1), 1)
+    with pytest.raises(ConfigError, match="without noise"):
+        distiller(callbacks=[watch])
 
 
 def test_an_epsilon_out_of_reach_is_refused_before_any_query() -> None:
@@ -196,6 +272,7 @@ def test_an_epsilon_out_of_reach_is_refused_before_any_query() -> None:
         ({"model": "convnet:norm=batch,width=4,depth=1"}, "batch norm"),
         ({"networks_": "real-trained"}, "trained on private images"),
         ({"augmentation": "flip"}, "one release for all steps"),
+        ({"synthesis": "gan", "init": "prior"}, "a generator that was trained on real ones"),
     ],
 )
 def test_settings_that_would_leak_are_refused_before_any_query(leak: dict[str, Any], words: str) -> None:
@@ -235,17 +312,13 @@ def test_methods_without_a_private_form_are_refused_with_the_reason(method: str,
         ({"epsilon": 1.0, "max_grad_norm": 1.0}, "no meaning for dp-dm"),
         ({"epsilon": 1.0, "method": "psg", "label_counts": "private"}, "one release of dp-dm"),
         ({"budget": PrivacyBudget(1, 1e-5), "delta": 1e-6}, "belong to the budget"),
+        ({"budget": 3.0}, "must be a PrivacyBudget"),
+        ({"epsilon": 1.0, "signal": "real"}, "leave signal out"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         PrivateDistiller(**options)
-
-
-@pytest.mark.parametrize("epsilon", [0.0, -1.0, math.nan, math.inf])
-def test_an_epsilon_that_is_no_promise_is_refused(epsilon: float) -> None:
-    with pytest.raises(ConfigError, match="must be a positive finite number"):
-        distiller(epsilon=epsilon).fit(records())
 
 
 def test_a_fit_leaves_global_random_state_alone() -> None:

@@ -10,7 +10,10 @@ import pytest
 
 from ddkit import recipes
 from ddkit.artifact import DistilledDataset
+from ddkit.config import merge
 from ddkit.errors import ConfigError
+from ddkit.evaluation import TrainingRecipe
+from ddkit.recipes.private_cells import _equally_long
 
 TINY: dict[str, Any] = {
     "seeds": 2,
@@ -44,6 +47,9 @@ def test_private_distils_compares_audits_and_reports(tmp_path: Path) -> None:
     page = Path(outcome["report"]).read_text()
     for words in ("what was typed", "data:image/png;base64", "dp-sgd-linear", "independent", "proves nothing"):
         assert words in page
+    for words in (">evaluation.epochs<", ">dp-dm, dp-kip<", ">audit.trials<"):
+        assert words in page
+    assert "{&#39;" not in page
     assert (tmp_path / "out" / "private.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "out" / "table.json").read_text()) == outcome
     assert any("canary audit" in line for line in said)
@@ -61,9 +67,19 @@ def test_private_distils_compares_audits_and_reports(tmp_path: Path) -> None:
         ({"steps": {"dp-dn": 3}}, "did you mean 'dp-dm'"),
         ({"model": "convnet:widht=3"}, "widht"),
         ({"seeds": 0}, "seeds"),
+        ({"audit": {"trials": 5}}, "make at least 20, or 0"),
+        ({"audit": {"runs": 3}}, "make at least 4, or 0"),
+        ({"audit": {"epsilon": float("inf")}}, "audit.epsilon"),
+        ({"label_counts": [100, 100]}, "one for each of 10 classes"),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_written(change: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=words):
-        recipes.load("private").run({**TINY, **change}, tmp_path / "out")
+        recipes.load("private").run(merge(TINY, change), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(100, 120), (256, 120), (500, 60), (5000, 6)])
+def test_networks_take_as_many_steps_on_a_larger_set(images: int, epochs: int) -> None:
+    recipe = _equally_long(TrainingRecipe(name="test", epochs=120, schedule="cosine"), 100, images)
+    assert recipe.epochs == epochs and recipe.steps(images) == 120

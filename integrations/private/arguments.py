@@ -1,0 +1,90 @@
+"""Which arguments of a private run make no sense, whatever the records are?"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, Literal
+
+from ddkit.errors import ConfigError
+
+
+def require_positive(**values: Any) -> None:
+    """Refuse what is not a positive finite number; None passes.
+
+    Raises:
+        ConfigError: naming the first wrong value.
+    """
+    for name, value in values.items():
+        if value is not None and not (_is_number(value) and 0 < value < math.inf):
+            raise ConfigError(f"{name}={value!r} must be a positive finite number, such as 1 or 10")
+
+
+def require_whole(least: int = 1, **values: Any) -> None:
+    """Refuse what is not a whole number of at least ``least``; None passes.
+
+    Raises:
+        ConfigError: naming the first wrong value.
+    """
+    for name, value in values.items():
+        if value is None:
+            continue
+        if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
+            raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
+
+
+def require_delta(delta: Any) -> None:
+    """Refuse a delta outside (0, 1).
+
+    Raises:
+        ConfigError: naming the value.
+    """
+    if not (_is_number(delta) and 0 < delta < 1):
+        raise ConfigError(f"delta={delta!r} must be a number between 0 and 1, below one over the number of records")
+
+
+def require_label_counts(counts: Sequence[int] | Literal["private"] | None) -> None:
+    """Refuse class sizes that are neither public whole numbers nor ``"private"``; None passes.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    if counts is None or counts == "private":
+        return
+    if isinstance(counts, str) or not isinstance(counts, Sequence) or not all(_is_size(count) for count in counts):
+        raise ConfigError(
+            f"label_counts={counts!r} must be positive public whole numbers, one per class; leave it out to assume "
+            f"equal classes, or use label_counts='private'"
+        )
+
+
+def require_room(out: Any, names: Sequence[str]) -> None:
+    """Refuse a folder in which files could not be written, or would replace others, before privacy is paid for them.
+
+    Args:
+        out: folder; it need not exist.
+        names: of the files.
+
+    Raises:
+        ConfigError: saying why.
+    """
+    if not isinstance(out, str | os.PathLike):
+        raise ConfigError(f"out={out!r} must be the path of a folder")
+    folder = Path(out)
+    taken = [name for name in names if (folder / name).exists()]
+    if taken:
+        raise ConfigError(f"'{folder}' has a release already ({taken[0]}): choose another folder, as it is paid for")
+    present = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not present.is_dir() or not os.access(present, os.W_OK | os.X_OK):
+        raise ConfigError(f"out='{folder}' cannot be written, as '{present}' is no writable folder: choose another one")
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
