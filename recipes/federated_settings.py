@@ -8,10 +8,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ddkit import methods
-from ddkit.errors import ConfigError, unknown_name
+from ddkit.errors import ConfigError
 from ddkit.evaluation import TrainingRecipe
 from ddkit.models import ModelSpec
-from ddkit.recipes.settings import Frozen, checked, laid_over
+from ddkit.recipes.settings import Frozen, checked, of_data_set
 
 Options = dict[str, Any]
 
@@ -89,7 +89,7 @@ class Settings(Frozen):
             ConfigError: a value of the wrong type or out of range, an unknown method, model or training option.
             UnknownNameError: a data set without settings.
         """
-        settings = checked(cls, _of_data_set(values))
+        settings = checked(cls, of_data_set(values))
         settings._check()
         return settings
 
@@ -110,12 +110,3 @@ class Settings(Frozen):
             )
         for options in (self.local, self.central, self.dynafed.refine):
             TrainingRecipe(**{"schedule": "constant", **options})
-
-
-def _of_data_set(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay settings over those of their data set."""
-    rest = dict(values)
-    blocks, name = rest.pop("data_sets"), str(rest["data"])
-    if not isinstance(blocks, Mapping) or name not in blocks:
-        raise unknown_name("data set of this recipe", name, blocks if isinstance(blocks, Mapping) else ())
-    return laid_over(blocks[name], rest, f"data set '{name}'")

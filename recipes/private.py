@@ -21,7 +21,7 @@ from ddkit.integrations.private.methods import METHODS
 from ddkit.models import ModelSpec
 from ddkit.recipes.private_cells import BASELINES, Cell, Outcome, measure
 from ddkit.recipes.private_report import write_page
-from ddkit.recipes.settings import Frozen, Say, checked
+from ddkit.recipes.settings import Frozen, Say, checked, of_data_set
 
 Epsilon = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -29,6 +29,7 @@ Epsilon = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class EvaluationSettings(Frozen):
     """How networks are trained on a released set."""
 
+    protocol: Literal["plain", "dsa"]
     model: str
     networks: int = Field(ge=1)
     epochs: int = Field(ge=1)
@@ -107,7 +108,7 @@ def run(values: Mapping[str, Any], out: Path, say: Say, command: str) -> dict[st
         ConfigError: a setting of the wrong type, an unknown method or a delta that promises nothing; nothing was
             written.
     """
-    settings = checked(Settings, values)
+    settings = checked(Settings, of_data_set(values))
     started = time.monotonic()
     train, test = load_pair(settings.data, root=settings.data_root)
     cells = _cells(settings, train)

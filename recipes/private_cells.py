@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ddkit import evaluation
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
 from ddkit.engine import Distiller
@@ -169,8 +170,7 @@ def _set(cell: Cell, settings: Mapping[str, Any], train: RealData, folder: Path,
 
 def _equally_long(recipe: TrainingRecipe, usual: int, images: int) -> TrainingRecipe:
     """Return the recipe with as many steps on ``images`` as it has on the ``usual`` number of them."""
-    per_epoch = recipe.steps(images) // recipe.epochs
-    return recipe.replace(epochs=max(1, round(recipe.steps(usual) / per_epoch)))
+    return recipe.replace(epochs=max(1, round(recipe.epochs * recipe.steps(usual) / recipe.steps(images))))
 
 
 def _accuracy(cell: Cell, settings: Mapping[str, Any], distilled: DistilledDataset, test: RealData, seed: int) -> float:
@@ -179,7 +179,11 @@ def _accuracy(cell: Cell, settings: Mapping[str, Any], distilled: DistilledDatas
     if distilled.metadata.get("kernel") is not None:
         return float(evaluate_kernel(distilled, judged, repeats=1).rows[0].mean)
     how = settings["evaluation"]
-    recipe = TrainingRecipe(name="private", epochs=how["epochs"], lr=how["lr"], schedule="cosine")
+    changes = {"epochs": how["epochs"], "lr": how["lr"]}
+    if how["protocol"] == "dsa":
+        recipe = evaluation.recipe("dsa", test.name, **changes)
+    else:
+        recipe = TrainingRecipe(name="private", schedule="cosine", **changes)
     images, labels = distilled.tensors()
     recipe = _equally_long(recipe, settings["ipc"] * distilled.num_classes, len(images))
     seeds = [1000 * seed + number for number in range(how["networks"])]

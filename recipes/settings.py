@@ -53,7 +53,7 @@ def require_known(block: Mapping[str, Any], values: Mapping[str, Any], owner: st
 
 
 def laid_over(block: Mapping[str, Any], values: Mapping[str, Any], owner: str) -> dict[str, Any]:
-    """Return the settings of a block under those that are not null; where the data lie may be null.
+    """Return the settings of a block under those that are not null; what it leaves out may be null.
 
     Args:
         block: settings of a data set.
@@ -64,4 +64,20 @@ def laid_over(block: Mapping[str, Any], values: Mapping[str, Any], owner: str) -
         UnknownNameError: the block names a setting which the recipe does not have.
     """
     require_known(block, values, owner)
-    return merge(block, {key: value for key, value in values.items() if value is not None or key == "data_root"})
+    return merge(block, {key: value for key, value in values.items() if value is not None or key not in block})
+
+
+def of_data_set(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a recipe with those that are null or empty taken from ``data_sets[data]``.
+
+    Args:
+        values: all settings of the recipe, ``data_sets`` and ``data`` among them.
+
+    Raises:
+        UnknownNameError: a data set without a block, or a block with a setting which the recipe does not have.
+    """
+    rest = dict(values)
+    blocks, name = rest.pop("data_sets"), str(rest["data"])
+    if not isinstance(blocks, Mapping) or name not in blocks:
+        raise unknown_name("data set of this recipe", name, blocks if isinstance(blocks, Mapping) else ())
+    return laid_over(blocks[name], rest, f"data set '{name}'")

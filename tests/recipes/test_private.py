@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from ddkit import recipes
+from ddkit import Distiller, recipes
 from ddkit.artifact import DistilledDataset
 from ddkit.config import merge
+from ddkit.data import load_pair
 from ddkit.errors import ConfigError
-from ddkit.evaluation import TrainingRecipe
-from ddkit.recipes.private_cells import _equally_long
+from ddkit.evaluation import TrainingRecipe, train_networks
+from ddkit.recipes.private_cells import Cell, _accuracy, _equally_long
 
 TINY: dict[str, Any] = {
     "seeds": 2,
@@ -24,7 +25,7 @@ TINY: dict[str, Any] = {
     "networks": 2,
     "model": "convnet:width=4,depth=1",
     "steps": {"dp-dm": 3, "dp-dm-iterated": 2, "psg": 2, "dp-kip": 2, "dm": 2},
-    "evaluation": {"model": "convnet:width=4,depth=1", "networks": 1, "epochs": 2, "lr": 0.02},
+    "evaluation": {"protocol": "plain", "model": "convnet:width=4,depth=1", "networks": 1, "epochs": 2, "lr": 0.02},
     "linear": {"steps": 3, "filters": 4, "lr": 8.0, "batch": 64},
     "cnn": {"model": "convnet:width=4,depth=1", "epochs": 1, "batch": 512, "lr": 0.5},
     "merf": {"per_class": 4, "steps": 2},
@@ -67,6 +68,9 @@ def test_private_distils_compares_audits_and_reports(tmp_path: Path) -> None:
         ({"steps": {"dp-dn": 3}}, "did you mean 'dp-dm'"),
         ({"model": "convnet:widht=3"}, "widht"),
         ({"seeds": 0}, "seeds"),
+        ({"data": "mnits"}, "did you mean 'mnist'"),
+        ({"data_sets": {"digits": {"stepz": {}}}}, "did you mean 'steps'"),
+        ({"evaluation": {"protocol": "dsb"}}, "evaluation.protocol"),
         ({"audit": {"trials": 5}}, "make at least 20, or 0"),
         ({"audit": {"runs": 3}}, "make at least 4, or 0"),
         ({"audit": {"epsilon": float("inf")}}, "audit.epsilon"),
@@ -83,3 +87,21 @@ def test_mistakes_are_refused_before_anything_is_written(change: dict[str, Any],
 def test_networks_take_as_many_steps_on_a_larger_set(images: int, epochs: int) -> None:
     recipe = _equally_long(TrainingRecipe(name="test", epochs=120, schedule="cosine"), 100, images)
     assert recipe.epochs == epochs and recipe.steps(images) == 120
+
+
+@pytest.mark.parametrize("protocol", ["plain", "dsa"])
+def test_sets_are_judged_by_the_protocol_that_is_asked_for(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = load_pair("digits")
+    how = {"protocol": protocol, "model": "convnet:width=4,depth=1", "networks": 2, "epochs": 2, "lr": 0.3}
+    seen: list[TrainingRecipe] = []
+
+    def spy(images: Any, labels: Any, spec: Any, recipe: TrainingRecipe, *rest: Any, **more: Any) -> Any:
+        seen.append(recipe)
+        return train_networks(images, labels, spec, recipe, *rest, **more)
+
+    monkeypatch.setattr("ddkit.recipes.private_cells.train_networks", spy)
+    made = Distiller("random", 1, seed=0).fit(train)
+    _accuracy(Cell("dp-dm", 1.0), {"evaluation": how, "ipc": 1}, made, test, 0)
+    (recipe,) = seen
+    assert (recipe.augmentation == "none") == (protocol == "plain")
+    assert (recipe.epochs, recipe.lr) == (2, 0.3)
