@@ -9,13 +9,9 @@ Everything is computed on the CPU; ``small.to(device)`` moves the result. Conden
 """
 
 from ddkit.integrations.graph.artifact import load, save
-from ddkit.integrations.graph.condenser import METHODS, GraphCondenser, stored_bytes
-from ddkit.integrations.graph.evaluation import (
-    GraphEvaluation,
-    ModelResult,
-    evaluate,
-    evaluate_whole,
-)
+from ddkit.integrations.graph.budget import stored_bytes
+from ddkit.integrations.graph.condenser import GraphCondenser
+from ddkit.integrations.graph.evaluation import evaluate, evaluate_whole
 from ddkit.integrations.graph.generated import block_model, karate_club, random_families
 from ddkit.integrations.graph.graph_evaluation import evaluate_graphs
 from ddkit.integrations.graph.graphs import GraphOptions
@@ -23,6 +19,8 @@ from ddkit.integrations.graph.judging import Training
 from ddkit.integrations.graph.matching import Options
 from ddkit.integrations.graph.models import MODELS
 from ddkit.integrations.graph.planetoid import planetoid
+from ddkit.integrations.graph.presets import METHODS
+from ddkit.integrations.graph.results import GraphEvaluation, ModelResult
 
 __all__ = [
     "METHODS",

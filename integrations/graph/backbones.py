@@ -28,8 +28,8 @@ class Backbone(ABC):
     """
 
     @abstractmethod
-    def restart(self, generator: torch.Generator) -> None:
-        """Draw new weights."""
+    def restart(self, generator: torch.Generator, lr: float) -> None:
+        """Draw new weights, which :meth:`train` moves by Adam of rate ``lr``."""
 
     @abstractmethod
     def real_gradients(self) -> list[Tensor]:
@@ -40,8 +40,15 @@ class Backbone(ABC):
         """Return those of the condensed nodes (n, F), differentiable."""
 
     @abstractmethod
-    def train(self, x: Tensor, adjacency: Tensor | None, steps: int, lr: float) -> None:
-        """Take Adam steps on the condensed graph, which stays as it is."""
+    def train(self, x: Tensor, adjacency: Tensor | None, steps: int, keep_moments: bool) -> None:
+        """Take Adam steps on the condensed graph, which stays as it is; Adam goes on, or starts anew."""
+
+    def _optimise(self, parameters: list[Tensor], lr: float) -> None:
+        self.optimiser = torch.optim.Adam(parameters, lr=lr, fused=True)
+
+    def _start(self, keep_moments: bool) -> None:
+        if not keep_moments:
+            self.optimiser.state.clear()
 
 
 class SGCBackbone(Backbone):
@@ -65,10 +72,11 @@ class SGCBackbone(Backbone):
         self.real_onehot = F.one_hot(rows).float()
         self.onehot = F.one_hot(self.labels).float()
 
-    def restart(self, generator: torch.Generator) -> None:
+    def restart(self, generator: torch.Generator, lr: float) -> None:
         """Draw new weights."""
         self.weight = glorot(len(self.counts), self.real.shape[1], generator)
         self.bias = torch.zeros(len(self.counts))
+        self._optimise([self.weight, self.bias], lr)
 
     def real_gradients(self) -> list[Tensor]:
         """Return one tensor (C, C, F)."""
@@ -84,16 +92,14 @@ class SGCBackbone(Backbone):
         return [torch.stack(parts)]
 
     @torch.no_grad()
-    def train(self, x: Tensor, adjacency: Tensor | None, steps: int, lr: float) -> None:
+    def train(self, x: Tensor, adjacency: Tensor | None, steps: int, keep_moments: bool) -> None:
         """Take Adam steps on the condensed graph, by formula."""
-        if not steps:
-            return
+        self._start(keep_moments)
         rows = spread(x, adjacency, self.hops)
-        optimiser = torch.optim.Adam([self.weight, self.bias], lr=lr)
         for _ in range(steps):
             residual = (torch.addmm(self.bias, rows, self.weight.T).softmax(1) - self.onehot) / len(rows)
             self.weight.grad, self.bias.grad = residual.T @ rows, residual.sum(0)
-            optimiser.step()
+            self.optimiser.step()
         self.weight.grad = self.bias.grad = None
 
 
@@ -114,11 +120,12 @@ class GCNBackbone(Backbone):
         self.real = [(block, once[reach]) for block, reach in blocks]
         self.features = once.shape[1]
 
-    def restart(self, generator: torch.Generator) -> None:
+    def restart(self, generator: torch.Generator, lr: float) -> None:
         """Draw new weights."""
         drawn = (glorot(self.hidden, self.features, generator), glorot(len(self.counts), self.hidden, generator))
         self.weights = [weight.requires_grad_() for weight in drawn]
         self.biases = [torch.zeros(len(weight), requires_grad=True) for weight in drawn]
+        self._optimise([*self.weights, *self.biases], lr)
 
     def real_gradients(self) -> list[Tensor]:
         """Return tensors (C, hidden, F) and (C, C, hidden)."""
@@ -144,16 +151,13 @@ class GCNBackbone(Backbone):
         logits = hidden @ self.weights[1].T
         return (logits if matrix is None else matrix @ logits) + self.biases[1]
 
-    def train(self, x: Tensor, adjacency: Tensor | None, steps: int, lr: float) -> None:
+    def train(self, x: Tensor, adjacency: Tensor | None, steps: int, keep_moments: bool) -> None:
         """Take Adam steps on the condensed graph."""
+        self._start(keep_moments)
         matrix = None if adjacency is None else normalised_dense(adjacency.detach())
         once = x.detach() if matrix is None else matrix @ x.detach()
-        parameters = [*self.weights, *self.biases]
-        optimiser = torch.optim.Adam(parameters, lr=lr)
         for _ in range(steps):
-            loss = F.cross_entropy(self._logits(matrix, once), self.labels)
-            for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-                parameter.grad = gradient
-            optimiser.step()
-        for parameter in parameters:
-            parameter.grad = None
+            self.optimiser.zero_grad()
+            F.cross_entropy(self._logits(matrix, once), self.labels).backward()
+            self.optimiser.step()
+        self.optimiser.zero_grad()

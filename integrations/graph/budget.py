@@ -10,6 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from ddkit.errors import ConfigError
+from ddkit.integrations.graph.host import Data
 from ddkit.integrations.graph.task import NodeTask
 
 RatioOf = Literal["nodes", "labelled"]
@@ -98,3 +99,10 @@ def smallest_bytes(x: Tensor, edges: int, weighted: bool) -> int:
     dense = 4 * x.numel()
     sparse = 8 * int(x.count_nonzero()) + 4 * (len(x) + 1)
     return min(dense, sparse) + edges * (16 + 4 * weighted) + 8 * len(x)
+
+
+def stored_bytes(graph: Data) -> int:
+    """Return the bytes of features, edges, weights and labels as they are saved."""
+    weight = getattr(graph, "edge_weight", None)
+    kept = [graph.x, graph.edge_index, graph.y, *([] if weight is None else [weight])]
+    return sum(tensor.nbytes for tensor in kept)

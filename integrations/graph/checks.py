@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any, Literal
 
@@ -46,6 +47,21 @@ def check_kind(data: Any) -> None:
         )
 
 
+def tensor_of(value: Any, name: str) -> Tensor:
+    """Return what should be real numbers as a dense tensor on the CPU, without its history.
+
+    Raises:
+        DataError: text, complex numbers or lists of unequal length.
+    """
+    try:
+        found = torch.as_tensor(value).detach().cpu()
+    except (RuntimeError, TypeError, ValueError):
+        raise DataError(f"{name} is a {type(value).__name__} that is no tensor of numbers: convert it") from None
+    if found.is_complex():
+        raise DataError(f"{name} holds complex numbers: take their real part or their absolute value")
+    return found if found.layout == torch.strided else found.to_dense()
+
+
 def features_of(data: Data, count: int, edge_index: Tensor, features: Features | None) -> Tensor:
     """Return x (N, F) float32.
 
@@ -70,8 +86,7 @@ def features_of(data: Data, count: int, edge_index: Tensor, features: Features |
         return torch.nn.functional.one_hot(degree, DEGREE_BINS).float()
     if features is not None:
         raise DataError(f"features='{features}' would replace the graph's own x: leave it out or set data.x = None")
-    x = x.to_dense() if x.layout != torch.strided else x
-    x = x.detach().float()
+    x = tensor_of(x, "x").float()
     x = x[:, None] if x.dim() == 1 else x
     if x.dim() != 2 or len(x) != count or not x.numel():
         raise DataError(f"x has shape {tuple(x.shape)}: {count} nodes need (N, F) features")
@@ -101,6 +116,8 @@ def edges_of(data: Data, count: int, directed: Directed) -> tuple[Tensor, Tensor
         raise DataError(f"{len(weight)} edge weights for {edge_index.shape[1]} edges: give one weight an edge")
     if not bool((torch.isfinite(weight) & (weight >= 0)).all()):
         raise DataError("edge weights must be finite and not negative: clamp or remove those edges")
+    if not math.isfinite(float(weight.sum())):
+        raise DataError("edge weights are so large that their sum is not finite: divide them by their maximum")
     edge_index, weight = remove_self_loops(edge_index, weight)
     edge_index, weight = coalesce(edge_index, weight, num_nodes=count, reduce="max")
     if directed == "symmetrise" and not is_undirected(edge_index, weight, num_nodes=count):
@@ -124,16 +141,19 @@ def _given_edges(data: Data) -> tuple[Tensor, Tensor]:
         return torch.stack([source, target]), weight.float()
     if not isinstance(edge_index, Tensor) or edge_index.dim() != 2 or edge_index.shape[0] != 2:
         raise DataError(f"edge_index must be (2, E), not {tuple(getattr(edge_index, 'shape', ()))}")
+    if edge_index.is_floating_point() or edge_index.is_complex() or edge_index.dtype == torch.bool:
+        raise DataError(f"edge_index holds {edge_index.dtype} instead of node numbers: convert it with .long()")
     edge_index = edge_index.as_subclass(Tensor).to(torch.int64)
     weight = getattr(data, "edge_weight", None)
     if weight is None and data.edge_attr is not None:
-        if data.edge_attr.numel() == edge_index.shape[1]:
-            weight = data.edge_attr
+        attributes = tensor_of(data.edge_attr, "edge_attr")
+        if attributes.numel() == edge_index.shape[1]:
+            weight = attributes
         else:
             warnings.warn("edge_attr has several numbers an edge, which are left out", stacklevel=5)
     if weight is None:
         weight = torch.ones(edge_index.shape[1])
-    return edge_index, weight.detach().float().flatten()
+    return edge_index, tensor_of(weight, "edge_weight").float().flatten()
 
 
 def nodes_in(data: Data, name: str, count: int, split: int | None) -> Tensor:
@@ -153,18 +173,24 @@ def nodes_in(data: Data, name: str, count: int, split: int | None) -> Tensor:
         if name == "train_mask":
             raise DataError(f"the graph has no train_mask: {_SPLIT}")
         return torch.empty(0, dtype=torch.int64)
-    mask = torch.as_tensor(mask).detach().cpu()
+    mask = tensor_of(mask, name)
+    if mask.dim() not in (1, 2):
+        raise DataError(f"{name} has shape {tuple(mask.shape)}: give (N,) of bool, (N, splits), or node numbers (n,)")
     if mask.dim() == 2:
         if split is None:
             raise DataError(f"{name} has {mask.shape[1]} splits: choose one with split=0 to {mask.shape[1] - 1}")
         if not 0 <= split < mask.shape[1]:
             raise DataError(f"split={split} is not one of the {mask.shape[1]} splits of {name}: use 0 to n - 1")
         mask = mask[:, split]
-    if mask.dtype in (torch.bool, torch.uint8):
+    # Zeros and ones, one a node, are a mask: node numbers would repeat.
+    ones = len(mask) == count > 2 and bool(((mask == 0) | (mask == 1)).all())
+    if mask.dtype in (torch.bool, torch.uint8) or ones:
         if len(mask) != count:
             raise DataError(f"{name} has {len(mask)} entries for {count} nodes: give one an entry a node, or indices")
         index = mask.nonzero().flatten()
     else:
+        if mask.is_floating_point():
+            raise DataError(f"{name} holds {mask.dtype} numbers that are neither 0 nor 1 a node: give a mask of bool")
         index = mask.to(torch.int64).unique()
         if len(index) and (int(index[0]) < 0 or int(index[-1]) >= count):
             raise DataError(f"{name} names node {int(index[-1])} or a negative one of {count} nodes: check the mask")
@@ -181,7 +207,7 @@ def labels_of(y: Tensor | None, count: int, what: str = "node") -> Tensor:
     """
     if y is None:
         raise DataError(f"there are no labels y: condensation needs one class a {what}")
-    y = torch.as_tensor(y).detach().cpu()
+    y = tensor_of(y, "y")
     if y.dim() == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.dim() != 1:
@@ -191,4 +217,6 @@ def labels_of(y: Tensor | None, count: int, what: str = "node") -> Tensor:
     y = y.double()
     if bool((y.isfinite() & (y != y.round())).any()):
         raise DataError("y holds numbers that are not whole: condensation needs classes, not targets of regression")
+    if bool((y.abs() >= 2**53).any()):
+        raise DataError("y holds labels of 2^53 and more, which float64 cannot tell apart: number the classes from 0")
     return y

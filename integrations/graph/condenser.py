@@ -5,18 +5,25 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 import torch
 
 from ddkit import __version__
-from ddkit.errors import ConfigError, DataError, unknown_name
-from ddkit.integrations.graph.budget import RatioOf, check_selectable, check_size, node_counts, smallest_bytes
+from ddkit.errors import ConfigError, DataError, DivergedError, unknown_name
+from ddkit.integrations.graph.budget import (
+    RatioOf,
+    check_selectable,
+    check_size,
+    node_counts,
+    smallest_bytes,
+    stored_bytes,
+)
 from ddkit.integrations.graph.checks import Directed, Features
 from ddkit.integrations.graph.graphs import GraphOptions, condense_graphs
 from ddkit.integrations.graph.host import Data, GraphDataset, host_version
-from ddkit.integrations.graph.matching import Match, Options, match_gradients, match_kernel, match_means
+from ddkit.integrations.graph.matching import Options, match_gradients
+from ddkit.integrations.graph.presets import LEARNED, METHODS, Structure
 from ddkit.integrations.graph.problem import Condensed, Problem
 from ddkit.integrations.graph.structure import MOST_NODES
 from ddkit.integrations.graph.task import Missing, NodeTask, node_task
@@ -24,31 +31,7 @@ from ddkit.integrations.graph.untrained import CHOICES, class_means, coreset, km
 from ddkit.registry import checked_options
 from ddkit.streams import Streams
 
-Structure = Literal["identity", "learned", "induced"]
 Setting = Literal["transductive", "inductive"]
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A method that learns: what it matches, how long, and which edges it learns unless told otherwise."""
-
-    match: Match
-    structure: Structure
-    options: Options
-
-
-LEARNED = {
-    # The paper's 1e-4 is lr=0.03 on Cora in these units. With 0.3, three of five graphs of 35 nodes ended below 60 %;
-    # 0.1 was chosen beside 0.03 on validation nodes, half of them selecting epochs and half scoring.
-    "gcond": Preset(match_gradients, "learned", Options(lr=0.1)),
-    "gcond-x": Preset(match_gradients, "identity", Options()),
-    "doscond": Preset(
-        match_gradients, "identity", Options(restarts=150, outer_steps=1, inner_steps=0, metric="mse", lr=0.1)
-    ),
-    "gcdm": Preset(match_means, "identity", Options(restarts=200, outer_steps=1, inner_steps=0)),
-    "gc-krr": Preset(match_kernel, "identity", Options(restarts=200, outer_steps=1, inner_steps=0)),
-}
-METHODS = ("means", "kmeans", *CHOICES, *LEARNED)
 
 
 class GraphCondenser:
@@ -104,14 +87,14 @@ class GraphCondenser:
     ) -> None:
         if method not in METHODS:
             raise unknown_name("method of graph condensation", method, METHODS)
-        sized = graphs_per_class is not None
-        check_size(ratio, nodes_per_class, ratio_of, optional=method == "means" or sized)
-        if sized and (ratio is not None or nodes_per_class is not None):
-            raise ConfigError("graphs_per_class is for sets of graphs, ratio and nodes_per_class for nodes: give one")
-        self.method, self.ratio, self.nodes_per_class, self.ratio_of = method, ratio, nodes_per_class, ratio_of
-        self.graphs_per_class, self.nodes, self.hops, self.backbone = graphs_per_class, nodes, hops, backbone
-        self.threshold, self.setting, self.seed, self.split = threshold, setting, seed, split
-        self.missing, self.features, self.directed = missing, features, directed
+        given = {name: value for name, value in locals().items() if name not in ("self", "method", "options")}
+        own = checked_options("GraphCondenser", GraphCondenser, given)
+        self.method, self.ratio, self.nodes_per_class = method, own["ratio"], own["nodes_per_class"]
+        self.ratio_of, self.graphs_per_class, self.nodes = own["ratio_of"], own["graphs_per_class"], own["nodes"]
+        self.hops, self.backbone, self.threshold = own["hops"], own["backbone"], own["threshold"]
+        self.setting, self.seed, self.split = own["setting"], own["seed"], own["split"]
+        self.missing, self.features, self.directed = own["missing"], own["features"], own["directed"]
+        self._check_sizes()
         self.structure = self._structure(structure)
         self._check()
         self.options = self._options(options)
@@ -127,29 +110,38 @@ class GraphCondenser:
             raise ConfigError(f"structure={structure!r} with method={self.method}: use {' or '.join(sorted(allowed))}")
         return structure
 
+    def _check_sizes(self) -> None:
+        sized = self.graphs_per_class is not None
+        check_size(self.ratio, self.nodes_per_class, self.ratio_of, optional=self.method == "means" or sized)
+        asked = self.ratio is not None or self.nodes_per_class is not None
+        if sized and asked:
+            raise ConfigError("graphs_per_class is for sets of graphs, ratio and nodes_per_class for nodes: give one")
+        if self.nodes is not None and not sized:
+            raise ConfigError(f"nodes={self.nodes} is for sets of graphs: give graphs_per_class as well, or ratio")
+        if self.method == "means" and asked and self.nodes_per_class != 1:
+            raise ConfigError("method=means makes one node a class: leave ratio and nodes_per_class out, or use kmeans")
+        for name in ("graphs_per_class", "nodes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}={value} must be at least 1")
+
     def _check(self) -> None:
-        if isinstance(self.hops, bool) or self.hops < 0:
+        if self.hops < 0:
             raise ConfigError(f"hops={self.hops} must not be negative")
-        if self.backbone not in ("sgc", "gcn"):
-            raise ConfigError(f"backbone={self.backbone!r} must be 'sgc' or 'gcn'")
+        if self.structure == "learned" and self.hops == 0 and self.backbone == "sgc":
+            raise ConfigError("hops=0 with learned structure: SGC would never see the edges, use hops=1 or more")
         if self.backbone == "gcn" and LEARNED.get(self.method, LEARNED["gcdm"]).match is not match_gradients:
             raise ConfigError(
                 f"backbone=gcn with method={self.method}: only gcond, gcond-x and doscond have a backbone"
             )
         if self.directed == "keep" and self.backbone != "sgc":
             raise ConfigError("directed='keep' works with backbone=sgc only: use directed='symmetrise'")
-        if self.setting not in ("transductive", "inductive"):
-            raise ConfigError(f"setting={self.setting!r} must be 'transductive' or 'inductive'")
         if not 0 <= self.threshold < 1:
             raise ConfigError(f"threshold={self.threshold} must be at least 0 and below 1")
         if self.setting == "inductive" and self.features == "identity":
             raise ConfigError("features='identity' names nodes that an inductive run never sees: use features='degree'")
-        if isinstance(self.seed, bool) or self.seed < 0:
+        if self.seed < 0:
             raise ConfigError(f"seed={self.seed} must be a non-negative integer")
-        for name in ("graphs_per_class", "nodes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name}={value} must be at least 1")
 
     def _options(self, changes: dict[str, Any]) -> Options | GraphOptions | None:
         """Lay ``changes`` over the method's own options."""
@@ -192,8 +184,16 @@ class GraphCondenser:
         if self.graphs_per_class is not None:
             raise DataError(f"graphs_per_class needs a list or Dataset of graphs, not a {type(data).__name__}")
         begun = time.process_time()
-        whole = node_task(data, split=self.split, missing=self.missing, features=self.features, directed=self.directed)
-        task = whole.of_nodes(whole.train) if self.setting == "inductive" else whole
+        inductive = self.setting == "inductive"
+        whole = node_task(
+            data,
+            split=self.split,
+            missing=self.missing,
+            features=self.features,
+            directed=self.directed,
+            inductive=inductive,
+        )
+        task = whole.of_nodes(whole.train) if inductive else whole
         problem = Problem(task, self._counts(task), self.hops, Streams(self.seed))
         made = self._make(problem)
         return self._pack(made, whole, task, time.process_time() - begun)
@@ -223,6 +223,8 @@ class GraphCondenser:
         return match(problem, self.options, self.structure, self.backbone, self.threshold)
 
     def _pack(self, made: Condensed, whole: NodeTask, task: NodeTask, seconds: float) -> Data:
+        if not bool(torch.isfinite(made.x).all()):
+            raise DivergedError("the condensed features are not finite: scale x of the graph, such as rows to sum 1")
         edge_index, weight = made.edges
         y = torch.tensor(task.classes)[made.y]
         small = Data(x=made.x.contiguous(), edge_index=edge_index, edge_attr=weight[:, None], y=y)
@@ -280,10 +282,3 @@ class GraphCondenser:
         for graph in made:
             graph.provenance = {**told, "features": self.features, "bytes": stored_bytes(graph), "source": source}
         return made
-
-
-def stored_bytes(graph: Data) -> int:
-    """Return the bytes of features, edges, weights and labels as they are saved."""
-    weight = getattr(graph, "edge_weight", None)
-    kept = [graph.x, graph.edge_index, graph.y, *([] if weight is None else [weight])]
-    return sum(tensor.nbytes for tensor in kept)

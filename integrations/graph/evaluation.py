@@ -3,97 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ddkit.errors import ConfigError, DataError, unknown_name
-from ddkit.evaluation.statistics import Summary, summary
+from ddkit.errors import DataError
 from ddkit.executor import Executor, InProcess
-from ddkit.integrations.graph.budget import smallest_bytes
-from ddkit.integrations.graph.condenser import GraphCondenser, stored_bytes
+from ddkit.integrations.graph.budget import smallest_bytes, stored_bytes
+from ddkit.integrations.graph.checks import check_kind, edges_of, features_of
+from ddkit.integrations.graph.condenser import GraphCondenser
 from ddkit.integrations.graph.host import Data
-from ddkit.integrations.graph.judging import Judge, Training, network_seed
+from ddkit.integrations.graph.judging import Judge, Training
 from ddkit.integrations.graph.models import MODELS, Build, GraphInput
+from ddkit.integrations.graph.results import GraphEvaluation, checked_plan, results_of
 from ddkit.integrations.graph.task import NodeTask, node_task
-
-
-@dataclass(frozen=True)
-class ModelResult:
-    """Accuracies of the networks of one architecture, trained on one graph.
-
-    Args:
-        model: its name.
-        selected: test accuracies (fractions) of the epoch that is best on validation nodes; None without such nodes.
-        last: those of the last epoch.
-        seeds: of the networks.
-        seconds: processor seconds of training and judging all of them.
-        edges: what it saw of the condensed edges: ``weighted``, ``unweighted`` (those above the threshold) or ``none``.
-    """
-
-    model: str
-    selected: tuple[float, ...] | None
-    last: tuple[float, ...]
-    seeds: tuple[int, ...]
-    seconds: float
-    edges: str
-
-    @property
-    def accuracies(self) -> tuple[float, ...]:
-        """The selected ones, or those of the last epoch where nothing could be selected."""
-        return self.last if self.selected is None else self.selected
-
-    @property
-    def summary(self) -> Summary:
-        """Statistics of :attr:`accuracies`."""
-        return summary(self.accuracies)
-
-
-@dataclass(frozen=True)
-class GraphEvaluation:
-    """What :func:`evaluate` found.
-
-    Args:
-        method: of the condensed graph.
-        rows: one result a model.
-        means: the same of the class means, the baseline that decides; None where it was not asked for.
-        nodes: of the condensed graph.
-        edges: of the condensed graph, both directions.
-        bytes: stored bytes of it.
-    """
-
-    method: str
-    rows: tuple[ModelResult, ...]
-    means: tuple[ModelResult, ...] | None
-    nodes: int
-    edges: int
-    bytes: int
-
-    def row(self, model: str) -> ModelResult:
-        """Return the result of a model."""
-        for row in self.rows:
-            if row.model == model:
-                return row
-        raise unknown_name("model of the evaluation", model, [row.model for row in self.rows])
-
-    def table(self) -> list[dict[str, Any]]:
-        """Return rows for people: of the condensed graph, then of the class means."""
-        sets = [(self.method, self.rows), ("means", self.means or ())]
-        return [
-            {
-                "set": name,
-                "model": row.model,
-                "selected %": None if row.selected is None else summary(row.selected).percent(),
-                "last epoch %": summary(row.last).percent(),
-                "networks": len(row.seeds),
-                "edges seen": row.edges,
-                "seconds": round(row.seconds, 1),
-            }
-            for name, rows in sets
-            for row in rows
-        ]
+from ddkit.registry import checked_options
 
 
 def evaluate(
@@ -128,14 +53,10 @@ def evaluate(
         DataError: no test nodes, or a condensed graph that does not fit the real one.
         ConfigError: an unknown model, or no network to train.
     """
-    plan = training or Training()
-    for model in models:
-        if isinstance(model, str) and model not in MODELS:
-            raise unknown_name("model", model, MODELS)
-    if seeds < 1 or not models:
-        raise ConfigError(f"seeds={seeds} and {len(models)} models: at least one network must be trained")
-    real = _real(condensed, data, split)
+    plan = checked_plan(models, seeds, training, Training(), MODELS)
+    _check_condensed(condensed)
     small = condensed_input(condensed, unweighted_threshold)
+    real = _real(condensed, data, split)
     labels = rows_of_labels(condensed.y, real)
     judge = Judge(small, labels, real, plan)
     workers = executor or InProcess()
@@ -179,13 +100,13 @@ def evaluate_whole(
 
     Raises:
         DataError: no test nodes, or a graph that cannot be used.
+        ConfigError: an unknown model or option, or no network to train.
     """
-    real = node_task(data, split=split, **options)
+    plan = checked_plan(models, seeds, training, Training(epochs=200), MODELS)
+    real = node_task(data, split=split, **checked_options("evaluate_whole", node_task, options, ("data", "inductive")))
     _require_test(real)
     graph = GraphInput(real.x, real.edge_index, real.edge_weight)
-    judge = Judge(
-        graph, torch.where(_among(real.train, len(real.y)), real.y, -1), real, training or Training(epochs=200)
-    )
+    judge = Judge(graph, torch.where(_among(real.train, len(real.y)), real.y, -1), real, plan)
     rows = results_of(judge, models, seeds, seed, executor or InProcess())
     size = smallest_bytes(real.x, real.edge_index.shape[1], bool((real.edge_weight != 1).any()))
     return GraphEvaluation("whole", rows, None, real.num_nodes, real.edge_index.shape[1], size)
@@ -195,6 +116,14 @@ def _among(nodes: Tensor, count: int) -> Tensor:
     mask = torch.zeros(count, dtype=torch.bool)
     mask[nodes] = True
     return mask
+
+
+def _check_condensed(condensed: Data) -> None:
+    check_kind(condensed)
+    if condensed.x is None or condensed.edge_index is None or condensed.y is None:
+        raise DataError("the condensed graph lacks x, edge_index or y: pass what GraphCondenser.condense returned")
+    if condensed.y.shape != (len(condensed.x),):
+        raise DataError(f"the condensed graph has {len(condensed.x)} nodes and labels {tuple(condensed.y.shape)}")
 
 
 def _real(condensed: Data, data: Data, split: int | None) -> NodeTask:
@@ -221,10 +150,14 @@ def _require_test(real: NodeTask) -> None:
 
 
 def condensed_input(condensed: Data, unweighted_threshold: float) -> GraphInput:
-    """Return a condensed graph as networks see it."""
-    weight = getattr(condensed, "edge_weight", None)
-    weight = torch.ones(condensed.edge_index.shape[1]) if weight is None else weight
-    return GraphInput(condensed.x, condensed.edge_index, weight, unweighted_threshold)
+    """Return a condensed graph as networks see it: on the CPU, coalesced, without self loops.
+
+    Raises:
+        DataError: features, labels or edges that no network can be trained on.
+    """
+    count = len(condensed.x)
+    x = features_of(condensed, count, condensed.edge_index, None)
+    return GraphInput(x, *edges_of(condensed, count, "keep"), unweighted_threshold)
 
 
 def rows_of_labels(y: Tensor, real: NodeTask) -> Tensor:
@@ -233,6 +166,7 @@ def rows_of_labels(y: Tensor, real: NodeTask) -> Tensor:
     Raises:
         DataError: a label that the real graph does not have.
     """
+    y = y.cpu()
     rows = {label: row for row, label in enumerate(real.classes)}
     strange = sorted(set(y.tolist()) - set(rows))
     if strange:
@@ -240,33 +174,3 @@ def rows_of_labels(y: Tensor, real: NodeTask) -> Tensor:
             f"the condensed graph has class {strange[0]}, which the real graph does not label: wrong graph?"
         )
     return torch.tensor([rows[label] for label in y.tolist()])
-
-
-class Judging(Protocol):
-    """What trains one network of a model from a seed and tests it."""
-
-    def run(self, job: tuple[Any, int]) -> tuple[float | None, float, float, str]:
-        """Return the test accuracy of the selected and the last epoch, seconds, and which edges the model saw."""
-
-
-def results_of(
-    judge: Judging, models: Sequence[str | Build], seeds: int, seed: int, workers: Executor
-) -> tuple[ModelResult, ...]:
-    """Train ``seeds`` networks of every model, the same initial weights for equal seeds, and return their results."""
-    own = [network_seed(seed, number) for number in range(seeds)]
-    outcomes = workers.map(judge.run, [(model, one) for model in models for one in own])
-    rows = []
-    for place, model in enumerate(models):
-        part = outcomes[place * seeds : (place + 1) * seeds]
-        selected = [one[0] for one in part if one[0] is not None]
-        rows.append(
-            ModelResult(
-                model=model if isinstance(model, str) else getattr(model, "__name__", "custom"),
-                selected=tuple(selected) if selected else None,
-                last=tuple(one[1] for one in part),
-                seeds=tuple(own),
-                seconds=sum(one[2] for one in part),
-                edges=part[0][3],
-            )
-        )
-    return tuple(rows)

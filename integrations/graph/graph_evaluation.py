@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,20 +12,64 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddkit.errors import ConfigError, DataError, unknown_name
+from ddkit.errors import DataError
 from ddkit.executor import Executor, InProcess
-from ddkit.integrations.graph.condenser import stored_bytes
-from ddkit.integrations.graph.evaluation import GraphEvaluation, results_of
+from ddkit.integrations.graph.budget import stored_bytes
 from ddkit.integrations.graph.graphs import Graph, checked_graphs
-from ddkit.integrations.graph.host import Data, GCNConv, GINConv, Linear, SAGEConv, global_mean_pool
+from ddkit.integrations.graph.host import Data, GCNConv, GINConv, Linear, SAGEConv
 from ddkit.integrations.graph.judging import Training, train_and_select
+from ddkit.integrations.graph.propagation import Constant, mean_matrix, propagation_matrix, sparse_adjacency
+from ddkit.integrations.graph.results import GraphEvaluation, checked_plan, results_of
 
 #: Training of networks on graphs: fewer epochs than on nodes, and narrower, as in DosCond.
 GRAPH_TRAINING = Training(epochs=300, hidden=64, weight_decay=0.0, dropout=0.0, validate_every=10)
 
 
+@dataclass(frozen=True)
+class Laid:
+    """Graphs laid one after the other.
+
+    Args:
+        x: features (N, F) of all nodes.
+        edge_index: (2, E).
+        owner: (N,) whose a node is.
+        y: (G,) class rows; -1: none of the trained.
+    """
+
+    x: Tensor
+    edge_index: Tensor
+    owner: Tensor
+    y: Tensor
+
+    @functools.cached_property
+    def matrix(self) -> Constant:
+        """Normalised adjacency with self loops (N, N)."""
+        return Constant(propagation_matrix(self.edge_index, torch.ones(self.edge_index.shape[1]), len(self.x)))
+
+    @functools.cached_property
+    def means(self) -> Constant:
+        """Means over neighbours (N, N)."""
+        return Constant(mean_matrix(self.edge_index, len(self.x)))
+
+    @functools.cached_property
+    def sums(self) -> Constant:
+        """Sums over neighbours (N, N)."""
+        shape = (len(self.x), len(self.x))
+        return Constant(sparse_adjacency(self.edge_index, torch.ones(self.edge_index.shape[1]), shape))
+
+    @functools.cached_property
+    def readout(self) -> Constant:
+        """Means over the nodes of every graph (G, N)."""
+        share = 1.0 / torch.bincount(self.owner)[self.owner].float()
+        own = torch.stack([torch.arange(len(self.owner)), self.owner])
+        return Constant(sparse_adjacency(own, share, (len(self.y), len(self.x))))
+
+
 class GraphNetwork(nn.Module):
     """Two layers of message passing, the mean over nodes, and a linear classifier.
+
+    Layers are PyG's; they are applied as products with the constant matrices of the graphs, which is cheaper than
+    PyG's gathering and scattering of messages.
 
     Args:
         kind: ``gcn``, ``sage`` or ``gin``.
@@ -36,14 +81,24 @@ class GraphNetwork(nn.Module):
 
     def __init__(self, kind: str, features: int, classes: int, hidden: int, dropout: float) -> None:
         super().__init__()
+        self.kind = kind
         self.first, self.second = (_layer(kind, inputs, hidden) for inputs in (features, hidden))
         self.last, self.dropout = Linear(hidden, classes), dropout
 
-    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor, count: int) -> Tensor:
-        """Return logits (count, C) of graphs laid one after the other; ``batch`` (N,) says whose a node is."""
-        hidden = F.relu(self.first(x, edge_index))
-        hidden = F.relu(self.second(F.dropout(hidden, self.dropout, self.training), edge_index))
-        return self.last(global_mean_pool(hidden, batch, count))
+    def forward(self, graphs: Laid) -> Tensor:
+        """Return logits (G, C) of G graphs laid one after the other."""
+        hidden = F.relu(self.apply_layer(self.first, graphs, graphs.x))
+        hidden = F.dropout(hidden, self.dropout, self.training)
+        hidden = F.relu(self.apply_layer(self.second, graphs, hidden))
+        return self.last(graphs.readout @ hidden)
+
+    def apply_layer(self, layer: Any, graphs: Laid, x: Tensor) -> Tensor:
+        """Return what PyG's ``layer(x, edge_index)`` returns (N, H)."""
+        if self.kind == "gcn":
+            return graphs.matrix @ layer.lin(x) + layer.bias
+        if self.kind == "sage":
+            return layer.lin_l(graphs.means @ x) + layer.lin_r(x)
+        return layer.nn(x + graphs.sums @ x)
 
 
 def _layer(kind: str, inputs: int, outputs: int) -> nn.Module:
@@ -55,34 +110,21 @@ def _layer(kind: str, inputs: int, outputs: int) -> nn.Module:
 GRAPH_MODELS = ("gcn", "sage", "gin")
 
 
-@dataclass(frozen=True)
-class _Laid:
-    """Graphs laid one after the other: features, edges, owner of every node, class rows (-1: none of the trained)."""
-
-    x: Tensor
-    edge_index: Tensor
-    batch: Tensor
-    y: Tensor
-
-    def logits(self, network: nn.Module) -> Tensor:
-        return network(self.x, self.edge_index, self.batch, len(self.y))
-
-
-def _laid(graphs: Sequence[Graph], labels: Sequence[int]) -> _Laid:
+def _laid(graphs: Sequence[Graph], labels: Sequence[int]) -> Laid:
     sizes = torch.tensor([len(graph.x) for graph in graphs])
     first = sizes.cumsum(0) - sizes
     edges = torch.cat([graph.edge_index + at for graph, at in zip(graphs, first, strict=True)], dim=1)
     owner = torch.arange(len(graphs)).repeat_interleave(sizes)
-    return _Laid(torch.cat([graph.x for graph in graphs]), edges, owner, torch.tensor(labels))
+    return Laid(torch.cat([graph.x for graph in graphs]), edges, owner, torch.tensor(labels))
 
 
 @dataclass(frozen=True)
 class GraphJudge:
     """Trains one network on condensed graphs and tests it on real ones."""
 
-    small: _Laid
-    val: _Laid | None
-    test: _Laid
+    small: Laid
+    val: Laid | None
+    test: Laid
     classes: int
     plan: Training
 
@@ -96,7 +138,7 @@ class GraphJudge:
             selected, last = train_and_select(
                 network,
                 plan,
-                lambda: F.cross_entropy(self.small.logits(network), self.small.y),
+                lambda: F.cross_entropy(network(self.small), self.small.y),
                 lambda: (None if self.val is None else _accuracy(network, self.val), _accuracy(network, self.test)),
                 self.val is not None,
             )
@@ -104,8 +146,8 @@ class GraphJudge:
 
 
 @torch.no_grad()
-def _accuracy(network: nn.Module, graphs: _Laid) -> float:
-    return float((graphs.logits(network).argmax(1) == graphs.y).float().mean())
+def _accuracy(network: nn.Module, graphs: Laid) -> float:
+    return float((network(graphs).argmax(1) == graphs.y).float().mean())
 
 
 def evaluate_graphs(
@@ -135,26 +177,22 @@ def evaluate_graphs(
         DataError: graphs that cannot be used, or features of another width.
         ConfigError: an unknown model, or no network to train.
     """
-    for model in models:
-        if model not in GRAPH_MODELS:
-            raise unknown_name("model of graphs", model, GRAPH_MODELS)
-    if seeds < 1 or not models:
-        raise ConfigError(f"seeds={seeds} and {len(models)} models: at least one network must be trained")
+    plan = checked_plan(models, seeds, training, GRAPH_TRAINING, GRAPH_MODELS)
     told = getattr(condensed[0], "provenance", {}) if len(condensed) else {}
     small, classes = checked_graphs(condensed, None)
     laid = _laid(small, [graph.row for graph in small])
     real = [
         _real(graphs, told.get("features"), classes, laid.x.shape[1]) for graphs in (test, val) if graphs is not None
     ]
-    judge = GraphJudge(laid, real[1] if len(real) > 1 else None, real[0], len(classes), training or GRAPH_TRAINING)
+    judge = GraphJudge(laid, real[1] if len(real) > 1 else None, real[0], len(classes), plan)
     rows = results_of(judge, models, seeds, seed, executor or InProcess())
     edges = sum(graph.edge_index.shape[1] for graph in small)
     stored = sum(stored_bytes(graph) for graph in condensed)
     return GraphEvaluation(told.get("method", "graphs"), rows, None, len(laid.x), edges, stored)
 
 
-def _real(graphs: Sequence[Any], features: Any, classes: tuple[int, ...], width: int) -> _Laid:
-    checked, own = checked_graphs(graphs, features)
+def _real(graphs: Sequence[Any], features: Any, classes: tuple[int, ...], width: int) -> Laid:
+    checked, own = checked_graphs(graphs, features, fewest=1)
     if checked[0].x.shape[1] != width:
         raise DataError(f"real graphs have {checked[0].x.shape[1]} features and the condensed ones {width}")
     rows = {label: row for row, label in enumerate(classes)}

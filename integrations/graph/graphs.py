@@ -16,7 +16,7 @@ from ddkit.integrations.graph.backbones import glorot
 from ddkit.integrations.graph.budget import smallest_bytes
 from ddkit.integrations.graph.checks import Features, check_kind, edges_of, features_of, labels_of
 from ddkit.integrations.graph.host import Data
-from ddkit.integrations.graph.propagation import normalised_dense, propagation_matrix, sparse_adjacency
+from ddkit.integrations.graph.propagation import Constant, normalised_dense, propagation_matrix, sparse_adjacency
 from ddkit.objectives.distances import gradient_distance
 from ddkit.streams import Streams
 
@@ -70,8 +70,15 @@ class Graph:
     row: int
 
 
-def checked_graphs(graphs: Sequence[Any], features: Features | None) -> tuple[list[Graph], tuple[int, ...]]:
+def checked_graphs(
+    graphs: Sequence[Any], features: Features | None, fewest: int = 2
+) -> tuple[list[Graph], tuple[int, ...]]:
     """Check a set of graphs; weights of edges are left out.
+
+    Args:
+        graphs: PyG graphs with one label each.
+        features: what takes the place of missing features.
+        fewest: classes: two to learn from, one to be judged on.
 
     Returns:
         The graphs and the original label of every class row.
@@ -101,7 +108,7 @@ def checked_graphs(graphs: Sequence[Any], features: Features | None) -> tuple[li
     if len(widths) > 1:
         raise DataError(f"graphs have features of {', '.join(map(str, sorted(widths)))} columns: give all the same")
     classes = tuple(sorted(set(labels)))
-    if len(classes) < 2:
+    if len(classes) < fewest:
         raise DataError(f"all graphs are of class {classes[0]}: classification needs two classes")
     rows = [classes.index(label) for label in labels]
     return [Graph(x, edges, row) for (x, edges), row in zip(parts, rows, strict=True)], classes
@@ -202,7 +209,7 @@ class DosCond:
             ]
         )
 
-    def _batches(self, members: Sequence[Graph]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def _batches(self, members: Sequence[Graph]) -> list[tuple[Tensor, Constant, Constant]]:
         """Return chunks of a class as once propagated features, matrix and readout, each block-diagonal."""
         order = torch.randperm(len(members), generator=self.streams("batches")).tolist()
         size = self.options.batch
@@ -264,7 +271,7 @@ def _stacked(gradients: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     return [torch.stack(own) for own in zip(*gradients, strict=True)]
 
 
-def _joined(graphs: Sequence[Graph]) -> tuple[Tensor, Tensor, Tensor]:
+def _joined(graphs: Sequence[Graph]) -> tuple[Tensor, Constant, Constant]:
     sizes = torch.tensor([len(graph.x) for graph in graphs])
     first = sizes.cumsum(0) - sizes
     edges = torch.cat([graph.edge_index + at for graph, at in zip(graphs, first, strict=True)], dim=1)
@@ -273,7 +280,7 @@ def _joined(graphs: Sequence[Graph]) -> tuple[Tensor, Tensor, Tensor]:
     owner = torch.arange(len(graphs)).repeat_interleave(sizes)
     own = torch.stack([torch.arange(total), owner])
     readout = sparse_adjacency(own, 1.0 / sizes[owner].float(), (len(graphs), total))
-    return matrix @ torch.cat([graph.x for graph in graphs]), matrix, readout
+    return matrix @ torch.cat([graph.x for graph in graphs]), Constant(matrix), Constant(readout)
 
 
 def _first_nodes(graph: Graph, size: int) -> Tensor:

@@ -13,7 +13,7 @@ try:
         from torch_geometric.data import Batch, Data, HeteroData, TemporalData
         from torch_geometric.data import Dataset as GraphDataset
         from torch_geometric.datasets import KarateClub
-        from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv, SGConv, global_mean_pool
+        from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv, SGConv
         from torch_geometric.nn.dense.linear import Linear
         from torch_geometric.utils import coalesce, is_undirected, remove_self_loops, subgraph, to_edge_index
 except ImportError as error:
@@ -33,7 +33,6 @@ __all__ = [
     "SGConv",
     "TemporalData",
     "coalesce",
-    "global_mean_pool",
     "host_version",
     "is_undirected",
     "remove_self_loops",

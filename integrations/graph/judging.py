@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,12 +40,13 @@ class Training:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "hidden", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.lr <= 0 or self.weight_decay < 0 or not 0 <= self.dropout < 1:
-            raise ConfigError(
-                f"lr={self.lr}, weight_decay={self.weight_decay} or dropout={self.dropout} is out of range"
-            )
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"{name}={value!r} must be a whole number of at least 1")
+        for name, low, high in (("lr", 0.0, math.inf), ("weight_decay", 0.0, math.inf), ("dropout", 0.0, 1.0)):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not low <= value < high or (name == "lr" and value == 0):
+                raise ConfigError(f"{name}={value!r} is out of range: see the arguments of Training")
 
 
 def train_and_select(
@@ -64,7 +66,7 @@ def train_and_select(
             called in evaluation mode.
         validates: whether there is anything to validate on; otherwise no epoch is selected.
     """
-    optimiser = torch.optim.Adam(network.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
+    optimiser = torch.optim.Adam(network.parameters(), lr=plan.lr, weight_decay=plan.weight_decay, fused=True)
     best, selected, test = -1.0, None, 0.0
     for epoch in range(plan.epochs):
         if epoch == plan.epochs // 2:

@@ -37,6 +37,8 @@ class Options:
             Adam moves every feature by about this much a step.
         lr_structure: of the edge predictor.
         lr_model: of the inner steps.
+        keep_moments: Adam of the inner steps keeps its moments from one outer step to the next, as in the authors'
+            program, instead of starting anew.
         metric: of :func:`ddkit.objectives.distances.gradient_distance`; ``mse`` is divided by the squared norm of the
             real gradient.
         init: where features start: ``kmeans`` centres of propagated features, ``propagated`` rows of labelled nodes or
@@ -53,6 +55,7 @@ class Options:
     lr: float = 0.03
     lr_structure: float = 1e-3
     lr_model: float = 0.01
+    keep_moments: bool = False
     metric: str = "ours"
     init: Init = "kmeans"
     hidden: int = 128
@@ -123,9 +126,9 @@ class Learned:
             if structure == "learned"
             else None
         )
-        self.feature_optimiser = torch.optim.Adam([self.x], lr=options.lr * problem.scale)
+        self.feature_optimiser = torch.optim.Adam([self.x], lr=options.lr * problem.scale, fused=True)
         if self.edges is not None:
-            self.edge_optimiser = torch.optim.Adam(self.edges.parameters(), lr=options.lr_structure)
+            self.edge_optimiser = torch.optim.Adam(self.edges.parameters(), lr=options.lr_structure, fused=True)
 
     def adjacency(self) -> Tensor | None:
         """Return A' (n, n), differentiable, or None for the identity."""
@@ -165,18 +168,17 @@ def match_gradients(problem: Problem, options: Options, structure: str, backbone
     network: Backbone = SGCBackbone(problem) if backbone == "sgc" else GCNBackbone(problem, options.hidden)
     learned = Learned(problem, options, structure)
     weights = torch.tensor(problem.counts, dtype=torch.float32) / max(problem.counts)
-    loss = torch.zeros(())
+    loss, adjacency = torch.zeros(()), learned.adjacency()
     for restart in range(options.restarts):
-        network.restart(problem.streams("networks"))
+        network.restart(problem.streams("networks"), options.lr_model)
         for outer in range(options.outer_steps):
             real = [g.detach() for g in network.real_gradients()]
-            own = network.gradients(learned.x, learned.adjacency())
+            own = network.gradients(learned.x, adjacency)
             loss = (_distances(own, real, options.metric) * weights).sum()
             learned.step(loss, restart)
-            if options.inner_steps and outer + 1 < options.outer_steps:
-                with torch.no_grad():
-                    adjacency = learned.adjacency()
-                network.train(learned.x.detach(), adjacency, options.inner_steps, options.lr_model)
+            adjacency = learned.adjacency()
+            if outer + 1 < options.outer_steps:
+                network.train(learned.x, adjacency, options.inner_steps, options.keep_moments)
     return learned.result(problem, threshold, loss=float(loss.detach()))
 
 

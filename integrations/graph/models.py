@@ -10,10 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddkit.integrations.graph.host import GATConv, GCNConv, Linear, SAGEConv, SGConv
-from ddkit.integrations.graph.propagation import as_csr, mean_matrix, propagation_matrix
-
-#: Features with fewer non-zero entries than this share are multiplied as CSR.
-SPARSE_BELOW = 0.1
+from ddkit.integrations.graph.propagation import Constant, mean_matrix, propagation_matrix
 
 
 class GraphInput:
@@ -31,32 +28,28 @@ class GraphInput:
         self.plain_edges = edge_index[:, weight >= unweighted_threshold]
 
     @functools.cached_property
-    def features(self) -> Tensor:
-        """X, as CSR where that is cheaper."""
-        return _cheaper(self.x)
+    def features(self) -> Constant:
+        """X (N, F)."""
+        return Constant(self.x)
 
     @functools.cached_property
-    def matrix(self) -> Tensor:
-        """Normalised adjacency with weights and self loops (N, N), CSR."""
-        return propagation_matrix(self.edge_index, self.weight, len(self.x))
+    def matrix(self) -> Constant:
+        """Normalised adjacency with weights and self loops (N, N)."""
+        return Constant(propagation_matrix(self.edge_index, self.weight, len(self.x)))
 
     @functools.cached_property
-    def means(self) -> Tensor:
-        """Means over neighbours (N, N), CSR."""
-        return mean_matrix(self.plain_edges, len(self.x))
+    def means(self) -> Constant:
+        """Means over neighbours (N, N)."""
+        return Constant(mean_matrix(self.plain_edges, len(self.x)))
 
     @functools.cached_property
-    def neighbour_features(self) -> Tensor:
-        """Mean features of neighbours (N, F), as CSR where that is cheaper."""
-        return _cheaper(self.means @ self.x)
+    def neighbour_features(self) -> Constant:
+        """Mean features of neighbours (N, F)."""
+        return Constant(self.means @ self.x)
 
 
-def _cheaper(x: Tensor) -> Tensor:
-    return as_csr(x) if int(x.count_nonzero()) < SPARSE_BELOW * x.numel() else x
-
-
-def _apply(layer: Linear | nn.Linear, x: Tensor) -> Tensor:
-    """Return ``layer(x)`` for x dense or CSR."""
+def _apply(layer: Linear | nn.Linear, x: Constant | Tensor) -> Tensor:
+    """Return ``layer(x)``."""
     product = x @ layer.weight.T
     return product if layer.bias is None else product + layer.bias
 
@@ -160,7 +153,7 @@ class GAT(NodeNetwork):
 
     def forward(self, graph: GraphInput) -> Tensor:
         """Return logits (N, C)."""
-        hidden = F.elu(self.first(graph.features, graph.plain_edges))
+        hidden = F.elu(self.first(graph.features.matrix, graph.plain_edges))
         return self.second(F.dropout(hidden, self.dropout, self.training), graph.plain_edges)
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
+
+#: Matrices with fewer non-zero entries than this share are multiplied as CSR.
+SPARSE_BELOW = 0.1
 
 
 def as_csr(x: Tensor) -> Tensor:
@@ -13,6 +17,50 @@ def as_csr(x: Tensor) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return x.to_sparse_csr()
+
+
+class _Product(torch.autograd.Function):
+    """A constant CSR matrix times a dense one, with the transpose given for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, transposed: Tensor, x: Tensor) -> Tensor:
+        ctx.transposed = transposed
+        return matrix @ x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor]:
+        return None, None, ctx.transposed @ gradient
+
+
+class Constant:
+    """A constant matrix (n, m), kept as CSR where that is cheaper: ``Constant(a) @ x`` is differentiable once in x.
+
+    PyTorch's own gradient of a CSR product builds the transpose at every step, which takes longer than the product.
+
+    Args:
+        matrix: dense or CSR.
+    """
+
+    def __init__(self, matrix: Tensor) -> None:
+        sparse = matrix.layout == torch.sparse_csr
+        entries = matrix.values().numel() if sparse else int(matrix.count_nonzero())
+        if entries < SPARSE_BELOW * matrix.shape[0] * matrix.shape[1]:
+            self.matrix = matrix if sparse else as_csr(matrix)
+            self.transposed = _transposed(self.matrix)
+        else:
+            self.matrix = matrix.to_dense()
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        """Return the product with x (m, k)."""
+        if self.matrix.layout == torch.strided:
+            return self.matrix @ x
+        return _Product.apply(self.matrix, self.transposed, x)
+
+
+def _transposed(matrix: Tensor) -> Tensor:
+    entries = matrix.to_sparse_coo()
+    return sparse_adjacency(entries.indices(), entries.values(), (matrix.shape[1], matrix.shape[0]))
 
 
 def normalised_entries(edge_index: Tensor, weight: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,8 @@ class LearnedStructure(nn.Module):
 
     The first layer of the MLP on :math:`[x_i; x_j]` is :math:`W_1 x_i + W_2 x_j`: two products of n rows instead of one
     of :math:`n^2` rows. Batch norm is over all pairs, which are the same set in training and afterwards, so that it
-    keeps no running statistics (the authors leave theirs in training mode).
+    keeps no running statistics (the authors leave theirs in training mode); the layers before it have no biases, which
+    it would take out again.
 
     Args:
         features: F.
@@ -38,21 +39,21 @@ class LearnedStructure(nn.Module):
         both = linear(2 * features, hidden).detach()
         self.source, self.target = nn.Parameter(both[:, :features].clone()), nn.Parameter(both[:, features:].clone())
         self.middle, self.last = linear(hidden, hidden), linear(hidden, 1)
-        self.first_bias, self.middle_bias, self.last_bias = (nn.Parameter(torch.zeros(n)) for n in (hidden, hidden, 1))
+        self.last_bias = nn.Parameter(torch.zeros(1))
         self.gains = nn.Parameter(torch.ones(2, hidden))
         self.shifts = nn.Parameter(torch.zeros(2, hidden))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return A' (n, n) in [0, 1], symmetric with a zero diagonal, from features (n, F)."""
-        pairs = (x @ self.source.T)[:, None] + (x @ self.target.T)[None] + self.first_bias
+        pairs = (x @ self.source.T)[:, None] + (x @ self.target.T)[None]
         hidden = self._normalised(pairs.flatten(0, 1), 0)
-        hidden = self._normalised(F.linear(hidden, self.middle, self.middle_bias), 1)
+        hidden = self._normalised(hidden @ self.middle.T, 1)
         logits = F.linear(hidden, self.last, self.last_bias).view(len(x), len(x))
         symmetric = torch.sigmoid((logits + logits.T) / 2)
         return symmetric * (1 - torch.eye(len(x), dtype=x.dtype, device=x.device))
 
     def _normalised(self, rows: Tensor, layer: int) -> Tensor:
-        return F.relu(F.batch_norm(rows, None, None, self.gains[layer], self.shifts[layer], training=True))
+        return F.batch_norm(rows, None, None, self.gains[layer], self.shifts[layer], training=True).relu_()
 
 
 def spread(x: Tensor, adjacency: Tensor | None, hops: int) -> Tensor:

@@ -102,6 +102,7 @@ def node_task(
     missing: Missing = "error",
     features: Features | None = None,
     directed: Directed = "symmetrise",
+    inductive: bool = False,
 ) -> NodeTask:
     """Check a PyG graph and bring it into one form.
 
@@ -111,6 +112,7 @@ def node_task(
         missing: a class without labelled nodes is an ``error``, or is dropped with ``skip``.
         features: what takes the place of missing features.
         directed: ``symmetrise`` directed edges (with a warning) or ``keep`` them.
+        inductive: features that are made of degrees count, for training nodes, only edges between them.
 
     Raises:
         DataError: a graph that cannot be condensed, with what was wrong.
@@ -127,7 +129,12 @@ def node_task(
     splits: dict[str, Any] = {name: nodes_in(data, f"{name}_mask", count, split) for name in ("train", "val", "test")}
     _check_splits(raw, splits)
     edge_index, weight = edges_of(data, count, directed)
-    x = features_of(data, count, edge_index, features)
+    seen = edge_index
+    if inductive:
+        member = torch.zeros(count, dtype=torch.bool)
+        member[splits["train"]] = True
+        seen = edge_index[:, ~member[edge_index[1]] | member[edge_index[0]]]
+    x = features_of(data, count, seen, features)
     y, classes, dropped = _classes(raw, splits, missing)
     splits["train"] = splits["train"][y[splits["train"]] >= 0]
     return NodeTask(x, edge_index, weight, y, **splits, classes=classes, dropped=dropped)
@@ -141,16 +148,17 @@ def _count(data: Data) -> int:
 
 
 def _check_splits(raw: Tensor, splits: dict[str, Tensor]) -> None:
-    train = splits["train"]
-    unlabelled = train[~raw[train].isfinite()]
-    if len(unlabelled):
-        raise DataError(f"node {int(unlabelled[0])} of train_mask has no label: remove it from the mask")
-    for name in ("val", "test"):
-        shared = train[torch.isin(train, splits[name])]
+    """Refuse nodes without a label and nodes of two splits: no test node may train a network or choose its epoch."""
+    for name, nodes in splits.items():
+        unlabelled = nodes[~raw[nodes].isfinite()]
+        if len(unlabelled):
+            raise DataError(f"node {int(unlabelled[0])} of {name}_mask has no label: remove it from the mask")
+    for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
+        shared = splits[first][torch.isin(splits[first], splits[second])]
         if len(shared):
             raise DataError(
-                f"node {int(shared[0])} is in train_mask and in {name}_mask, so that accuracies would be those of "
-                f"training nodes: separate the masks"
+                f"node {int(shared[0])} is in {first}_mask and in {second}_mask, so that accuracies would be those of "
+                f"nodes that train or select: separate the masks"
             )
 
 

@@ -115,6 +115,17 @@ def test_inductive_runs_see_nothing_but_training_nodes() -> None:
     assert not torch.equal(condensed(data).x, condensed(changed).x)
 
 
+def test_degrees_in_inductive_runs_count_no_edges_to_hidden_nodes() -> None:
+    data = small_graph()
+    del data.x
+    data.num_nodes = 60
+    alone = data.clone()
+    alone.edge_index = data.edge_index[:, data.train_mask[data.edge_index].all(0)]
+    options = {"setting": "inductive", "features": "degree"}
+    assert torch.equal(condensed(data, **options).x, condensed(alone, **options).x)
+    assert not torch.equal(condensed(data, features="degree").x, condensed(alone, features="degree").x)
+
+
 def test_ratio_counts_all_nodes_or_labelled_ones() -> None:
     data = small_graph()
     assert GraphCondenser("kmeans", ratio=0.1).condense(data).num_nodes == 6
@@ -161,6 +172,16 @@ def test_more_nodes_than_labelled_ones_are_allowed_for_learned_features() -> Non
         ({"method": "gcond", "nodes_per_class": 1, "metric": "cosine"}, "gradient distance"),
         ({"method": "gcond", "nodes_per_class": 1, "seed": -1}, "seed"),
         ({"method": "means", "hops": -1}, "hops"),
+        ({"method": "means", "hops": 1.5}, "hops=1.5"),
+        ({"method": "gcond", "nodes_per_class": 1, "hops": 0}, "hops=0 with learned structure"),
+        ({"method": "means", "seed": "a"}, "seed='a'"),
+        ({"method": "means", "ratio": 0.1}, "one node a class"),
+        ({"method": "kmeans", "nodes_per_class": 1.5}, "nodes_per_class=1.5"),
+        ({"method": "kmeans", "ratio": "much"}, "ratio='much'"),
+        ({"method": "kmeans", "ratio": 0.1, "nodes": 4}, "sets of graphs"),
+        ({"method": "means", "features": "degrees"}, "features='degrees'"),
+        ({"method": "means", "missing": "drop"}, "missing='drop'"),
+        ({"method": "means", "split": "first"}, "split='first'"),
         ({"method": "gcond", "graphs_per_class": 1}, "sets of graphs"),
         ({"method": "means", "setting": "inductive", "features": "identity"}, "inductive"),
     ],

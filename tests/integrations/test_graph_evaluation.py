@@ -130,6 +130,78 @@ def test_bad_evaluations_are_refused() -> None:
         evaluate(small, data, ["gcn"])
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": torch.full((3, 8), torch.nan)}, "NaN"),
+        ({"edge_index": torch.tensor([[0], [9]]), "edge_weight": torch.ones(1)}, "names node 9"),
+        ({"edge_index": torch.tensor([[0], [1]]), "edge_weight": -torch.ones(1)}, "not negative"),
+        ({"edge_index": None}, "lacks x, edge_index or y"),
+        ({"y": torch.tensor([0, 1])}, "3 nodes and labels"),
+    ],
+)
+def test_condensed_graphs_that_teach_nothing_are_refused(changes: dict, message: str) -> None:
+    data = small_graph()
+    small = condensed(data)
+    for name, value in changes.items():
+        small[name] = value
+    with pytest.raises(DataError, match=message):
+        evaluate(small, data, ["gcn"], 1, training=SHORT, means=False)
+    with pytest.raises(DataError, match="not a torch_geometric"):
+        evaluate([small], data, ["gcn"], 1, training=SHORT)
+
+
+def test_self_loops_of_a_condensed_graph_count_once() -> None:
+    data = small_graph()
+    small = condensed(data, "gcond", **QUICK["gcond"])
+    looped = small.clone()
+    loops = torch.arange(small.num_nodes).expand(2, -1)
+    looped.edge_index = torch.cat([small.edge_index, loops], dim=1)
+    looped.edge_weight = torch.cat([small.edge_weight, torch.ones(small.num_nodes)])
+    found = [evaluate(one, data, ["gcn"], 1, training=SHORT, means=False).row("gcn").last for one in (small, looped)]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models": "gcn"}, "give a list"),
+        ({"models": [3]}, "unknown model '3'"),
+        ({"models": []}, "at least one network"),
+        ({"seeds": 1.5}, "seeds=1.5"),
+        ({"seeds": 0}, "at least one network"),
+        ({"training": {"epochs": 3}}, "training is a dict"),
+    ],
+)
+@pytest.mark.parametrize("whole", [False, True])
+def test_plans_that_make_no_sense_are_refused(changes: dict, message: str, whole: bool) -> None:
+    data = small_graph()
+    options: dict = {"models": ["gcn"], "seeds": 1, **changes}
+    with pytest.raises(ConfigError, match=message):
+        evaluate_whole(data, **options) if whole else evaluate(condensed(data), data, **options)
+
+
+def test_an_unknown_option_of_the_whole_graph_is_named() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'features'"):
+        evaluate_whole(small_graph(), ["gcn"], 1, feature="degree")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lr": float("nan")},
+        {"lr": float("inf")},
+        {"lr": 0},
+        {"weight_decay": float("nan")},
+        {"epochs": 2.5},
+        {"hidden": "a"},
+    ],
+)
+def test_trainings_that_make_no_sense_are_refused(options: dict) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        Training(**options)
+
+
 def test_nothing_is_warned_of_in_ordinary_use() -> None:
     data = small_graph()
     with warnings.catch_warnings():

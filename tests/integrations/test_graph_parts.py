@@ -6,14 +6,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch_geometric.nn import APPNP as HostAPPNP
+from torch_geometric.nn import global_mean_pool
 
-from ddkit.integrations.graph import block_model
+from ddkit.integrations.graph import block_model, random_families
 from ddkit.integrations.graph.backbones import GCNBackbone, SGCBackbone
 from ddkit.integrations.graph.budget import shares, smallest_bytes
+from ddkit.integrations.graph.graph_evaluation import GRAPH_MODELS, GraphNetwork, _laid
+from ddkit.integrations.graph.graphs import checked_graphs
 from ddkit.integrations.graph.matching import initial_features
 from ddkit.integrations.graph.models import MODELS, GraphInput
 from ddkit.integrations.graph.problem import Problem
-from ddkit.integrations.graph.propagation import normalised_dense, propagation_matrix, rows_and_reach
+from ddkit.integrations.graph.propagation import Constant, normalised_dense, propagation_matrix, rows_and_reach
 from ddkit.integrations.graph.structure import LearnedStructure, edges_above, spread
 from ddkit.integrations.graph.task import node_task
 from ddkit.streams import Streams
@@ -33,7 +36,7 @@ def random_adjacency(count: int) -> torch.Tensor:
 @pytest.mark.parametrize("learned", [False, True])
 def test_closed_form_sgc_gradients_are_those_of_autograd(problem: Problem, learned: bool) -> None:
     backbone = SGCBackbone(problem)
-    backbone.restart(Streams(0)("weights"))
+    backbone.restart(Streams(0)("weights"), 0.05)
     x = torch.randn(7, 8, generator=Streams(0)("x"), requires_grad=True)
     adjacency = random_adjacency(7) if learned else None
     (own,) = backbone.gradients(x, adjacency)
@@ -48,14 +51,18 @@ def test_closed_form_sgc_gradients_are_those_of_autograd(problem: Problem, learn
         assert torch.allclose(second[0], second[1], atol=1e-6)
 
 
-def test_sgc_training_by_formula_is_training_by_autograd(problem: Problem) -> None:
+@pytest.mark.parametrize("keep", [False, True])
+def test_sgc_training_by_formula_is_training_by_autograd(problem: Problem, keep: bool) -> None:
     backbone = SGCBackbone(problem)
-    backbone.restart(Streams(0)("weights"))
+    backbone.restart(Streams(0)("weights"), 0.05)
     weight, bias = backbone.weight.clone().requires_grad_(), backbone.bias.clone().requires_grad_()
     x = torch.randn(7, 8, generator=Streams(0)("x"))
-    backbone.train(x, None, 5, 0.05)
+    backbone.train(x, None, 5, keep)
+    backbone.train(x, None, 3, keep)
     optimiser = torch.optim.Adam([weight, bias], lr=0.05)
-    for _ in range(5):
+    for step in range(8):
+        if step == 5 and not keep:
+            optimiser = torch.optim.Adam([weight, bias], lr=0.05)
         optimiser.zero_grad()
         F.cross_entropy(x @ weight.T + bias, problem.labels).backward()
         optimiser.step()
@@ -63,9 +70,50 @@ def test_sgc_training_by_formula_is_training_by_autograd(problem: Problem) -> No
     assert torch.allclose(backbone.bias, bias.detach(), atol=1e-6)
 
 
+def test_a_restart_forgets_the_moments_of_the_last_network(problem: Problem) -> None:
+    x = torch.randn(7, 8, generator=Streams(0)("x"))
+    ended = []
+    for before in (0, 4):
+        backbone = GCNBackbone(problem, hidden=5)
+        backbone.restart(Streams(1)("weights"), 0.05)
+        backbone.train(x, None, before, keep_moments=True)
+        backbone.restart(Streams(0)("weights"), 0.05)
+        backbone.train(x, None, 3, keep_moments=True)
+        ended.append(backbone.weights[0].detach())
+    assert torch.equal(*ended)
+
+
+@pytest.mark.parametrize("density", [0.02, 0.9])
+def test_products_with_constant_matrices_have_the_gradient_of_dense_ones(density: float) -> None:
+    generator = Streams(0)("matrix")
+    dense = torch.rand(30, 40, generator=generator) * (torch.rand(30, 40, generator=generator) < density)
+    constant = Constant(dense)
+    assert (constant.matrix.layout == torch.sparse_csr) == (density < 0.1)
+    x = torch.randn(40, 5, generator=generator, requires_grad=True)
+    upstream = torch.randn(30, 5, generator=generator)
+    for found, expected in (
+        (constant @ x, dense @ x),
+        (torch.autograd.grad(constant @ x, x, upstream)[0], torch.autograd.grad(dense @ x, x, upstream)[0]),
+    ):
+        assert torch.allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", GRAPH_MODELS)
+def test_networks_on_graphs_compute_what_pyg_layers_compute(kind: str) -> None:
+    graphs, _ = checked_graphs(random_families(3, 12), None)
+    laid = _laid(graphs, [graph.row for graph in graphs])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = GraphNetwork(kind, 8, 3, 16, 0.5).eval()
+    hidden = F.relu(network.first(laid.x, laid.edge_index))
+    hidden = F.relu(network.second(hidden, laid.edge_index))
+    expected = network.last(global_mean_pool(hidden, laid.owner, len(graphs)))
+    assert torch.allclose(network(laid), expected, atol=1e-5)
+
+
 def test_gcn_gradients_of_reached_nodes_are_those_of_the_whole_graph(problem: Problem) -> None:
     backbone = GCNBackbone(problem, hidden=5)
-    backbone.restart(Streams(0)("weights"))
+    backbone.restart(Streams(0)("weights"), 0.05)
     data = small_graph()
     matrix = dense_normalised(data).float()
     hidden = F.relu(matrix @ data.x @ backbone.weights[0].T + backbone.biases[0])
@@ -90,9 +138,9 @@ def test_the_first_layer_on_pairs_splits_into_two_products() -> None:
     structure = LearnedStructure(4, 6, Streams(0)("structure"))
     x = torch.randn(5, 4, generator=Streams(0)("x"))
     pairs = torch.cat([x[:, None].expand(5, 5, 4), x[None].expand(5, 5, 4)], dim=2).reshape(25, 8)
-    first = pairs @ torch.cat([structure.source, structure.target], dim=1).T + structure.first_bias
+    first = pairs @ torch.cat([structure.source, structure.target], dim=1).T
     hidden = F.relu(F.batch_norm(first, None, None, training=True))
-    hidden = F.relu(F.batch_norm(F.linear(hidden, structure.middle, structure.middle_bias), None, None, training=True))
+    hidden = F.relu(F.batch_norm(F.linear(hidden, structure.middle), None, None, training=True))
     logits = F.linear(hidden, structure.last, structure.last_bias).view(5, 5)
     expected = torch.sigmoid((logits + logits.T) / 2) * (1 - torch.eye(5))
     assert torch.allclose(structure(x), expected, atol=1e-5)

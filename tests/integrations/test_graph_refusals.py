@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch_geometric.data import Data, HeteroData, TemporalData
 
-from ddkit.errors import ConfigError, DataError
+from ddkit.errors import ConfigError, DataError, DivergedError
 from ddkit.integrations.graph import GraphCondenser, Training, evaluate
 from tests.integrations.graph_small import condensed, dense_normalised, small_graph
 
@@ -36,6 +36,14 @@ def unlabelled_class() -> Data:
     return data
 
 
+def unlabelled_test_node() -> Data:
+    data = small_graph()
+    labels = data.y.double()
+    labels[data.test_mask.nonzero()[0]] = torch.nan
+    data.y = labels
+    return data
+
+
 REFUSED = {
     "no training mask": (lambda: without("train_mask"), "RandomNodeSplit"),
     "empty training mask": (lambda: small_graph(train_mask=torch.zeros(60, dtype=torch.bool)), "train_mask is empty"),
@@ -43,6 +51,22 @@ REFUSED = {
     "mask of splits": (lambda: small_graph(train_mask=torch.ones(60, 10, dtype=torch.bool)), "split=0 to 9"),
     "index out of range": (lambda: small_graph(train_mask=torch.tensor([0, 60])), "names node 60"),
     "test nodes in training": (lambda: small_graph(test_mask=torch.arange(60)), "is in train_mask and in test_mask"),
+    "test nodes in validation": (
+        lambda: small_graph(val_mask=small_graph().test_mask),
+        "is in val_mask and in test_mask",
+    ),
+    "test node without label": (lambda: unlabelled_test_node(), "of test_mask has no label"),
+    "numbers for a mask": (lambda: small_graph(train_mask=torch.full((60,), 0.5)), "neither 0 nor 1"),
+    "mask of three dimensions": (lambda: small_graph(train_mask=torch.ones(60, 2, 2)), "has shape"),
+    "text for a mask": (lambda: small_graph(train_mask="all"), "no tensor of numbers"),
+    "text for labels": (lambda: small_graph(y=["a"] * 60), "no tensor of numbers"),
+    "labels beyond float64": (lambda: small_graph(y=small_graph().y + 2**60), "2\\^53"),
+    "complex features": (lambda: small_graph(x=torch.ones(60, 8, dtype=torch.complex64)), "complex"),
+    "edges of fractions": (lambda: small_graph(edge_index=small_graph().edge_index + 0.5), "node numbers"),
+    "huge weights": (
+        lambda: small_graph(edge_weight=torch.full((small_graph().num_edges,), 3e38)),
+        "sum is not finite",
+    ),
     "unlabelled class": (unlabelled_class, "missing='skip'"),
     "one class": (lambda: small_graph(y=torch.zeros(60, dtype=torch.int64)), "two classes"),
     "several labels": (lambda: small_graph(y=torch.ones(60, 2)), "several labels"),
@@ -91,6 +115,20 @@ def test_index_masks_and_a_column_of_splits_equal_bool_masks() -> None:
     assert torch.equal(condensed(splits, split=1).x, expected)
     with pytest.raises(DataError, match="split=2"):
         condensed(splits, split=2)
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.float32, torch.uint8])
+def test_zeros_and_ones_are_a_mask_and_no_node_numbers(kind: torch.dtype) -> None:
+    data = small_graph()
+    expected = condensed(data)
+    found = condensed(small_graph(train_mask=data.train_mask.to(kind), val_mask=None, test_mask=None))
+    assert found.provenance["source"]["labelled"] == 18
+    assert torch.equal(found.x, expected.x)
+
+
+def test_features_that_overflow_are_refused_and_not_returned() -> None:
+    with pytest.raises(DivergedError, match="not finite"):
+        condensed(small_graph(x=torch.full((60, 8), 3e38)))
 
 
 def test_a_class_without_labelled_nodes_is_dropped_when_asked_and_said_so() -> None:

@@ -113,6 +113,12 @@ def test_sets_that_cannot_be_condensed_are_refused(graphs: list[Data], message: 
         GraphCondenser("doscond", graphs_per_class=1, steps=1).condense(graphs)
 
 
+def test_sets_of_one_class_can_be_judged_on() -> None:
+    graphs = families()
+    found = evaluate_graphs(graphs, graphs[:3], seeds=1, training=Training(epochs=2, hidden=4))
+    assert found.rows[0].last[0] in (0.0, pytest.approx(1 / 3), pytest.approx(2 / 3), 1.0)
+
+
 def test_bad_options_of_sets_are_refused() -> None:
     with pytest.raises(ConfigError, match="12 graphs"):
         GraphCondenser("random", graphs_per_class=13).condense(families())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +147,10 @@ def test_published_figures_are_percentages_of_known_methods() -> None:
         assert len(table) == count
         assert all(30 < value < 90 and 0 < std < 6 and math.isfinite(value) for value, std in table.values())
         assert {name for name, _ in table} <= {*METHODS, "whole"}
+
+
+def test_published_figures_name_the_table_they_were_checked_against() -> None:
+    text = files("ddkit.recipes").joinpath("graph_published.csv").read_text(encoding="utf-8")
+    for row in csv.DictReader(text.splitlines()):
+        assert ("2402.04924" in row["source"]) == (row["method"] != "gcond-x")
+        assert "2110.07580" in row["source"]
