@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import time
 from collections.abc import Sequence
 from typing import Any, Literal, overload
@@ -32,6 +33,8 @@ from ddkit.registry import checked_options
 from ddkit.streams import Streams
 
 Setting = Literal["transductive", "inductive"]
+#: Arguments that sets of graphs do not have.
+_OF_NODES = ("ratio_of", "hops", "backbone", "structure", "threshold", "setting", "split", "missing", "directed")
 
 
 class GraphCondenser:
@@ -95,6 +98,7 @@ class GraphCondenser:
         self.setting, self.seed, self.split = own["setting"], own["seed"], own["split"]
         self.missing, self.features, self.directed = own["missing"], own["features"], own["directed"]
         self._check_sizes()
+        self._check_set(own)
         self.structure = self._structure(structure)
         self._check()
         self.options = self._options(options)
@@ -124,6 +128,15 @@ class GraphCondenser:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name}={value} must be at least 1")
+
+    def _check_set(self, given: dict[str, Any]) -> None:
+        """Refuse, for a set of graphs, what has a meaning for nodes only."""
+        if self.graphs_per_class is None:
+            return
+        usual = inspect.signature(GraphCondenser).parameters
+        for name in _OF_NODES:
+            if given[name] != usual[name].default:
+                raise ConfigError(f"{name}={given[name]!r} is for the nodes of one graph, not for sets: leave it out")
 
     def _check(self) -> None:
         if self.hops < 0:

@@ -116,4 +116,7 @@ def test_graphs_that_cannot_be_stored_are_refused(tmp_path: Path) -> None:
         save(small, tmp_path / "graph.safetensors")
     with pytest.raises(ArtifactError, match="no graphs"):
         save([], tmp_path / "graph.safetensors")
+    for wrong in (None, "graph", [small.x]):
+        with pytest.raises(ArtifactError, match="is no condensed graph"):
+            save(wrong, tmp_path / "graph.safetensors")  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())

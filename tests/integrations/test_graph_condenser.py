@@ -183,6 +183,8 @@ def test_more_nodes_than_labelled_ones_are_allowed_for_learned_features() -> Non
         ({"method": "means", "missing": "drop"}, "missing='drop'"),
         ({"method": "means", "split": "first"}, "split='first'"),
         ({"method": "gcond", "graphs_per_class": 1}, "sets of graphs"),
+        ({"method": "random", "graphs_per_class": 1, "hops": 3}, "hops=3 is for the nodes of one graph"),
+        ({"method": "doscond", "graphs_per_class": 1, "structure": "learned"}, "structure='learned' is for the nodes"),
         ({"method": "means", "setting": "inductive", "features": "identity"}, "inductive"),
     ],
 )
