@@ -31,7 +31,7 @@ def save(condensed: Data | Sequence[Data], path: Path | str) -> Path:
         ArtifactError: it cannot be stored (no graphs, NaN, features of unequal width).
         CheckpointError: the disk is full or the folder cannot be written; nothing was changed.
     """
-    graphs = [condensed] if isinstance(condensed, Data) else list(condensed if isinstance(condensed, Sequence) else ())
+    graphs: list[Any] = list(condensed) if isinstance(condensed, list | tuple) else [condensed]
     if not all(isinstance(graph, Data) for graph in graphs):
         raise ArtifactError(f"a {type(condensed).__name__} is no condensed graph: give what condense() returned")
     if not graphs:
