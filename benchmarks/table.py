@@ -120,12 +120,12 @@ def seconds_to(results: Mapping[str, Any]) -> str:
 
     for result in sorted(results.values(), key=rank):
         points = result["points"]
-        last = points[-1]["seconds"]
+        last, sign = points[-1]["seconds"], "≤ " if "from_cell" in result else ""
         best = max(points, key=top)
         reached = [result["reached"][number] for number in thresholds]
         words = [
             f"`{result['method']}`",
-            *(f"{found:.0f}" if found is not None else f"not in {last:.0f}" for found in reached),
+            *(f"{sign}{found:.0f}" if found is not None else f"not in {last:.0f}" for found in reached),
             f"{top(best):.1f}",
             next(words for key, words in WAYS.items() if best.get(key) == top(best)),
             f"{best['seconds']:.0f}",

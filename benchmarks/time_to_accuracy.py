@@ -1,7 +1,8 @@
 """CPU seconds until each method's ten images per class train networks to 90, 95 and 97 % on MNIST.
 
     DDKIT_DATA=... python benchmarks/time_to_accuracy.py --out benchmarks/results/time-to-accuracy.json [--only dm ...]
-    python benchmarks/time_to_accuracy.py --out benchmarks/results/time-to-accuracy.json --figure docs/images/...png
+    python benchmarks/time_to_accuracy.py --out benchmarks/results/time-to-accuracy.json \
+        --cells benchmarks/results/accuracy-cpu.json --figure docs/images/time-to-accuracy.png
 
 Every method runs in a fresh process, on one thread and without cached kernels, with the settings of its cell in
 ``cells.py``. Its clock counts the CPU seconds of that process and of the compilers it starts (interpreter, imports,
@@ -12,6 +13,9 @@ and as the method defines it where that is another way: by the kernel it was lea
 own way. An accuracy counts as reached at the first stop where any of them reaches it, so seconds are upper bounds. A
 method that is below 95 % after ``PATIENCE`` seconds ends there: it is not known what it would reach later. Nothing is
 selected.
+
+``--cells`` adds methods that were not run here by what ``accuracy.py`` measured at the end of their cell: one point, by
+its own larger networks, at the CPU seconds of the distillation and of what is shared.
 """
 
 from __future__ import annotations
@@ -27,7 +31,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from cells import CELLS, TRAJECTORY, distil, generator_seconds, how_to_train, shared_generator
 from experts import buffer_for, part_of
 
@@ -90,9 +93,7 @@ class Curve(Callback):
         if not self.left:
             run.stop = "the last stop was reached"
         if due:
-            made = run.synthesizer
-            neighbours = made.views > 1 and int(made.view_index(torch.zeros(1, dtype=torch.int64), 1)) == 1
-            metadata = result_metadata(run.config, run.real, made.views if neighbours else 1)
+            metadata = result_metadata(run.config, run.real, run.synthesizer.neighbouring_views)
             self.evaluate(run.materialise(metadata), run.step)
             if now >= PATIENCE and max(map(best, self.points)) < THRESHOLDS[1]:
                 run.stop = f"below {THRESHOLDS[1]} % after {PATIENCE:g} seconds"
@@ -124,7 +125,7 @@ class Curve(Callback):
         if own.schedule == "given":
             return evaluate(present, self.test, (own_model(present),), recipe=own, repeats=5).rows[0].mean
         own = own.replace(epochs=max(1, min(own.epochs, PASSES // len(present))))
-        fast = {"precision": "bfloat16", "compile": True} if own.head == "linear" else {}
+        fast: dict[str, Any] = {"precision": "bfloat16", "compile": True} if own.head == "linear" else {}
         return evaluate(present, self.test, (own_model(present),), recipe=own, repeats=1, **fast).rows[0].mean
 
 
@@ -156,6 +157,23 @@ def child(method: str) -> dict[str, Any]:
     }
 
 
+def from_cell(method: str, row: dict[str, Any]) -> dict[str, Any]:
+    """Return the end of a cell of ``accuracy.py`` as a curve of one point."""
+    shared = (row.get("experts") or {}).get("cpu_seconds", 0.0) + row.get("generator_cpu_seconds", 0.0)
+    point = {"step": row["config"]["steps"], "seconds": round(row["distil_cpu_seconds"] + shared, 1)}
+    point["network_percent"] = row["mean"]
+    for key in ("own", "kernel"):
+        if key in row:
+            point[f"{key}_percent"] = row[key]["mean"]
+    return {
+        "method": method,
+        "points": [point],
+        "shared_seconds": round(shared, 1),
+        "reached": {str(threshold): reached([point], threshold) for threshold in THRESHOLDS},
+        "from_cell": True,
+    }
+
+
 def best(point: dict[str, Any]) -> float:
     """Return the largest accuracy of a point."""
     return max(value for key, value in point.items() if key.endswith("_percent"))
@@ -179,14 +197,15 @@ def figure(results: dict[str, Any], path: Path) -> None:
             [point["seconds"] for point in points],
             [best(point) for point in points],
             marker="o" if number < len(order) // 2 else "s",
-            markersize=4,
+            markersize=5,
+            markerfacecolor="none" if "from_cell" in result else colours(number % 20),
             color=colours(number % 20),
             label=result["method"],
         )
     for threshold in THRESHOLDS:
         axes.axhline(threshold, color="0.8", linewidth=0.8, zorder=0)
     axes.set(xscale="log", xlabel="CPU seconds, whole process", ylabel="test accuracy (%)", ylim=(80, 99))
-    axes.set_title("MNIST, ten images per class")
+    axes.set_title("MNIST, ten images per class (hollow: the end of a longer run)")
     axes.legend(ncols=2, fontsize=8, loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     plt.savefig(path, dpi=130, bbox_inches="tight")
@@ -198,6 +217,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--figure", type=Path)
+    parser.add_argument("--cells", type=Path)
     parser.add_argument("--child", metavar="METHOD")
     arguments = parser.parse_args()
     if arguments.child:
@@ -205,9 +225,17 @@ def main() -> None:
         write_text(arguments.out, json.dumps(content, indent=1) + "\n")
         return
     results = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
-    if arguments.figure:
-        return figure(results, arguments.figure)
     suffix = f"-{DATA}-{IPC}"
+    if arguments.cells:
+        for name, row in json.loads(arguments.cells.read_text()).items():
+            method = name.removesuffix(suffix)
+            if name in CELLS and name.endswith(suffix) and (method not in results or "from_cell" in results[method]):
+                results[method] = from_cell(method, row)
+        write_text(arguments.out, json.dumps(results, indent=1) + "\n")
+    if arguments.figure:
+        figure(results, arguments.figure)
+    if arguments.cells or arguments.figure:
+        return
     with_cells = [name.removesuffix(suffix) for name in CELLS if name.endswith(suffix)]
     for method in arguments.only or [*CORESETS, *with_cells]:
         if method in results:

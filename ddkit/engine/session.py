@@ -222,10 +222,8 @@ class Session:
 
     @property
     def neighbouring_views(self) -> int:
-        """How many consecutive decoded images show one stored code; 1 where views are not neighbours."""
-        views = self.synthesizer.views
-        second = self.synthesizer.view_index(torch.zeros(1, dtype=torch.int64), 1) if views > 1 else torch.ones(1)
-        return views if int(second) == 1 else 1
+        """See :attr:`ddkit.synthesis.Synthesizer.neighbouring_views`."""
+        return self.synthesizer.neighbouring_views
 
     def materialise(self, metadata: dict[str, Any], *, last: bool = False) -> DistilledDataset:
         """Return the present synthetic data (their moving average, if one is kept) as an artifact.

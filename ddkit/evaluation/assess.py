@@ -116,11 +116,11 @@ def assess(
     ways = _Ways(distilled, test, repeats, seed, options) if recipe is None else None
     sets = baseline_sets(train, distilled, baselines, seed, draws) if train is not None and baselines else {}
     report_progress(f"training {repeats} network{'s' * (repeats != 1)} on the distilled set")
-    trained: dict[ModelSpec, list[nn.Module]] = {}
-    keep = trained.__setitem__ if ways is not None and ways.compares_features() else None
+    networks: dict[ModelSpec, list[nn.Module]] = {}
+    keep = networks.__setitem__ if ways is not None and ways.kernel_is_of_networks() else None
     results = [(label, evaluate(distilled, test, specs, repeats, own, seed, keep=keep, **options))]
     if ways is not None:
-        results += ways.further(label, specs, common, trained, report_progress)
+        results += ways.further(label, specs, common, networks, report_progress)
     for kind, members in sets.items():
         report_progress(f"training networks on the baseline '{kind}'")
         if isinstance(members, RealData):
@@ -145,7 +145,7 @@ class _Ways:
     seed: int
     options: dict[str, Any]
 
-    def compares_features(self) -> bool:
+    def kernel_is_of_networks(self) -> bool:
         """Whether the kernel of the set is that of networks trained on it."""
         how = kernel_of(self.distilled)
         return how is not None and how.kernel["name"] == NetworkFeatures.name
@@ -155,17 +155,17 @@ class _Ways:
         label: str,
         specs: Sequence[ModelSpec],
         common: Sequence[ModelSpec],
-        trained: Mapping[ModelSpec, Sequence[nn.Module]],
+        networks: Mapping[ModelSpec, Sequence[nn.Module]],
         report: Callable[[str], None],
     ) -> list[tuple[str, EvaluationResult]]:
         """Evaluate the set by its kernel and by the common protocol, where these are not its own way already.
 
-        ``trained`` are networks that were trained its own way, for a kernel that compares their features.
+        ``networks`` were trained its own way; a kernel of such networks compares their features.
         """
         found = []
         if kernel_of(self.distilled) is not None:
             report("classifying by the kernel of the set")
-            found.append((f"{label} (kernel)", self._kernel(self.distilled, specs, self.repeats, trained)))
+            found.append((f"{label} (kernel)", self._kernel(self.distilled, specs, self.repeats, networks)))
         if self._trains_differently():
             report("training networks on the distilled set by the common protocol")
             how = common_recipe(self.distilled)
@@ -179,17 +179,17 @@ class _Ways:
         members: Sequence[DistilledDataset],
         specs: Sequence[ModelSpec],
         common: Sequence[ModelSpec],
-        trained: TrainingRecipe,
+        trained_by: TrainingRecipe,
     ) -> list[tuple[str, EvaluationResult]]:
-        """Evaluate draws of a baseline like the set, where they were not ``trained`` that way already.
+        """Evaluate draws of a baseline like the set, where they were not ``trained_by`` that recipe already.
 
         A kernel that has to be trained is left out.
         """
         found = []
-        if kernel_of(self.distilled) is not None and not self.compares_features():
+        if kernel_of(self.distilled) is not None and not self.kernel_is_of_networks():
             result = merge_draws([self._kernel(one, specs, 1) for one in members])
             found.append((f"{kind} (kernel)", result))
-        if self._trains_differently() and trained != common_recipe(self.distilled):
+        if self._trains_differently() and trained_by != common_recipe(self.distilled):
             found.append((f"{kind} (common protocol)", self._commonly(members, common)))
         return found
 
@@ -206,11 +206,11 @@ class _Ways:
         one: DistilledDataset,
         specs: Sequence[ModelSpec],
         repeats: int,
-        trained: Mapping[ModelSpec, Sequence[nn.Module]] | None = None,
+        networks: Mapping[ModelSpec, Sequence[nn.Module]] | None = None,
     ) -> EvaluationResult:
         options = {key: value for key, value in self.options.items() if key != "executor"}
         how = kernel_of(self.distilled)
-        return evaluate_kernel(one, self.test, specs, repeats, how, self.seed, networks=trained, **options)
+        return evaluate_kernel(one, self.test, specs, repeats, how, self.seed, networks=networks, **options)
 
 
 def _pooled(

@@ -68,7 +68,8 @@ def evaluate_kernel(
         seed: of the evaluation.
         device: where the kernel is computed.
         networks: of every architecture, ``repeats`` of them, trained on the set as its recipe says and with this seed,
-            as :func:`~ddkit.evaluation.evaluate` hands them to ``keep``; None trains them.
+            as :func:`~ddkit.evaluation.evaluate` hands them to ``keep``, whose row counts the seconds of their
+            training; None trains them.
         training: precision, compile, stacked of :func:`~ddkit.evaluation.train_networks`, for trained networks.
 
     Returns:
@@ -89,6 +90,7 @@ def evaluate_kernel(
     if how.kernel["name"] == NetworkFeatures.name:
         how = how.model_copy(update={"networks": recipe_of(distilled)})
         specs = [ModelSpec.parse(item) for item in architectures]
+        repeats = repeats if how.networks is None or how.networks.start is None else 1  # all would be the same
         rows = []
         for spec in specs:
             seeds, begun = network_seeds(seed, spec, repeats), time.perf_counter()

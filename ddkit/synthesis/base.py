@@ -173,6 +173,12 @@ class Synthesizer(nn.Module, ABC):
         views, rest = divmod(self.decoded_per_class, self.ipc)
         return 1 if rest else views
 
+    @property
+    def neighbouring_views(self) -> int:
+        """How many consecutive decoded images show one stored code; 1 where views are not neighbours."""
+        second = self.view_index(torch.zeros(1, dtype=torch.int64), 1) if self.views > 1 else torch.ones(1)
+        return self.views if int(second) == 1 else 1
+
     def view_index(self, codes: Tensor, view: int) -> Tensor:
         """Return which decoded images show the stored images or codes ``codes`` (n,), numbered class by class.
 

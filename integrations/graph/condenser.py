@@ -91,6 +91,9 @@ class GraphCondenser:
         if method not in METHODS:
             raise unknown_name("method of graph condensation", method, METHODS)
         given = {name: value for name, value in locals().items() if name not in ("self", "method", "options")}
+        for name in ("nodes_per_class", "graphs_per_class", "nodes", "hops", "seed"):
+            if isinstance(given[name], bool | str):  # which would be read as numbers
+                raise ConfigError(f"{name}={given[name]!r} must be a whole number")
         own = checked_options("GraphCondenser", GraphCondenser, given)
         self.method, self.ratio, self.nodes_per_class = method, own["ratio"], own["nodes_per_class"]
         self.ratio_of, self.graphs_per_class, self.nodes = own["ratio_of"], own["graphs_per_class"], own["nodes"]

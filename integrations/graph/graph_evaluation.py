@@ -177,7 +177,7 @@ def evaluate_graphs(
         DataError: graphs that cannot be used, or features of another width.
         ConfigError: an unknown model, or no network to train.
     """
-    plan = checked_plan(models, seeds, training, GRAPH_TRAINING, GRAPH_MODELS)
+    plan = checked_plan(models, seeds, training, GRAPH_TRAINING, GRAPH_MODELS, builds=False)
     told = getattr(condensed[0], "provenance", {}) if len(condensed) else {}
     small, classes = checked_graphs(condensed, None)
     laid = _laid(small, [graph.row for graph in small])

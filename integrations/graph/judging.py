@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -45,8 +46,10 @@ class Training:
                 raise ConfigError(f"{name}={value!r} must be a whole number of at least 1")
         for name, low, high in (("lr", 0.0, math.inf), ("weight_decay", 0.0, math.inf), ("dropout", 0.0, 1.0)):
             value = getattr(self, name)
-            if type(value) not in (int, float) or not low <= value < high or (name == "lr" and value == 0):
-                raise ConfigError(f"{name}={value!r} is out of range: see the arguments of Training")
+            number = isinstance(value, Real) and not isinstance(value, bool)
+            if not number or not low <= value < high or (name == "lr" and value == 0):
+                least = "above 0" if name == "lr" else "at least 0"
+                raise ConfigError(f"{name}={value!r} must be a number {least} and below {high:g}")
 
 
 def train_and_select(

@@ -90,9 +90,16 @@ class GraphEvaluation:
 
 
 def checked_plan(
-    models: Sequence[str | Build], seeds: int, training: Training | None, own: Training, known: Collection[str]
+    models: Sequence[str | Build],
+    seeds: int,
+    training: Training | None,
+    own: Training,
+    known: Collection[str],
+    builds: bool = True,
 ) -> Training:
     """Return the training, or ``own`` for None, once models and number of networks are checked.
+
+    Models are names of ``known`` ones or, with ``builds``, callables that build one.
 
     Raises:
         ConfigError: an unknown model, no network to train, or a training of another type.
@@ -100,7 +107,7 @@ def checked_plan(
     if isinstance(models, str):
         raise ConfigError(f"models='{models}' is one name: give a list, such as ['{models}']")
     for model in models:
-        if model not in known if isinstance(model, str) else not callable(model):
+        if model not in known if isinstance(model, str) else not (builds and callable(model)):
             raise unknown_name("model", model, known)
     if type(seeds) is not int or seeds < 1 or not models:
         raise ConfigError(f"seeds={seeds!r} and {len(models)} models: at least one network must be trained")

@@ -46,19 +46,23 @@ def require_delta(delta: Any) -> None:
         raise ConfigError(f"delta={delta!r} must be a number between 0 and 1, below one over the number of records")
 
 
-def require_label_counts(counts: Sequence[int] | Literal["private"] | None) -> None:
-    """Refuse class sizes that are neither public whole numbers nor ``"private"``; None passes.
+def checked_label_counts(counts: Any) -> list[int] | Literal["private"] | None:
+    """Return class sizes as a list; ``"private"`` and None as they are.
 
     Raises:
-        ConfigError: naming them.
+        ConfigError: sizes that are no positive whole numbers.
     """
-    if counts is None or counts == "private":
-        return
-    if isinstance(counts, str) or not isinstance(counts, Sequence) or not all(_is_size(count) for count in counts):
+    if counts is None:
+        return None
+    if isinstance(counts, str) and counts == "private":
+        return "private"
+    listed = counts.tolist() if hasattr(counts, "tolist") else counts
+    if not isinstance(listed, list | tuple) or not all(_is_size(count) for count in listed):
         raise ConfigError(
             f"label_counts={counts!r} must be positive public whole numbers, one per class; leave it out to assume "
             f"equal classes, or use label_counts='private'"
         )
+    return [int(count) for count in listed]
 
 
 def require_room(out: Any, names: Sequence[str]) -> None:

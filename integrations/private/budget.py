@@ -63,7 +63,7 @@ class PrivacyBudget:
 
     @property
     def ledger(self) -> tuple[Queries, ...]:
-        """Every query made so far, equal ones in a row counted together."""
+        """Every query made so far, equal ones counted together: their order makes no difference."""
         return tuple(self._ledger)
 
     def spent(self) -> float:
@@ -111,11 +111,11 @@ class PrivacyBudget:
             return [*self._ledger, *sorted((one for one in kept if one), key=lambda one: (one.sigma, one.rate))]
 
     def _charge(self, sigma: float, rate: float) -> None:
-        last = self._ledger[-1] if self._ledger else None
-        if last is not None and (last.sigma, last.rate) == (sigma, rate):
-            self._ledger[-1] = Queries(sigma, rate, last.steps + 1)
-        else:
-            self._ledger.append(Queries(sigma, rate, 1))
+        for place, one in enumerate(self._ledger):
+            if (one.sigma, one.rate) == (sigma, rate):
+                self._ledger[place] = Queries(sigma, rate, one.steps + 1)
+                return
+        self._ledger.append(Queries(sigma, rate, 1))
 
 
 class Plan:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddkit.data import Preprocessing, RealData
 from ddkit.errors import ConfigError, DataError
-from ddkit.integrations.private.arguments import require_label_counts, require_whole
+from ddkit.integrations.private.arguments import checked_label_counts, require_whole
 from ddkit.integrations.private.budget import Plan
 from ddkit.integrations.private.noise import NoiseSource, SystemNoise
 
@@ -217,11 +217,9 @@ def public_counts(records: int, classes: int, counts: Sequence[int] | None) -> T
     Raises:
         ConfigError: not one positive whole number per class.
     """
-    if counts is None:
+    sizes = checked_label_counts(counts)
+    if sizes is None:
         return torch.full((classes,), records / classes, dtype=torch.float64)
-    require_label_counts(counts)
-    if len(counts) != classes:
-        raise ConfigError(
-            f"label_counts={list(counts)} has {len(counts)} numbers: give one for each of {classes} classes"
-        )
-    return torch.tensor(counts, dtype=torch.float64)
+    if len(sizes) != classes:
+        raise ConfigError(f"label_counts={sizes} has {len(sizes)} numbers: give one for each of {classes} classes")
+    return torch.tensor(sizes, dtype=torch.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +14,8 @@ from ddkit.files import write_text
 from ddkit.integrations.private import methods
 from ddkit.integrations.private.accounting import Accountant, plan_epsilon, require_accountant
 from ddkit.integrations.private.arguments import (
+    checked_label_counts,
     require_delta,
-    require_label_counts,
     require_positive,
     require_room,
     require_whole,
@@ -102,13 +102,13 @@ class PrivateDistiller:
         require_positive(epsilon=epsilon, noise_multiplier=noise_multiplier, max_grad_norm=max_grad_norm)
         require_whole(ipc=ipc, steps=steps, batch=batch, networks=networks, records=records)
         require_whole(0, seed=seed, debug_seed=debug_seed)
-        require_label_counts(label_counts)
         if delta is not None:
             require_delta(delta)
         refuse_options(overrides)
         self.epsilon, self.delta, self.noise_multiplier = epsilon, delta, noise_multiplier
         self.max_grad_norm, self.ipc, self.steps, self.batch = max_grad_norm, ipc, steps, batch
-        self.networks, self.accountant, self.label_counts = networks, accountant, label_counts
+        self.networks, self.accountant = networks, accountant
+        self.label_counts = checked_label_counts(label_counts)
         self.normalisation, self.records, self.budget = normalisation, records, budget
         self.seed, self.debug_seed, self.overrides = seed, debug_seed, overrides
         self._report: PrivacyReport | None = None
@@ -204,15 +204,22 @@ class PrivateDistiller:
         return self._report
 
     def _budget(self, records: int, held: int) -> PrivacyBudget:
-        """Return the budget of this fit, its delta checked against the public and the true number of records."""
+        """Return the budget of this fit, its delta checked against the public number of records and that of those held.
+
+        A refusal tells whoever holds the records about their number; it is not part of what is released.
+        """
         delta = self.budget.delta if self.budget is not None else self.delta
         if delta is None:
             delta = min(1e-5, 0.1 / records)
-        most = max(records, held)
-        if not delta < 1 / most:
+        if not delta < 1 / records:
             raise ConfigError(
-                f"delta={delta:g} must be positive and below 1/N={1 / most:.3g}: a mechanism that publishes one of "
-                f"the {most} records at random meets a larger one; leave it out for {min(1e-5, 0.1 / most):.3g}"
+                f"delta={delta:g} must be positive and below 1/N={1 / records:.3g}: a mechanism that publishes one of "
+                f"the {records} records at random meets a larger one; leave it out for {min(1e-5, 0.1 / records):.3g}"
+            )
+        if not delta < 1 / held:
+            raise ConfigError(
+                f"delta={delta:g} is not below one over the number of records held, of which records={records} says "
+                f"too few: give a public upper bound as records, and a smaller delta"
             )
         if self.budget is not None:
             return self.budget
@@ -281,6 +288,6 @@ class PrivateDistiller:
 def _real_data(dataset: Any) -> RealData:
     if isinstance(dataset, RealData):
         return dataset
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+    if isinstance(dataset, Mapping) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise DataError(f"fit() got a {type(dataset).__name__}: give a RealData, or a dataset of (image, label) pairs")
     return RealData.from_dataset(dataset)

@@ -11,11 +11,19 @@ from ddkit.engine.callbacks import PeriodicEvaluation
 from ddkit.errors import ConfigError
 from ddkit.integrations.private.gradients import require_separable
 from ddkit.models import ModelSpec, uses_batch_norm
+from ddkit.networks import ExpertTrajectories, RealTrainedNetworks
+from ddkit.synthesis import GANCodes
+
+
+def _called(*kinds: type) -> tuple[str, ...]:
+    """Return what a configuration calls pieces that were given as objects."""
+    return tuple(kind.__name__.lower() for kind in kinds)
+
 
 #: Network sources whose weights come from real images.
-_TRAINED_ON_REAL = ("real-trained", "realtrainednetworks", "experts", "expertnetworks")
+_TRAINED_ON_REAL = ("real-trained", "experts", *_called(RealTrainedNetworks, ExpertTrajectories))
 #: Synthesis that draws images with a generator of real ones.
-_DRAWN_BY_GENERATOR = ("gan", "gancodes")
+_DRAWN_BY_GENERATOR = ("gan", *_called(GANCodes))
 
 
 def refuse_options(options: Mapping[str, Any]) -> None:

@@ -93,6 +93,14 @@ def test_an_assessment_trains_the_networks_whose_features_are_compared_once(
     assert kernel[1].rows[0].seeds == own[1].rows[0].seeds == alone.rows[0].seeds
 
 
+def test_a_set_for_one_initialisation_has_one_kernel_of_its_network(digits: Pair) -> None:
+    train, test = digits
+    card = {"describe": {"name": "network-features", "model": "unknown"}, "regulariser": 1e-4}
+    distilled = random_set(train, 2, kernel=card, recipe={**own_recipe("adam", epochs=2), "start": 3})
+    (row,) = evaluate_kernel(distilled, test, (TINY,), 2).rows
+    assert len(row.accuracies) == len(row.seeds) == 1
+
+
 def test_networks_of_a_centred_recipe_have_a_kernel_too(digits: Pair) -> None:
     train, test = digits
     card = {"describe": {"name": "network-features", "model": "unknown"}, "regulariser": 1e-4}

@@ -175,6 +175,8 @@ def test_more_nodes_than_labelled_ones_are_allowed_for_learned_features() -> Non
         ({"method": "means", "hops": 1.5}, "hops=1.5"),
         ({"method": "gcond", "nodes_per_class": 1, "hops": 0}, "hops=0 with learned structure"),
         ({"method": "means", "seed": "a"}, "seed='a'"),
+        ({"method": "means", "hops": True}, "hops=True must be a whole number"),
+        ({"method": "kmeans", "nodes_per_class": "2"}, "nodes_per_class='2' must be a whole number"),
         ({"method": "means", "ratio": 0.1}, "one node a class"),
         ({"method": "kmeans", "nodes_per_class": 1.5}, "nodes_per_class=1.5"),
         ({"method": "kmeans", "ratio": "much"}, "ratio='much'"),

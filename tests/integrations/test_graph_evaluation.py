@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -200,6 +201,10 @@ def test_an_unknown_option_of_the_whole_graph_is_named() -> None:
 def test_trainings_that_make_no_sense_are_refused(options: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         Training(**options)
+
+
+def test_rates_may_be_numbers_of_numpy() -> None:
+    assert Training(lr=np.float64(0.01)).lr == 0.01
 
 
 def test_nothing_is_warned_of_in_ordinary_use() -> None:

@@ -115,8 +115,17 @@ def test_sets_that_cannot_be_condensed_are_refused(graphs: list[Data], message: 
 
 def test_sets_of_one_class_can_be_judged_on() -> None:
     graphs = families()
-    found = evaluate_graphs(graphs, graphs[:3], seeds=1, training=Training(epochs=2, hidden=4))
-    assert found.rows[0].last[0] in (0.0, pytest.approx(1 / 3), pytest.approx(2 / 3), 1.0)
+    plan = Training(epochs=30, hidden=8, validate_every=10)
+    by_class = [[graph for graph in graphs if int(graph.y) == label] for label in sorted({int(g.y) for g in graphs})]
+    shares = [len(own) / len(graphs) for own in by_class]
+    found = [evaluate_graphs(graphs, own, seeds=1, training=plan).rows[0].last[0] for own in (*by_class, graphs)]
+    assert sum(share * one for share, one in zip(shares, found[:-1], strict=True)) == pytest.approx(found[-1])
+    assert found[-1] > max(shares)
+
+
+def test_a_callable_is_no_model_of_graph_sets() -> None:
+    with pytest.raises(ConfigError, match="unknown model"):
+        evaluate_graphs(families(), families(), models=[dict], seeds=1)  # type: ignore[list-item]
 
 
 def test_bad_options_of_sets_are_refused() -> None:

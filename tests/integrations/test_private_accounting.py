@@ -170,6 +170,16 @@ def test_a_plan_without_records_or_queries_is_refused(rate: float, steps: int) -
         PrivacyBudget(10, DELTA).plan(Queries(1.0, rate, steps))
 
 
+def test_queries_of_fits_that_take_turns_are_counted_together() -> None:
+    budget = PrivacyBudget(100, DELTA, "rdp")
+    plans = [budget.plan(Queries(sigma, 0.1, 3)) for sigma in (2.0, 3.0)]
+    for _ in range(3):
+        for plan in plans:
+            plan.charge(plan.queries.sigma, 0.1)
+    assert budget.ledger == tuple(plan.queries for plan in plans)
+    assert budget.spent() == pytest.approx(plan_epsilon([plan.queries for plan in plans], DELTA, "rdp"))
+
+
 def test_plans_that_are_open_at_once_cannot_spend_the_same_budget() -> None:
     budget = PrivacyBudget(2, DELTA, "rdp")
     queries = Queries(budget.calibrate(1.0, 1), 1.0, 1)

@@ -23,6 +23,7 @@ from ddkit.integrations.private import (
     gaussian_epsilon,
     plan_epsilon,
 )
+from ddkit.integrations.private.refusals import refuse
 from tests.integrations.private_small import TINY, records
 
 
@@ -166,8 +167,10 @@ def test_a_class_without_records_is_no_error_that_would_tell_so() -> None:
 @pytest.mark.parametrize("delta", [1 / 36, 0.5])
 @pytest.mark.parametrize("published", [None, 2, 30])
 def test_a_delta_that_promises_nothing_is_refused(delta: float, published: int | None) -> None:
-    with pytest.raises(ConfigError, match=r"below 1/N=0\.0278"):
+    words = r"below 1/N=0\.0278" if published is None else r"below 1/N=|of which records=\d+ says too few"
+    with pytest.raises(ConfigError, match=words) as error:
         distiller(delta=delta, records=published).fit(records())
+    assert published is None or "36" not in str(error.value)
 
 
 def test_the_default_delta_stays_below_one_over_n() -> None:
@@ -211,13 +214,18 @@ def test_a_delta_must_lie_between_0_and_1(delta: object) -> None:
         PrivateDistiller(1.0, delta)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("counts", ["privat", [1.5, 2, 3], [math.nan], [0], 5])
+@pytest.mark.parametrize("counts", [torch.tensor([12, 12, 12]), (12, 12, 12)])
+def test_label_counts_may_be_an_array(counts: Any) -> None:
+    assert len(distiller(label_counts=counts).fit(records())) == 6
+
+
+@pytest.mark.parametrize("counts", ["privat", [1.5, 2, 3], [math.nan], [0], 5, torch.tensor([1.5, 2.0])])
 def test_label_counts_are_public_whole_numbers_or_private(counts: object) -> None:
     with pytest.raises(ConfigError, match="must be positive public whole numbers"):
         PrivateDistiller(1.0, label_counts=counts)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("dataset", [None, 3, object()])
+@pytest.mark.parametrize("dataset", [None, 3, object(), {"a": 1}])
 def test_what_is_no_dataset_is_refused(dataset: object) -> None:
     with pytest.raises(DataError, match=r"fit\(\) got a"):
         distiller().fit(dataset)
@@ -278,14 +286,22 @@ def test_an_epsilon_out_of_reach_is_refused_before_any_query() -> None:
 def test_settings_that_would_leak_are_refused_before_any_query(leak: dict[str, Any], words: str) -> None:
     budget = PrivacyBudget(2, 1e-5, "rdp")
     if "networks_" in leak:
-        method, leak = "dp-dm-iterated", {}
-        made = distiller(method, budget=budget)
-        made.overrides = {"networks": "real-trained"}
+        made = distiller("dp-dm-iterated", budget=budget)
+        made.overrides = {"networks": leak["networks_"]}
     else:
         made = distiller(budget=budget, **leak)
     with pytest.raises(ConfigError, match=words):
         made.fit(records())
     assert budget.ledger == ()
+
+
+def test_pieces_that_were_given_as_objects_are_known_by_their_names() -> None:
+    made = distiller("dp-dm-iterated")
+    config = made._distiller(records(), 2).configure(records())
+    for name in ("ExpertTrajectories", "RealTrainedNetworks"):
+        piece = config.networks.model_copy(update={"name": name})
+        with pytest.raises(ConfigError, match="trained on private images"):
+            refuse(config.model_copy(update={"networks": piece}), records(), augments=True)
 
 
 @pytest.mark.parametrize(
