@@ -115,17 +115,18 @@ def seconds_to(results: Mapping[str, Any]) -> str:
     lines = [head, "|" + "---|" * (len(heads) + 5)]
 
     def rank(result: Mapping[str, Any]) -> list[float]:
-        found = [result["reached"][number] for number in reversed(thresholds)]
+        later = result.get("reached_in_cell", {})
+        found = [result["reached"][number] or later.get(number) for number in reversed(thresholds)]
         return [math.inf if seconds is None else seconds for seconds in found]
 
     for result in sorted(results.values(), key=rank):
         points = result["points"]
         last, sign = points[-1]["seconds"], "≤ " if "from_cell" in result else ""
+        later = result.get("reached_in_cell", {})
         best = max(points, key=top)
-        reached = [result["reached"][number] for number in thresholds]
         words = [
             f"`{result['method']}`",
-            *(f"{sign}{found:.0f}" if found is not None else f"not in {last:.0f}" for found in reached),
+            *(in_seconds(result["reached"][n], later.get(n), last, sign) for n in thresholds),
             f"{top(best):.1f}",
             next(words for key, words in WAYS.items() if best.get(key) == top(best)),
             f"{best['seconds']:.0f}",
@@ -133,6 +134,13 @@ def seconds_to(results: Mapping[str, Any]) -> str:
         ]
         lines.append("| " + " | ".join(words) + " |")
     return "\n".join(lines)
+
+
+def in_seconds(reached: float | None, later: float | None, last: float, sign: str) -> str:
+    """Return when an accuracy was reached; ``later`` is an upper bound from a longer run."""
+    if reached is not None:
+        return f"{sign}{reached:.0f}"
+    return f"≤ {later:.0f}" if later is not None else f"not in {last:.0f}"
 
 
 def top(point: Mapping[str, Any]) -> float:
