@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,54 +14,13 @@ from torch import Tensor, nn
 from ddkit.errors import DataError
 from ddkit.executor import Executor, InProcess
 from ddkit.integrations.graph.budget import stored_bytes
-from ddkit.integrations.graph.graphs import Graph, checked_graphs
 from ddkit.integrations.graph.host import Data, GCNConv, GINConv, Linear, SAGEConv
 from ddkit.integrations.graph.judging import Training, train_and_select
-from ddkit.integrations.graph.propagation import Constant, mean_matrix, propagation_matrix, sparse_adjacency
 from ddkit.integrations.graph.results import GraphEvaluation, checked_plan, results_of
+from ddkit.integrations.graph.sets import Laid, checked_graphs, laid
 
 #: Training of networks on graphs: fewer epochs than on nodes, and narrower, as in DosCond.
 GRAPH_TRAINING = Training(epochs=300, hidden=64, weight_decay=0.0, dropout=0.0, validate_every=10)
-
-
-@dataclass(frozen=True)
-class Laid:
-    """Graphs laid one after the other.
-
-    Args:
-        x: features (N, F) of all nodes.
-        edge_index: (2, E).
-        owner: (N,) whose a node is.
-        y: (G,) class rows; -1: none of the trained.
-    """
-
-    x: Tensor
-    edge_index: Tensor
-    owner: Tensor
-    y: Tensor
-
-    @functools.cached_property
-    def matrix(self) -> Constant:
-        """Normalised adjacency with self loops (N, N)."""
-        return Constant(propagation_matrix(self.edge_index, torch.ones(self.edge_index.shape[1]), len(self.x)))
-
-    @functools.cached_property
-    def means(self) -> Constant:
-        """Means over neighbours (N, N)."""
-        return Constant(mean_matrix(self.edge_index, len(self.x)))
-
-    @functools.cached_property
-    def sums(self) -> Constant:
-        """Sums over neighbours (N, N)."""
-        shape = (len(self.x), len(self.x))
-        return Constant(sparse_adjacency(self.edge_index, torch.ones(self.edge_index.shape[1]), shape))
-
-    @functools.cached_property
-    def readout(self) -> Constant:
-        """Means over the nodes of every graph (G, N)."""
-        share = 1.0 / torch.bincount(self.owner)[self.owner].float()
-        own = torch.stack([torch.arange(len(self.owner)), self.owner])
-        return Constant(sparse_adjacency(own, share, (len(self.y), len(self.x))))
 
 
 class GraphNetwork(nn.Module):
@@ -108,14 +66,6 @@ def _layer(kind: str, inputs: int, outputs: int) -> nn.Module:
 
 
 GRAPH_MODELS = ("gcn", "sage", "gin")
-
-
-def _laid(graphs: Sequence[Graph], labels: Sequence[int]) -> Laid:
-    sizes = torch.tensor([len(graph.x) for graph in graphs])
-    first = sizes.cumsum(0) - sizes
-    edges = torch.cat([graph.edge_index + at for graph, at in zip(graphs, first, strict=True)], dim=1)
-    owner = torch.arange(len(graphs)).repeat_interleave(sizes)
-    return Laid(torch.cat([graph.x for graph in graphs]), edges, owner, torch.tensor(labels))
 
 
 @dataclass(frozen=True)
@@ -180,15 +130,15 @@ def evaluate_graphs(
     plan = checked_plan(models, seeds, training, GRAPH_TRAINING, GRAPH_MODELS, builds=False)
     told = getattr(condensed[0], "provenance", {}) if len(condensed) else {}
     small, classes = checked_graphs(condensed, None)
-    laid = _laid(small, [graph.row for graph in small])
+    joined = laid(small)
     real = [
-        _real(graphs, told.get("features"), classes, laid.x.shape[1]) for graphs in (test, val) if graphs is not None
+        _real(graphs, told.get("features"), classes, joined.x.shape[1]) for graphs in (test, val) if graphs is not None
     ]
-    judge = GraphJudge(laid, real[1] if len(real) > 1 else None, real[0], len(classes), plan)
+    judge = GraphJudge(joined, real[1] if len(real) > 1 else None, real[0], len(classes), plan)
     rows = results_of(judge, models, seeds, seed, executor or InProcess())
     edges = sum(graph.edge_index.shape[1] for graph in small)
     stored = sum(stored_bytes(graph) for graph in condensed)
-    return GraphEvaluation(told.get("method", "graphs"), rows, None, len(laid.x), edges, stored)
+    return GraphEvaluation(told.get("method", "graphs"), rows, None, len(joined.x), edges, stored)
 
 
 def _real(graphs: Sequence[Any], features: Any, classes: tuple[int, ...], width: int) -> Laid:
@@ -196,4 +146,4 @@ def _real(graphs: Sequence[Any], features: Any, classes: tuple[int, ...], width:
     if checked[0].x.shape[1] != width:
         raise DataError(f"real graphs have {checked[0].x.shape[1]} features and the condensed ones {width}")
     rows = {label: row for row, label in enumerate(classes)}
-    return _laid(checked, [rows.get(own[graph.row], -1) for graph in checked])
+    return laid(checked, [rows.get(own[graph.row], -1) for graph in checked])

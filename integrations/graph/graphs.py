@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddkit.errors import ConfigError, DataError, DivergedError
+from ddkit.errors import ConfigError, DivergedError
 from ddkit.integrations.graph.backbones import glorot
 from ddkit.integrations.graph.budget import smallest_bytes
-from ddkit.integrations.graph.checks import Features, check_kind, edges_of, features_of, labels_of
+from ddkit.integrations.graph.checks import Features
 from ddkit.integrations.graph.host import Data
-from ddkit.integrations.graph.propagation import Constant, normalised_dense, propagation_matrix, sparse_adjacency
+from ddkit.integrations.graph.propagation import Constant, normalised_dense
+from ddkit.integrations.graph.sets import Graph, checked_graphs, laid
 from ddkit.objectives.distances import gradient_distance
 from ddkit.streams import Streams
 
@@ -59,59 +60,6 @@ class GraphOptions:
             raise ConfigError(f"temperature={self.temperature} must be above 0 and at most 1")
         if not 0 <= self.sparsity < math.inf:
             raise ConfigError(f"sparsity={self.sparsity} must be a number of at least 0")
-
-
-@dataclass(frozen=True)
-class Graph:
-    """A checked graph: features (n, F), edges (2, E), row of its class."""
-
-    x: Tensor
-    edge_index: Tensor
-    row: int
-
-
-def checked_graphs(
-    graphs: Sequence[Any], features: Features | None, fewest: int = 2
-) -> tuple[list[Graph], tuple[int, ...]]:
-    """Check a set of graphs; weights of edges are left out.
-
-    Args:
-        graphs: PyG graphs with one label each.
-        features: what takes the place of missing features.
-        fewest: classes: two to learn from, one to be judged on.
-
-    Returns:
-        The graphs and the original label of every class row.
-
-    Raises:
-        DataError: a graph without nodes or label, features of unequal width, or fewer than two classes.
-    """
-    if not graphs:
-        raise DataError("the set has no graphs: nothing can be condensed")
-    if features == "identity":
-        raise ConfigError("features='identity' has no meaning across graphs: use features='degree'")
-    parts, labels = [], []
-    for number, graph in enumerate(graphs):
-        check_kind(graph)
-        count = int(graph.num_nodes or 0)
-        if not count:
-            raise DataError(f"graph {number} has no nodes: remove it from the set")
-        if graph.y is None or torch.as_tensor(graph.y).numel() != 1:
-            raise DataError(f"graph {number} needs one label y of the whole graph, not {graph.y!r}")
-        label = float(labels_of(torch.as_tensor(graph.y).reshape(1), 1, "graph"))
-        if not math.isfinite(label):
-            raise DataError(f"graph {number} has the label {label}: remove it from the set")
-        edge_index, _ = edges_of(graph, count, "symmetrise")
-        parts.append((features_of(graph, count, edge_index, features), edge_index))
-        labels.append(int(label))
-    widths = {x.shape[1] for x, _ in parts}
-    if len(widths) > 1:
-        raise DataError(f"graphs have features of {', '.join(map(str, sorted(widths)))} columns: give all the same")
-    classes = tuple(sorted(set(labels)))
-    if len(classes) < fewest:
-        raise DataError(f"all graphs are of class {classes[0]}: classification needs two classes")
-    rows = [classes.index(label) for label in labels]
-    return [Graph(x, edges, row) for (x, edges), row in zip(parts, rows, strict=True)], classes
 
 
 def condense_graphs(
@@ -213,7 +161,8 @@ class DosCond:
         """Return chunks of a class as once propagated features, matrix and readout, each block-diagonal."""
         order = torch.randperm(len(members), generator=self.streams("batches")).tolist()
         size = self.options.batch
-        return [_joined([members[i] for i in order[at : at + size]]) for at in range(0, len(order), size)]
+        joined = [laid([members[i] for i in order[at : at + size]]) for at in range(0, len(order), size)]
+        return [(own.matrix @ own.x, own.matrix, own.readout) for own in joined]
 
     def fit(self, classes: Sequence[int]) -> list[Data]:
         """Learn, and return the graphs class by class."""
@@ -269,18 +218,6 @@ def _network(weights: Sequence[Tensor], once: Tensor, spread: Any, readout: Any)
 
 def _stacked(gradients: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     return [torch.stack(own) for own in zip(*gradients, strict=True)]
-
-
-def _joined(graphs: Sequence[Graph]) -> tuple[Tensor, Constant, Constant]:
-    sizes = torch.tensor([len(graph.x) for graph in graphs])
-    first = sizes.cumsum(0) - sizes
-    edges = torch.cat([graph.edge_index + at for graph, at in zip(graphs, first, strict=True)], dim=1)
-    total = int(sizes.sum())
-    matrix = propagation_matrix(edges, torch.ones(edges.shape[1]), total)
-    owner = torch.arange(len(graphs)).repeat_interleave(sizes)
-    own = torch.stack([torch.arange(total), owner])
-    readout = sparse_adjacency(own, 1.0 / sizes[owner].float(), (len(graphs), total))
-    return matrix @ torch.cat([graph.x for graph in graphs]), Constant(matrix), Constant(readout)
 
 
 def _first_nodes(graph: Graph, size: int) -> Tensor:

@@ -11,12 +11,13 @@ from torch_geometric.nn import global_mean_pool
 from ddkit.integrations.graph import block_model, random_families
 from ddkit.integrations.graph.backbones import GCNBackbone, SGCBackbone
 from ddkit.integrations.graph.budget import shares, smallest_bytes
-from ddkit.integrations.graph.graph_evaluation import GRAPH_MODELS, GraphNetwork, _laid
+from ddkit.integrations.graph.graph_evaluation import GRAPH_MODELS, GraphNetwork
 from ddkit.integrations.graph.graphs import checked_graphs
 from ddkit.integrations.graph.matching import initial_features
 from ddkit.integrations.graph.models import MODELS, GraphInput
 from ddkit.integrations.graph.problem import Problem
 from ddkit.integrations.graph.propagation import Constant, normalised_dense, propagation_matrix, rows_and_reach
+from ddkit.integrations.graph.sets import laid
 from ddkit.integrations.graph.structure import LearnedStructure, edges_above, spread
 from ddkit.integrations.graph.task import node_task
 from ddkit.streams import Streams
@@ -101,14 +102,14 @@ def test_products_with_constant_matrices_have_the_gradient_of_dense_ones(density
 @pytest.mark.parametrize("kind", GRAPH_MODELS)
 def test_networks_on_graphs_compute_what_pyg_layers_compute(kind: str) -> None:
     graphs, _ = checked_graphs(random_families(3, 12), None)
-    laid = _laid(graphs, [graph.row for graph in graphs])
+    joined = laid(graphs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = GraphNetwork(kind, 8, 3, 16, 0.5).eval()
-    hidden = F.relu(network.first(laid.x, laid.edge_index))
-    hidden = F.relu(network.second(hidden, laid.edge_index))
-    expected = network.last(global_mean_pool(hidden, laid.owner, len(graphs)))
-    assert torch.allclose(network(laid), expected, atol=1e-5)
+    hidden = F.relu(network.first(joined.x, joined.edge_index))
+    hidden = F.relu(network.second(hidden, joined.edge_index))
+    expected = network.last(global_mean_pool(hidden, joined.owner, len(graphs)))
+    assert torch.allclose(network(joined), expected, atol=1e-5)
 
 
 def test_gcn_gradients_of_reached_nodes_are_those_of_the_whole_graph(problem: Problem) -> None:
