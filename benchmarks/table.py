@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from time_to_accuracy import best, shared_seconds
+
 from ddkit import data, methods
 from ddkit.data import RealData
 
@@ -88,7 +90,7 @@ def details(results: Mapping[str, Any], loaded: Mapping[str, RealData]) -> str:
         stored = row.get("stored", {})
         own, kernel = (row.get(key) for key in ("own", "kernel"))
         seconds = row.get("distil_cpu_seconds") or row["distil_seconds"]
-        shared = (row.get("experts") or {}).get("cpu_seconds", 0) + row.get("generator_cpu_seconds", 0)
+        shared = shared_seconds(row)
         words = [
             TITLES[source],
             str(row["ipc"]),
@@ -123,13 +125,13 @@ def seconds_to(results: Mapping[str, Any]) -> str:
         points = result["points"]
         last, sign = points[-1]["seconds"], "≤ " if "from_cell" in result else ""
         later = result.get("reached_in_cell", {})
-        best = max(points, key=top)
+        highest = max(points, key=best)
         words = [
             f"`{result['method']}`",
             *(in_seconds(result["reached"][n], later.get(n), last, sign) for n in thresholds),
-            f"{top(best):.1f}",
-            next(words for key, words in WAYS.items() if best.get(key) == top(best)),
-            f"{best['seconds']:.0f}",
+            f"{best(highest):.1f}",
+            next(words for key, words in WAYS.items() if highest.get(key) == best(highest)),
+            f"{highest['seconds']:.0f}",
             f"{result['shared_seconds']:.0f}" if result["shared_seconds"] else "",
         ]
         lines.append("| " + " | ".join(words) + " |")
@@ -141,11 +143,6 @@ def in_seconds(reached: float | None, later: float | None, last: float, sign: st
     if reached is not None:
         return f"{sign}{reached:.0f}"
     return f"≤ {later:.0f}" if later is not None else f"not in {last:.0f}"
-
-
-def top(point: Mapping[str, Any]) -> float:
-    """Return the largest accuracy of a point."""
-    return max(point.get(key, 0.0) for key in WAYS)
 
 
 def replaced(text: str, marker: str, table: str) -> str:

@@ -29,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -158,9 +159,14 @@ def child(method: str) -> dict[str, Any]:
     }
 
 
+def shared_seconds(row: Mapping[str, Any]) -> float:
+    """Return the CPU seconds of what a cell of ``accuracy.py`` shares with others: experts, a generator."""
+    return float((row.get("experts") or {}).get("cpu_seconds", 0.0) + row.get("generator_cpu_seconds", 0.0))
+
+
 def from_cell(method: str, row: dict[str, Any]) -> dict[str, Any]:
     """Return the end of a cell of ``accuracy.py`` as a curve of one point."""
-    shared = (row.get("experts") or {}).get("cpu_seconds", 0.0) + row.get("generator_cpu_seconds", 0.0)
+    shared = shared_seconds(row)
     point = {"step": row["config"]["steps"], "seconds": round(row["distil_cpu_seconds"] + shared, 1)}
     point["network_percent"] = row["mean"]
     for key in ("own", "kernel"):
@@ -175,7 +181,7 @@ def from_cell(method: str, row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def best(point: dict[str, Any]) -> float:
+def best(point: Mapping[str, Any]) -> float:
     """Return the largest accuracy of a point."""
     return max(value for key, value in point.items() if key.endswith("_percent"))
 
