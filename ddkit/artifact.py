@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import io
 import stat
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -47,6 +48,7 @@ from ddkit.container import canonical_json, pack, unpack, written_checksum
 from ddkit.data.preprocessing import Preprocessing
 from ddkit.errors import ArtifactError
 from ddkit.files import write_atomically
+from ddkit.label_loss import label_loss
 
 if TYPE_CHECKING:
     from ddkit.export import ExportReport
@@ -102,6 +104,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         self.synthesis_options: dict[str, Any] = _json_copy(synthesis_options or {})
         self.metadata: dict[str, Any] = _json_copy({"ddkit_version": __version__, **(metadata or {})})
         self._stored = {name: _own(tensor) for name, tensor in (stored or {}).items()}
+        self._said = False
         if budget is None:
             if synthesis != "pixels":
                 raise ArtifactError(f"no budget for synthesis '{synthesis}': pass the one of its synthesizer")
@@ -158,11 +161,25 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.images)
 
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss by which networks are meant to be trained on this set, a scalar.
+
+        Cross-entropy for class numbers and probabilities, the squared error for regression rows, on which
+        cross-entropy has no lower bound and diverges; see :func:`~ddkit.label_loss.label_loss`.
+
+        Args:
+            outputs: of a network, (N, K).
+            labels: as the items of this set give them, (N,) or (N, K).
+        """
+        return label_loss(outputs, labels, self.label_kind, self.metadata.get("recipe") or {})
+
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        self._say_how_to_train()
         return self._preprocessed(self.images[index].unsqueeze(0))[0], self.labels[index]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
         """Return a batch for a ``DataLoader``: images at rest are preprocessed all at once."""
+        self._say_how_to_train()
         rows = torch.as_tensor(indices, dtype=torch.int64)
         return list(zip(self._preprocessed(self.images[rows]), self.labels[rows], strict=True))
 
@@ -173,6 +190,17 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             f"DistilledDataset({method}: {len(self)} images {size}, {self.num_classes} classes, "
             f"{self.label_kind} labels, {self.budget.bytes} bytes)"
         )
+
+    def _say_how_to_train(self) -> None:
+        """Warn once that the labels are no classes or probabilities: a loop with cross-entropy would diverge."""
+        if self.label_kind == "regression" and not self._said:
+            self._said = True
+            warnings.warn(
+                f"the labels of this set are regression rows, from {float(self.labels.min()):.3g} to "
+                f"{float(self.labels.max()):.3g}: train on them by the set's own loss(outputs, labels), a squared "
+                f"error unless its recipe says otherwise; plain cross-entropy diverges",
+                stacklevel=3,
+            )
 
     def _preprocessed(self, images: Tensor) -> Tensor:
         return self.preprocessing.apply(images) if images.dtype == torch.uint8 else images

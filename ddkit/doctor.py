@@ -21,12 +21,13 @@ PACKAGES = ("ddkit", "torch", "torchvision", "numpy", "pydantic", "safetensors",
 
 
 def examine(data_root: str | None = None) -> dict[str, list[dict[str, Any]]]:
-    """Return tables by title: versions, extras, devices, data.
+    """Return tables by title: versions, extras, devices, data, compiler.
 
     Args:
         data_root: where named data are looked for; None for ``$DDKIT_DATA`` or the cache folder.
     """
     from ddkit.data import locate
+    from ddkit.device import why_not_compile
 
     return {
         "versions": _versions(),
@@ -36,6 +37,7 @@ def examine(data_root: str | None = None) -> dict[str, list[dict[str, Any]]]:
         ],
         "devices": _devices(),
         "data": locate(data_root),
+        "compiler": [{"for": "torch.compile", "state": why_not_compile() or "present"}],
     }
 
 

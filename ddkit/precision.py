@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from ddkit.device import why_not_compile
+from ddkit.errors import ConfigError
 
 PrecisionName = Literal["auto", "float32", "bfloat16"]
 
@@ -47,7 +51,12 @@ class Precision:
 
         ``torch.compile`` counts recompilations per code object and gives up after a few, so every function that is
         compiled here gets one of its own: a run is compiled alike whatever ran before it in the process.
+
+        Raises:
+            ConfigError: this machine cannot compile.
         """
+        if self.compile and (reason := why_not_compile()):
+            raise ConfigError(f"compile=true, but {reason}: install g++ and Python's headers, or leave it out")
         return torch.compile(_with_code_of_its_own(function), dynamic=False) if self.compile else function
 
 
@@ -77,9 +86,9 @@ def resolve_precision(
 ) -> Precision:
     """Decide what ``auto`` means for a run.
 
-    The rule looks only at the configuration, the shapes and the hardware, never at a clock, so that a resumed run
-    decides as the first one did: compile when the passes in eager float32 would take longer than
-    ``COMPILE_PAYS_SECONDS`` (a first compilation costs about 20 s); bfloat16 when compiled and fast in hardware.
+    The rule looks only at the configuration, the shapes and the machine, never at a clock, so that a resumed run
+    decides as the first one did: compile, where a compiler is there, when the passes in eager float32 would take longer
+    than ``COMPILE_PAYS_SECONDS`` (a first compilation costs about 20 s); bfloat16 when compiled and fast in hardware.
     Measured on two CPU cores, ConvNet-D3 of width 128, forward of 256 images of 3x32x32: 289 ms eager, 359 ms eager
     in bfloat16, 169 ms compiled, 77 ms compiled in bfloat16.
 
@@ -91,6 +100,9 @@ def resolve_precision(
         device: where the run takes place.
     """
     use_compile = passes * cost.eager_seconds(device) > COMPILE_PAYS_SECONDS if compile == "auto" else bool(compile)
+    if use_compile and compile == "auto" and (reason := why_not_compile()):
+        warnings.warn(f"{reason}: this runs uncompiled, which takes up to four times as long", stacklevel=3)
+        use_compile = False
     if precision == "auto":
         dtype = torch.bfloat16 if use_compile and bfloat16_is_fast(device) else torch.float32
     else:

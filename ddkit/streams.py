@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+_default_generators = threading.RLock()  # they are the process's: one borrower at a time
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
@@ -48,3 +53,31 @@ class Streams:
         self._generators = {}
         for name, value in state.items():
             self(name).set_state(value)
+
+
+@contextmanager
+def default_draws(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Run the block with PyTorch's default generators seeded; then put their states back exactly.
+
+    For draws that take no generator: initial weights inside a constructor, dropout inside a pass.
+    ``torch.manual_seed`` would reseed every device for good.
+
+    Args:
+        seed: in [0, 2^63).
+        device: whose generator is borrowed beside the CPU's.
+    """
+    device = torch.device(device)
+    borrowed = [torch.default_generator]
+    if device.type == "cuda":
+        torch.cuda.init()
+        index = torch.cuda.current_device() if device.index is None else device.index
+        borrowed.append(torch.cuda.default_generators[index])
+    with _default_generators:
+        states = [generator.get_state() for generator in borrowed]
+        for generator in borrowed:
+            generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            for generator, state in zip(borrowed, states, strict=True):
+                generator.set_state(state)

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from ddkit import methods
 from ddkit.data import RealData
+from ddkit.data.names import known_as
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.evaluation import TrainingRecipe
 from ddkit.executor import Executor, executor
@@ -119,7 +120,8 @@ def of_data_set(values: Mapping[str, Any]) -> dict[str, Any]:
     """Lay settings over those of their data."""
     rest = dict(values)
     blocks = rest.pop("data_sets", {})
-    block = blocks.get(rest.get("data"), blocks.get("other", {})) if isinstance(blocks, Mapping) else None
+    name = known_as(str(rest.get("data")))
+    block = blocks.get(name, blocks.get("other", {})) if isinstance(blocks, Mapping) else None
     if not isinstance(block, Mapping):
         raise ConfigError(
             f"data_sets={blocks!r} must map names of data to settings, for instance {{mnist: {{steps: 100}}}}"

@@ -20,7 +20,6 @@ from ddkit.engine import Distiller, ImageGrids, Session, precision_for
 from ddkit.engine.selection import CoresetSession
 from ddkit.errors import ConfigError
 from ddkit.evaluation import (
-    WHOLE_RECIPE,
     EvaluationResult,
     TrainingRecipe,
     baseline_sets,
@@ -29,6 +28,7 @@ from ddkit.evaluation import (
     merge_draws,
     published,
     recipe,
+    whole_recipe,
     write_evaluation,
 )
 from ddkit.files import write_text
@@ -48,7 +48,7 @@ class Settings(Frozen):
     repeats: int = Field(ge=1)
     draws: int = Field(ge=1)
     recipe: dict[str, Any]
-    whole_epochs: int = Field(ge=1)
+    whole_epochs: int | None = Field(ge=1)
     budgets: dict[str, dict[str, Any]]
 
 
@@ -179,14 +179,15 @@ def _evaluate_equal_bytes(
 
 def _evaluate_whole(settings: Settings, train: RealData, test: RealData) -> EvaluationResult:
     """Train one network on all real images, compiled where the set is large enough to repay it."""
-    plain = WHOLE_RECIPE.replace(epochs=settings.whole_epochs)
-    how = precision_for(settings.model, train, 3.0 * len(train) * plain.total_epochs, torch.device("cpu"))
+    whole = whole_recipe(train)
+    whole = whole if settings.whole_epochs is None else whole.replace(epochs=settings.whole_epochs)
+    how = precision_for(settings.model, train, 3.0 * len(train) * whole.total_epochs, torch.device("cpu"))
     return evaluate_real(
         train,
         test,
         (settings.model,),
         1,
-        plain,
+        whole,
         settings.seed,
         precision=how.name,
         compile=how.compile,

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ddkit.config import merge
+from ddkit.data.names import known_as
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.registry import describe_validation_error
 
@@ -77,7 +78,8 @@ def of_data_set(values: Mapping[str, Any]) -> dict[str, Any]:
         UnknownNameError: a data set without a block, or a block with a setting which the recipe does not have.
     """
     rest = dict(values)
-    blocks, name = rest.pop("data_sets"), str(rest["data"])
+    blocks, data = rest.pop("data_sets"), str(rest["data"])
+    name = known_as(data) if isinstance(blocks, Mapping) and data not in blocks else data
     if not isinstance(blocks, Mapping) or name not in blocks:
-        raise unknown_name("data set of this recipe", name, blocks if isinstance(blocks, Mapping) else ())
+        raise unknown_name("data set of this recipe", data, blocks if isinstance(blocks, Mapping) else ())
     return laid_over(blocks[name], rest, f"data set '{name}'")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
-
 from ddkit.augment.base import Augmentation, Draws, NoAugmentation
 from ddkit.augment.cutmix import cutmix
 from ddkit.augment.families import FAMILIES, FamilyAugmentation
 from ddkit.augment.sequential import SequentialAugmentation
 from ddkit.augment.siamese import SiameseAugmentation
+from ddkit.data.names import known_as
 from ddkit.errors import ConfigError
 from ddkit.registry import checked_options
 
@@ -65,5 +64,5 @@ def default_strategy(data_name: str) -> str:
     Args:
         data_name: name or path of the dataset, such as ``mnist`` or ``sets/cifar10.npz``.
     """
-    mirrored = PurePath(data_name).stem.lower() not in _NOT_MIRRORED
+    mirrored = known_as(data_name) not in _NOT_MIRRORED
     return "_".join(family for family in FAMILIES if mirrored or family != "flip")

@@ -1,5 +1,6 @@
 """The engine: the one outer loop with its callbacks, checkpoints and run folders."""
 
+from ddkit.device import resolve_device
 from ddkit.engine.callbacks import (
     Callback,
     EarlyStop,
@@ -10,7 +11,7 @@ from ddkit.engine.callbacks import (
     TensorBoard,
     read_lines,
 )
-from ddkit.engine.devices import precision_for, resolve_device
+from ddkit.engine.devices import precision_for
 from ddkit.engine.distiller import Distiller
 from ddkit.engine.run import Run, RunFolder, environment, peak_memory_bytes
 from ddkit.engine.session import Session

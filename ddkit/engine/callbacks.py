@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddkit.data import RealData
-from ddkit.engine.devices import resolve_device
+from ddkit.device import resolve_device
 from ddkit.engine.run import Run
 from ddkit.errors import CheckpointError, ConfigError, MissingExtraError
 from ddkit.files import write_atomically, write_text

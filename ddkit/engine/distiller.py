@@ -38,7 +38,8 @@ class Distiller:
     Args:
         method: name of a preset, or a complete :class:`~ddkit.config.DistillConfig`.
         ipc: images (or codes) per class; needed with a method name.
-        seed: the only seed; the same seed on the same machine gives the same bytes.
+        seed: the only seed; the same seed on the same machine gives the same bytes. None for that of a configuration
+            given as ``method``, and 0 with a name.
         callbacks: what happens around the loop; metrics are always kept when there is an output folder.
         synthesizer: an object that replaces the configured synthesis.
         synthesis: replaces the configured synthesis: a name, options, or an object.
@@ -58,7 +59,7 @@ class Distiller:
         method: str | DistillConfig,
         ipc: int | None = None,
         *,
-        seed: int = 0,
+        seed: int | None = None,
         callbacks: Sequence[Callback] = (),
         synthesizer: Synthesizer | None = None,
         synthesis: Synthesizer | str | Mapping[str, Any] | None = None,
@@ -72,12 +73,14 @@ class Distiller:
         if checkpoint_every is not None and checkpoint_every < 1:
             raise ConfigError(f"checkpoint_every={checkpoint_every} must be at least 1 step")
         self._method = method if isinstance(method, DistillConfig) else methods.get(method)
-        if isinstance(method, DistillConfig):
+        if isinstance(self._method, DistillConfig):
+            if seed is not None:
+                self._method = DistillConfig.create({**self._method.as_dict(), "seed": seed})
             if ipc is not None or overrides:
                 raise ConfigError("give either a complete configuration or a method name with ipc and options")
         elif ipc is None:
             raise ConfigError("ipc is missing: say how many images per class to learn, for instance ipc=10")
-        self.ipc, self.seed = ipc, seed
+        self.ipc, self.seed = ipc, seed or 0
         self.callbacks = list(callbacks)
         self.checkpoint_every = checkpoint_every
         self.objects: dict[str, Any] = {}

@@ -11,7 +11,8 @@ from ddkit.artifact import DistilledDataset
 from ddkit.config import DistillConfig
 from ddkit.coresets import herding_indices, kcenter_indices, network_features, pixel_features, random_indices
 from ddkit.data import RealData
-from ddkit.engine.devices import precision_for, resolve_device
+from ddkit.device import resolve_device
+from ddkit.engine.devices import precision_for
 from ddkit.errors import ConfigError
 from ddkit.evaluation import TrainingRecipe, train_networks
 from ddkit.models import ModelSpec

@@ -17,9 +17,11 @@ from ddkit import synthesis as synthesis_pieces
 from ddkit.artifact import DistilledDataset
 from ddkit.config import DistillConfig
 from ddkit.data import RealData
+from ddkit.device import resolve_device
 from ddkit.engine.average import Average, warn_of_a_slow_average
-from ddkit.engine.devices import precision_for, resolve_device
+from ddkit.engine.devices import precision_for
 from ddkit.engine.optimisers import build_optimisers, clip_gradients
+from ddkit.engine.plausible import Plausible
 from ddkit.errors import ConfigError, DataError, DivergedError
 from ddkit.models import ModelSpec
 from ddkit.networks import Network, NetworkSource
@@ -101,6 +103,7 @@ class Session:
         self.groups = {**self.synthesizer.parameter_groups(), **objective.parameter_groups()}
         self.optimisers = build_optimisers(self.groups, config.optimiser, objective.group_defaults)
         self.rates = {name: config.optimiser.of(name).rate for name in self.groups}
+        self.plausible = Plausible(self.real, config.steps, config.optimiser.lr)
         self.average = Average(self.synthesizer, config.ema) if config.ema else None
         warn_of_a_slow_average(config)
 
@@ -182,7 +185,8 @@ class Session:
             the scalars of the objective.
 
         Raises:
-            DivergedError: a scalar, a gradient or a learned value is not finite.
+            DivergedError: a scalar, a gradient or a learned value is not finite, or images have left every plausible
+                range.
         """
         for name, optimiser in self.optimisers.items():
             optimiser.zero_grad(set_to_none=True)
@@ -209,6 +213,7 @@ class Session:
         for name, parameter in learnt:
             if not bool(torch.isfinite(parameter.detach()).all()):
                 raise self._diverged(number, f"'{name}' is not finite after the update")
+        self.plausible.check(self.synthesizer, number)
         if self.average is not None:
             self.average.update(self.synthesizer)
         self.networks.after_step(self.synthesizer, last=number == self.config.steps)

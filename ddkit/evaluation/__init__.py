@@ -3,9 +3,9 @@
 from ddkit.evaluation.accuracy import accuracies, accuracy
 from ddkit.evaluation.assess import assess, merge_draws, read_evaluation, write_evaluation
 from ddkit.evaluation.baselines import baseline_sets, images_per_class_for_bytes, whole_accuracy
-from ddkit.evaluation.choice import common_recipe, own_model, recipe_for_others, recipe_of
+from ddkit.evaluation.choice import common_recipe, own_model, recipe_for_others, recipe_of, whole_recipe
 from ddkit.evaluation.compatibility import check_compatible
-from ddkit.evaluation.evaluate import WHOLE_RECIPE, evaluate, evaluate_real, network_seeds
+from ddkit.evaluation.evaluate import evaluate, evaluate_real, network_seeds
 from ddkit.evaluation.fairness import (
     RobustScores,
     augmentation_robust_score,
@@ -30,7 +30,6 @@ from ddkit.evaluation.train import train_networks
 __all__ = [
     "OWN_RECIPES",
     "RECIPES",
-    "WHOLE_RECIPE",
     "ArchitectureResult",
     "EvaluationResult",
     "KernelRecipe",
@@ -68,5 +67,6 @@ __all__ = [
     "train_networks",
     "two_level",
     "whole_accuracy",
+    "whole_recipe",
     "write_evaluation",
 ]

@@ -14,9 +14,9 @@ from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
 from ddkit.errors import ConfigError, DataError
 from ddkit.evaluation.baselines import baseline_sets
-from ddkit.evaluation.choice import common_recipe, recipe_for_others, recipe_of
+from ddkit.evaluation.choice import common_recipe, recipe_for_others, recipe_of, whole_recipe
 from ddkit.evaluation.compatibility import check_compatible
-from ddkit.evaluation.evaluate import WHOLE_RECIPE, evaluate, evaluate_real
+from ddkit.evaluation.evaluate import evaluate, evaluate_real
 from ddkit.evaluation.kernel import evaluate_kernel, kernel_of
 from ddkit.evaluation.named import OWN_RECIPES
 from ddkit.evaluation.recipe import TrainingRecipe
@@ -59,7 +59,7 @@ def assess(
     repeats: int = 5,
     recipe: TrainingRecipe | None = None,
     common_architectures: Sequence[str] | None = None,
-    whole_epochs: int = WHOLE_RECIPE.epochs,
+    whole_epochs: int | None = None,
     seed: int = 0,
     draws: int = 3,
     report_progress: Callable[[str], None] = lambda _: None,
@@ -87,7 +87,7 @@ def assess(
         repeats: networks per set and architecture; for random baselines they are shared out among the draws.
         recipe: the only way to train; None for the one that the set carries, and the others above.
         common_architectures: what is trained by the common protocol; None for ``architectures``.
-        whole_epochs: epochs on the whole training set.
+        whole_epochs: epochs on the whole training set; None for those of its recipe.
         seed: of networks and draws.
         draws: sets per random baseline, at most ``repeats``.
         report_progress: called with a line of text before every evaluation.
@@ -124,7 +124,8 @@ def assess(
     for kind, members in sets.items():
         report_progress(f"training networks on the baseline '{kind}'")
         if isinstance(members, RealData):
-            whole = WHOLE_RECIPE.replace(epochs=whole_epochs)
+            whole = whole_recipe(members)
+            whole = whole if whole_epochs is None else whole.replace(epochs=whole_epochs)
             result = evaluate_real(members, test, specs, min(repeats, 3), whole, seed, **options)
         else:
             nets = common if others.name != own.name else specs

@@ -13,8 +13,8 @@ from ddkit.artifact import DistilledDataset
 from ddkit.coresets import herding_indices, pixel_features, random_indices
 from ddkit.data import RealData
 from ddkit.errors import ConfigError, DataError, unknown_name
-from ddkit.evaluation.choice import recipe_for_others, recipe_of
-from ddkit.evaluation.evaluate import WHOLE_RECIPE, evaluate_real
+from ddkit.evaluation.choice import recipe_for_others, recipe_of, whole_recipe
+from ddkit.evaluation.evaluate import evaluate_real
 from ddkit.models import ModelSpec
 from ddkit.streams import Streams
 
@@ -243,22 +243,23 @@ def whole_accuracy(
     train: RealData,
     test: RealData,
     spec: ModelSpec | str = "convnet",
-    epochs: int = WHOLE_RECIPE.epochs,
+    epochs: int | None = None,
     *,
     repeats: int = 1,
     seed: int = 0,
     **options: Any,
 ) -> float:
-    """Return the mean test accuracy (a fraction) of networks trained plainly on the whole training set.
+    """Return the mean test accuracy (a fraction) of networks trained on the whole training set.
 
     Args:
         train: the training set, whose preprocessing is used.
         test: the test set.
         spec: the architecture.
-        epochs: nominal epochs of ``WHOLE_RECIPE`` (one more runs, see :class:`TrainingRecipe`).
+        epochs: nominal epochs (one more runs, see :class:`TrainingRecipe`); None for those of the recipe.
         repeats: networks.
         seed: of the evaluation.
         options: ``device``, ``precision``, ``compile``, ``executor`` of :func:`evaluate_real`.
     """
-    recipe = WHOLE_RECIPE.replace(epochs=epochs)
+    recipe = whole_recipe(train)
+    recipe = recipe if epochs is None else recipe.replace(epochs=epochs)
     return evaluate_real(train, test, (spec,), repeats, recipe, seed, **options).rows[0].mean

@@ -13,6 +13,7 @@ from ddkit.augment import Augmentation, Draws, NoAugmentation, create, cutmix
 from ddkit.data import RealData
 from ddkit.errors import DataError
 from ddkit.evaluation.recipe import TrainingRecipe
+from ddkit.label_loss import as_probabilities
 from ddkit.streams import Streams
 
 
@@ -90,22 +91,6 @@ def training_set(
     if recipe.loss_for("hard") == "mse":
         labels = F.one_hot(labels, num_classes).to(dtype) - 1 / num_classes
     return TrainingSet(images, labels, num_classes)
-
-
-def as_probabilities(rows: Tensor) -> Tensor:
-    """Return label rows (N, K) as probabilities: entries below 0 become 0, then every row is divided by its sum.
-
-    Cross-entropy against a row with negative entries has no lower bound: a few steps learned with such rows are
-    fine, training until the end of a schedule diverges. Rows that are probabilities already stay as they are to the
-    bit; a row without a positive entry becomes uniform.
-    """
-    fine = (rows >= 0).all(1) & ((rows.sum(1) - 1).abs() <= 1e-3)
-    if bool(fine.all()):
-        return rows
-    positive = rows.clamp(min=0)
-    total = positive.sum(1, keepdim=True)
-    shares = torch.where(total > 0, positive / total.clamp(min=torch.finfo(rows.dtype).tiny), 1 / rows.shape[1])
-    return torch.where(fine[:, None], rows, shares)
 
 
 def _check_views(labels: Tensor, recipe: TrainingRecipe) -> None:

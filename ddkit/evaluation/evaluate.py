@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
+from ddkit.device import resolve_device
 from ddkit.errors import ConfigError
 from ddkit.evaluation.accuracy import accuracies
-from ddkit.evaluation.choice import own_model, recipe_of
+from ddkit.evaluation.choice import own_model, recipe_of, whole_recipe
 from ddkit.evaluation.compatibility import check_compatible, check_splits
 from ddkit.evaluation.recipe import TrainingRecipe
 from ddkit.evaluation.results import ArchitectureResult, EvaluationResult
@@ -26,9 +27,6 @@ from ddkit.streams import derive_seed
 
 #: Fewer training images than this make the running statistics of batch norm unreliable.
 BATCH_NORM_IMAGES = 100
-
-#: How networks are trained on a whole real set unless told otherwise.
-WHOLE_RECIPE = TrainingRecipe(name="whole", epochs=30, batch_size=64)
 
 EvaluationProgress = Callable[[str, int, int], None]
 Keep = Callable[[ModelSpec, list[nn.Module]], None]
@@ -143,7 +141,7 @@ def evaluate(
     recipe: TrainingRecipe | None = None,
     seed: int = 0,
     *,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     precision: TrainingPrecision = "float32",
     compile: bool = False,
     executor: Executor | None = None,
@@ -167,7 +165,7 @@ def evaluate(
         repeats: networks per architecture.
         recipe: how to train; None takes the recipe that the set carries (see :func:`recipe_of`).
         seed: of the evaluation; see :func:`network_seeds`.
-        device: where to train and test.
+        device: where to train and test; ``auto`` takes an accelerator where there is one.
         precision: number format of training, see :func:`train_networks`.
         compile: compile training, see :func:`train_networks`.
         executor: where networks are trained, one task per network; None trains here, several at once where
@@ -182,7 +180,7 @@ def evaluate(
         The result, one row per architecture.
 
     Raises:
-        ConfigError: an unknown architecture, fewer than one repeat, or a bad recipe.
+        ConfigError: an unknown architecture or device, fewer than one repeat, or a bad recipe.
         DataError: a set that does not fit the test data (see :func:`check_compatible`).
         DivergedError: training diverged.
     """
@@ -197,7 +195,7 @@ def evaluate(
         labels=labels,
         test=test.with_preprocessing(distilled.preprocessing),
         recipe=recipe.replace(loss=recipe.loss_for(distilled.label_kind)),
-        device=str(device),
+        device=str(resolve_device(device)),
         precision=precision,
         compile=compile,
         stacked=stacked,
@@ -246,7 +244,7 @@ def evaluate_real(
     recipe: TrainingRecipe | None = None,
     seed: int = 0,
     *,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     precision: TrainingPrecision = "float32",
     compile: bool = False,
     executor: Executor | None = None,
@@ -256,17 +254,16 @@ def evaluate_real(
     """Train fresh networks on a whole real set, the upper reference of a distilled one.
 
     Args and errors are those of :func:`evaluate`; test images get the preprocessing of ``train``.
-    ``recipe=None`` takes
-    ``WHOLE_RECIPE``: plain training for 30 epochs with batches of 64.
+    ``recipe=None`` takes that of :func:`~ddkit.evaluation.choice.whole_recipe`.
     """
-    recipe = WHOLE_RECIPE if recipe is None else recipe
+    recipe = whole_recipe(train) if recipe is None else recipe
     check_splits(train, test)
     shared = _Shared(
         images=train,
         labels=train.labels,
         test=test.with_preprocessing(train.preprocessing),
         recipe=recipe,
-        device=str(device),
+        device=str(resolve_device(device)),
         precision=precision,
         compile=compile,
         stacked=stacked,

@@ -11,6 +11,7 @@ from torch import nn
 
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
+from ddkit.device import resolve_device
 from ddkit.errors import ConfigError
 from ddkit.evaluation.choice import recipe_of
 from ddkit.evaluation.compatibility import check_compatible
@@ -48,7 +49,7 @@ def evaluate_kernel(
     how: KernelRecipe | None = None,
     seed: int = 0,
     *,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     networks: Mapping[ModelSpec, Sequence[nn.Module]] | None = None,
     **training: Any,
 ) -> EvaluationResult:
@@ -80,6 +81,7 @@ def evaluate_kernel(
         DataError: a set that does not fit the test data.
         RunError: the system is not positive definite.
     """
+    device = str(resolve_device(device))
     how = kernel_of(distilled) if how is None else how
     if how is None:
         raise ConfigError("this set was not learned for a kernel: evaluate it with networks")
@@ -95,10 +97,10 @@ def evaluate_kernel(
         for spec in specs:
             seeds, begun = network_seeds(seed, spec, repeats), time.perf_counter()
             given = (networks or {}).get(spec)
-            trained = _trained(distilled, spec, seeds, str(device), training) if given is None else given
-            rows.append(_row_of_features(distilled, test, how, spec, trained, seeds, str(device), begun))
+            trained = _trained(distilled, spec, seeds, device, training) if given is None else given
+            rows.append(_row_of_features(distilled, test, how, spec, trained, seeds, device, begun))
     else:
-        rows = [_fixed_row(distilled, test, how, repeats, str(device))]
+        rows = [_fixed_row(distilled, test, how, repeats, device)]
     return EvaluationResult(
         rows=tuple(rows),
         recipe=how,

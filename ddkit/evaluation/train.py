@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddkit.data import RealData
+from ddkit.device import resolve_device
 from ddkit.errors import ConfigError, DivergedError
 from ddkit.evaluation.batches import Batches, TrainingSet, given_batches, training_set
 from ddkit.evaluation.learners import Learner, Setting, create_learner
@@ -18,7 +20,7 @@ from ddkit.evaluation.recipe import TrainingRecipe
 from ddkit.evaluation.ridge import train_by_ridge
 from ddkit.models import ModelSpec, uses_batch_norm
 from ddkit.precision import Precision, pass_cost
-from ddkit.streams import Streams
+from ddkit.streams import Streams, default_draws, derive_seed
 
 TrainingPrecision = Literal["float32", "bfloat16"]
 Progress = Callable[[int, int], None]
@@ -110,7 +112,7 @@ def _stack_size(model: nn.Module, setting: Setting) -> int:
 
 
 def _plan(
-    setting: Setting, count: int, seeds: Sequence[int], stacked: bool | None, pad_last: bool | None
+    setting: Setting, count: int, seeds: Sequence[int], stacked: bool | None, pad_last: bool | None, random: bool
 ) -> tuple[int, bool]:
     """Return how many networks are stacked (0 for none) and whether the last batch is padded."""
     probe = setting.build(seeds[0])
@@ -130,6 +132,13 @@ def _plan(
                 "stacked=True with a centred recipe: initial outputs differ per network; use stacked=False"
             )
         stacked = False
+    if random:
+        if stacked:
+            raise ConfigError(
+                f"stacked=True with '{setting.spec.canonical()}': its passes draw random numbers (dropout or the "
+                "like), which belong to one network each; use stacked=False"
+            )
+        stacked = False
     if stacked is None:
         stacked = len(seeds) > 1 and not setting.precision.compile and stacking_pays(probe, setting)
     pad = setting.precision.compile if pad_last is None else pad_last
@@ -144,7 +153,7 @@ def train_networks(
     seeds: Sequence[int],
     *,
     num_classes: int,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     stacked: bool | None = None,
     precision: TrainingPrecision = "float32",
     compile: bool = False,
@@ -153,7 +162,7 @@ def train_networks(
 ) -> list[nn.Module]:
     """Train one freshly initialised network per seed with ``recipe``.
 
-    Network r draws its initialisation, batch order, views, augmentation and CutMix from separate streams of
+    Network r draws its initialisation, batch order, views, augmentation, CutMix and dropout from separate streams of
     ``seeds[r]``, so it does not depend on how many others are trained or on how: serial and stacked training
     agree to rounding.
 
@@ -167,7 +176,7 @@ def train_networks(
             kind.
         seeds: one seed per network.
         num_classes: number of classes K.
-        device: where to train.
+        device: where to train; ``auto`` takes an accelerator where there is one.
         stacked: train all networks at once as stacked weights; None decides by :func:`stacking_pays`.
         precision: ``"float32"``, or ``"bfloat16"`` autocast over float32 weights.
         compile: compile the forward pass and the loss once for all networks and later calls; serial.
@@ -179,7 +188,8 @@ def train_networks(
         The trained networks in the order of ``seeds``, on ``device``, in training mode.
 
     Raises:
-        ConfigError: no seeds, stacking or padding with batch norm, or stacking together with compiling.
+        ConfigError: no seeds, stacking or padding with batch norm, stacking with dropout, or stacking together with
+            compiling.
         DataError: images or labels of the wrong kind, shape or range.
         DivergedError: weights that are no longer finite.
     """
@@ -189,7 +199,7 @@ def train_networks(
         raise ConfigError("stacked=True and compile=True exclude each other: leave one of them out")
     if precision not in ("float32", "bfloat16"):
         raise ConfigError(f"precision='{precision}' is unknown; use 'float32' or 'bfloat16'")
-    data = training_set(images, labels, recipe, num_classes, torch.device(device))
+    data = training_set(images, labels, recipe, num_classes, resolve_device(device))
     given = recipe.schedule == "given"
     count = len(data) // recipe.runs if given else recipe.shown(len(data))
     setting = Setting(
@@ -206,9 +216,14 @@ def train_networks(
         centred=recipe.centred,
         scale=recipe.label_scale,
     )
-    size, pad = _plan(setting, count, seeds, stacked, pad_last)
+    random = spec.draws_in_forward(data.shape, num_classes)
+    size, pad = _plan(setting, count, seeds, stacked, pad_last, random)
+
+    def draws(seed: int) -> AbstractContextManager[None]:
+        return default_draws(derive_seed(seed, "passes"), setting.device) if random else nullcontext()
+
     if recipe.head == "ridge":
-        return _train_by_ridge(setting, data, recipe, seeds, progress)
+        return _train_by_ridge(setting, data, recipe, seeds, draws, progress)
     total = recipe.total_epochs * len(seeds)
     networks: list[nn.Module] = []
     for start in range(0, len(seeds), max(size, 1)):
@@ -219,25 +234,32 @@ def train_networks(
                 progress(recipe.total_epochs * start + epochs * width, total)
 
         learner = create_learner(setting, group, stacked=size > 0)
-        if given:
-            _take_given_steps(learner, data, recipe, len(group))
-            report(recipe.total_epochs)
-        else:
-            _run_epochs(learner, data, recipe, [Streams(seed) for seed in group], pad, report)
+        with draws(group[0]):
+            if given:
+                _take_given_steps(learner, data, recipe, len(group))
+                report(recipe.total_epochs)
+            else:
+                _run_epochs(learner, data, recipe, [Streams(seed) for seed in group], pad, report)
         networks += learner.trained()
     _require_finite(networks, seeds, recipe)
     return networks
 
 
 def _train_by_ridge(
-    setting: Setting, data: TrainingSet, recipe: TrainingRecipe, seeds: Sequence[int], progress: Progress | None
+    setting: Setting,
+    data: TrainingSet,
+    recipe: TrainingRecipe,
+    seeds: Sequence[int],
+    draws: Callable[[int], AbstractContextManager[None]],
+    progress: Progress | None,
 ) -> list[nn.Module]:
     """Train the networks one after the other with regressions as their last layers."""
     if not data.targets.is_floating_point():
         data = dataclasses.replace(data, targets=F.one_hot(data.targets, data.num_classes).to(data.dtype))
     networks: list[nn.Module] = []
     for number, seed in enumerate(seeds, 1):
-        networks.append(train_by_ridge(setting, data, recipe, seed, Streams(seed)))
+        with draws(seed):
+            networks.append(train_by_ridge(setting, data, recipe, seed, Streams(seed)))
         if progress is not None:
             progress(recipe.epochs * number, recipe.epochs * len(seeds))
     _require_finite(networks, seeds, recipe)

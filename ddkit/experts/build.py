@@ -133,13 +133,18 @@ def resolved_precision(
     """Decide how one expert is trained; the number of experts does not matter, or an extended buffer would differ.
 
     Raises:
-        ConfigError: a network with batch norm, whose statistics are not among its weights.
+        ConfigError: a network with batch norm, whose statistics are not among its weights, or with dropout.
     """
     module = settings.spec.build(real.shape, real.num_classes, seed=0)
     if uses_batch_norm(module):
         raise ConfigError(
             f"model '{settings.model}' uses batch norm: its running statistics are no part of a trajectory of weights; "
             f"choose instance or group norm, such as convnet"
+        )
+    if settings.spec.draws_in_forward(real.shape, real.num_classes):
+        raise ConfigError(
+            f"model '{settings.model}' draws random numbers in its training passes (dropout or the like), and no "
+            f"student could follow them: train experts without (probability 0)"
         )
     cost = pass_cost(module, real.shape)
     return resolve_precision(precision, compile, passes=settings.passes(len(real)), cost=cost, device=device)

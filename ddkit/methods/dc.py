@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ddkit.data import RealData
+from ddkit.data.names import known_as
 from ddkit.methods.base import Method, register
 
 #: Published (outer steps per network, epochs between them) by IPC.
@@ -38,7 +39,7 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
     bilinear sampling. The difference was not measured.
     """
     recipe: dict[str, Any] = {"name": "dc"}
-    if data.name == "mnist":
+    if known_as(data.name) == "mnist":
         options = {"rotate_degrees": 45.0}
         recipe = {
             "name": "dc",

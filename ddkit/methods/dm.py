@@ -6,6 +6,7 @@ from typing import Any
 
 from ddkit.augment import default_strategy
 from ddkit.data import RealData
+from ddkit.data.names import known_as
 from ddkit.methods.base import Method, register
 
 
@@ -24,7 +25,7 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
         "augmentation": strategy,
         "optimiser": {
             "name": "sgd",
-            "lr": 10.0 if data.name == "cifar10" and ipc >= 100 else 1.0,
+            "lr": 10.0 if known_as(data.name) == "cifar10" and ipc >= 100 else 1.0,
             "momentum": 0.5,
         },
         "recipe": {"name": "dsa", "augmentation": strategy},

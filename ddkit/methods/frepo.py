@@ -7,9 +7,10 @@ from typing import Any
 
 from ddkit.augment import default_strategy
 from ddkit.data import RealData
+from ddkit.data.names import known_as
 from ddkit.data.whitening import MAXIMUM_ZCA_SIZE
 from ddkit.methods.base import Method, register
-from ddkit.methods.mtt import SMALL_SET, dataset, nearest
+from ddkit.methods.mtt import SMALL_SET, nearest
 
 #: Published network: widths 128, 256, 512, batch norm in front of the later convolutions.
 MODEL = "convnet:width=128,growth=2,norm=batch,norm_position=before,init=lecun"
@@ -29,7 +30,7 @@ def flips(data: RealData, ipc: int) -> bool:
     """
     if data.shape[0] == 1 or "flip" not in default_strategy(data.name) or data.num_classes >= NEVER_MIRRORED:
         return False
-    return data.num_classes < 100 or ipc == 1 or dataset(data) in MIRRORED
+    return data.num_classes < 100 or ipc == 1 or known_as(data.name) in MIRRORED
 
 
 def evaluation(images: int) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddkit.data import RealData
+from ddkit.data.names import known_as
 from ddkit.methods.base import Method, register
-from ddkit.methods.mtt import Settings, dataset, nearest, settings, trajectory_matching
+from ddkit.methods.mtt import Settings, nearest, settings, trajectory_matching
 
 #: Ball in which the experts look for the worst loss, as the authors' program sets it (with adaptive scaling).
 RHO = 0.01
@@ -48,7 +49,7 @@ PUBLISHED: dict[str, dict[int, Flat]] = {
 
 def flat_settings(data: RealData, ipc: int) -> Flat:
     """Return the settings of the nearest published cell, else those of MTT with alpha 1 and decay 0.999."""
-    cells = PUBLISHED.get(dataset(data))
+    cells = PUBLISHED.get(known_as(data.name))
     return nearest(cells, ipc) if cells else Flat(settings(data, ipc), 1.0, 0.999)
 
 

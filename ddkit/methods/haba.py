@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from ddkit.data import RealData
+from ddkit.data.names import known_as
 from ddkit.methods.base import Method, register
-from ddkit.methods.mtt import Settings, dataset, nearest, settings, trajectory_matching
+from ddkit.methods.mtt import Settings, nearest, settings, trajectory_matching
 
 #: Published number of hallucinators.
 HALLUCINATORS = 5
@@ -35,7 +36,7 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
     Deviation: images are not standardised batch by batch as in the authors' program, where the accuracy of a test
     image depends on its batch.
     """
-    published = dataset(data) == "cifar10"
+    published = known_as(data.name) == "cifar10"
     chosen = nearest(CIFAR10, ipc) if published else settings(data, ipc)
     small = chosen.rate < RATE
     if not small:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePath
 from typing import Any, Literal
 
 from ddkit.data import RealData
+from ddkit.data.names import known_as
 from ddkit.methods.base import Method, register
 
 #: Outer steps that a matching network serves (the authors' inner loop).
@@ -65,8 +65,8 @@ def settings(data: RealData) -> Settings:
     starting points (three seeds each); scaled by area the rate would be 160 times lower than that. With F = 2, MNIST's
     exceptions (see :func:`defaults`) gave 75.6 and 64.5 % on two of these seeds, the usual settings 77.6 and 79.4 %.
     """
-    if _name(data) in PUBLISHED:
-        return PUBLISHED[_name(data)]
+    if known_as(data.name) in PUBLISHED:
+        return PUBLISHED[known_as(data.name)]
     if _large(data):
         return IMAGENET_10 if data.num_classes < 100 else IMAGENET_100
     return OTHER
@@ -113,7 +113,7 @@ def defaults(data: RealData, ipc: int, factor: int | None = None) -> dict[str, A
     """
     chosen, large = settings(data), _large(data)
     factor = factor or (3 if large else 2)
-    plain = _name(data) == "mnist" and factor > 1
+    plain = known_as(data.name) == "mnist" and factor > 1
     area = data.shape[1] * data.shape[2] / chosen.side**2 if chosen.side else 1.0
     return {
         "steps": chosen.iterations * LIFE,
@@ -141,9 +141,9 @@ def defaults(data: RealData, ipc: int, factor: int | None = None) -> dict[str, A
 
 def _evaluation(data: RealData, ipc: int, factor: int) -> dict[str, Any]:
     """Return how the evaluation of some datasets differs from IDC's usual one."""
-    if _name(data) == "mnist" and factor > 1:
+    if known_as(data.name) == "mnist" and factor > 1:
         return {"cutmix": 0.0}
-    if _name(data) == "svhn" and factor == 1 and ipc == 1:
+    if known_as(data.name) == "svhn" and factor == 1 and ipc == 1:
         return {"cutmix": 0.0, "augmentation": "color+crop+cutout+scale+rotate"}
     if not _large(data):
         return {}
@@ -159,10 +159,6 @@ def _bounded(ipc: int, factor: int) -> bool:
 
 def _large(data: RealData) -> bool:
     return min(data.shape[1:]) >= LARGE
-
-
-def _name(data: RealData) -> str:
-    return PurePath(data.name).stem.lower()
 
 
 IDC = register(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ddkit.data import RealData
+from ddkit.data.names import known_as
 from ddkit.methods.base import Method, register
 
 #: Learning rates by dataset: published for MNIST, measured for digits; 0.04 is the authors' for everything else.
@@ -31,7 +32,7 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
         "model": "mlp:width=512",
         "init": "real",
         "augmentation": "none",
-        "optimiser": {"name": "adam", "lr": RATES.get(data.name, 0.04)},
+        "optimiser": {"name": "adam", "lr": RATES.get(known_as(data.name), 0.04)},
         "recipe": {"name": "centred"},
     }
 

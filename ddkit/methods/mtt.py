@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any, TypeVar
 
 from ddkit.augment import default_strategy
 from ddkit.data import RealData
+from ddkit.data.names import known_as
 from ddkit.methods.base import Method, register
 
 Cell = TypeVar("Cell")
@@ -76,12 +76,6 @@ OTHER = {
 SMALL = Settings(20, 2, 5, 10, 1e-3, lr=0.02, expert_lr=0.05, expert_batch=64)
 
 
-def dataset(data: RealData) -> str:
-    """Return the name under which the settings of ``data`` are looked up."""
-    name = PurePath(data.name).stem.lower().replace("-", "").replace("_", "")
-    return "tinyimagenet" if name == "tinyimagenet200" else name
-
-
 def nearest(cells: Mapping[int, Cell], ipc: int) -> Cell:
     """Return the settings of the largest listed IPC that is not above ``ipc``."""
     return cells[max((listed for listed in cells if listed <= ipc), default=min(cells))]
@@ -89,7 +83,7 @@ def nearest(cells: Mapping[int, Cell], ipc: int) -> Cell:
 
 def settings(data: RealData, ipc: int) -> Settings:
     """Return the settings of a cell: published ones where there are any, else those chosen here."""
-    name = dataset(data)
+    name = known_as(data.name)
     if name in PUBLISHED:
         return nearest(PUBLISHED[name], ipc)
     if len(data) < SMALL_SET:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ddkit.data import RealData
+from ddkit.data.names import known_as
 from ddkit.methods.base import Method, register
 from ddkit.methods.mtt import SMALL_SET
 
@@ -44,7 +45,7 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
         },
         "networks": {"name": "random-features", "bodies": 8},
         "model": f"convnet:width={32 if small else 256},norm=none,init=ntk",
-        "zca": "standardised" if data.name in WHITENED else None,
+        "zca": "standardised" if known_as(data.name) in WHITENED else None,
         "init": "real",
         "augmentation": "none",
         "optimiser": {
@@ -52,7 +53,7 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
             "lr": 1e-2 if small else 1e-3,
             "groups": {"temperature": {"name": "adabelief", "lr": 1e-2}},
         },
-        "recipe": {"name": "centred", **transfer(data.name, ipc)},
+        "recipe": {"name": "centred", **transfer(known_as(data.name), ipc)},
     }
 
 

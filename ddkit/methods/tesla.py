@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ddkit.data import RealData
+from ddkit.data.names import known_as
 from ddkit.methods.base import Method, register
-from ddkit.methods.mtt import Settings, dataset, settings, trajectory_matching
+from ddkit.methods.mtt import Settings, settings, trajectory_matching
 
 #: Published cells. Rates of images are half of the published ones: the authors' program leaves out a factor of 2.
 PUBLISHED: dict[tuple[str, int], Settings] = {
@@ -25,7 +26,7 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
     The meta-gradient is the published one, which leaves out how an image changes the weights at which later gradients
     are taken; ``objective.meta_gradient=adjoint`` is exact at the same cost. Unpublished cells get MTT's settings.
     """
-    chosen = PUBLISHED.get((dataset(data), ipc)) or settings(data, ipc)
+    chosen = PUBLISHED.get((known_as(data.name), ipc)) or settings(data, ipc)
     soft = data.num_classes >= MANY_CLASSES
     chosen = IMAGENET if soft else chosen
     objective = {"meta_gradient": "tesla", "soft_labels": "per_segment" if soft else "none"}

@@ -6,7 +6,6 @@ import functools
 import inspect
 import operator
 import re
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,8 +17,10 @@ import torch.nn as nn
 
 from ddkit.errors import ConfigError
 from ddkit.models.base import Shape
+from ddkit.models.contract import check_contract, draws_in_forward
 from ddkit.models.initialisation import Initialisation, initialise_
 from ddkit.registry import Registry, checked_options
+from ddkit.streams import default_draws
 
 Factory: TypeAlias = Callable[..., nn.Module]
 """``factory(shape, num_classes, **options)``, a class or function: builds a network with ``features``."""
@@ -31,7 +32,8 @@ _INIT = "init"
 """The option that every model has beside its own, unless its factory has one of that name."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _TEXT = re.compile(r"\s*([^:(\s]+)\s*(?::(?P<colon>.*)|\((?P<paren>.*)\))?\s*", re.DOTALL)
-_construction = threading.RLock()  # building borrows the process-wide default generator: one thread at a time
+_checked_builds: dict[tuple[str, Shape, int], Factory] = {}
+"""Networks whose contract was checked: text form, image shape and classes, with the factory that built them."""
 
 
 @dataclass(frozen=True)
@@ -101,25 +103,41 @@ class ModelSpec:
             seed: integer in [0, 2^63).
 
         Raises:
-            ConfigError: a shape or number out of range, images that the network does not support, or an ``init`` that
-                finds no layer.
+            ConfigError: a shape or number out of range, images that the network does not support, an ``init`` that
+                finds no layer, or a network that breaks the contract
+                (:func:`~ddkit.models.contract.check_contract`).
         """
         shape, num_classes = _checked_shape(shape), _checked_integer("num_classes", num_classes, 1)
         factory, options = registry.get(self.name), dict(self.options)
         how: Initialisation = "default"
         if not _has_own_init(self.name, factory):
             how = options.pop(_INIT, how)
-        with seeded(seed):
-            model = factory(shape, num_classes, **options)
-            if how != "default" and isinstance(model, nn.Module):
-                initialise_(model, how)
-        if not isinstance(model, nn.Module) or not callable(getattr(model, "features", None)):
-            raise ConfigError(
-                f"model '{self.name}' built a {type(model).__name__}: return a torch.nn.Module with "
-                "a method features(images) -> (N, D); add it or derive from ddkit.models.FeatureModel"
-            )
+
+        def once() -> nn.Module:
+            with seeded(seed):
+                model = factory(shape, num_classes, **options)
+                if how != "default" and isinstance(model, nn.Module):
+                    initialise_(model, how)
+            return model
+
+        model = once()
+        known = (self.canonical(), shape, num_classes)
+        if _checked_builds.get(known) is not factory:
+            check_contract(self.name, model, shape, num_classes, once)
+            _checked_builds[known] = factory
         setattr(model, _RECORD, (self, shape, num_classes))
         return model
+
+    def draws_in_forward(self, shape: Shape, num_classes: int) -> bool:
+        """Say whether this network draws random numbers in a training pass (dropout, stochastic depth, noise).
+
+        Args:
+            shape: channels, height, width of the images.
+            num_classes: number K of logits.
+        """
+        model = self.build(shape, num_classes, 0)
+        with seeded(0):
+            return draws_in_forward(self.name, model, shape)
 
     def reset_(self, model: nn.Module, seed: int) -> None:
         """Give ``model`` the weights and buffers of a fresh build with ``seed``, in place.
@@ -184,20 +202,13 @@ def register(name: str, factory: Factory) -> None:
 def seeded(seed: int) -> Iterator[None]:
     """Run the block, which builds a network, with the default CPU generator seeded; then put its state back exactly.
 
-    ``torch.manual_seed`` would reseed every device for good. The block's tensors are made on the CPU whatever
-    the default device, so a seed means the same weights everywhere.
+    The block's tensors are made on the CPU whatever the default device, so a seed means the same weights everywhere.
     """
     value = _checked_integer("seed", seed, 0)
     if value >= 2**63:
         raise ConfigError(f"seed={value} is out of range: use an integer below 2^63")
-    with _construction:
-        state = torch.default_generator.get_state()
-        torch.default_generator.manual_seed(value)
-        try:
-            with torch.device("cpu"):
-                yield
-        finally:
-            torch.default_generator.set_state(state)
+    with default_draws(value), torch.device("cpu"):
+        yield
 
 
 def _checked_integer(name: str, value: Any, minimum: int) -> int:

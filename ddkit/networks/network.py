@@ -25,6 +25,9 @@ class Network:
         num_classes: K.
         device: where it lives.
         precision: how :meth:`features` and :meth:`loss` run.
+
+    Raises:
+        ConfigError: a network that draws random numbers in its training passes.
     """
 
     def __init__(
@@ -41,6 +44,12 @@ class Network:
         self.num_classes = num_classes
         self.device = torch.device(device)
         self.precision = precision or Precision()
+        if spec.draws_in_forward(shape, num_classes):
+            raise ConfigError(
+                f"model '{spec.canonical()}' draws random numbers in its training passes (dropout or the like), so one "
+                f"seed would not give one result: match on it without (probability 0); to be trained on a finished set "
+                f"it may have them"
+            )
         self.module = spec.build(shape, num_classes, seed=0).to(self.device)
         self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.module.train()

@@ -210,8 +210,8 @@ class MetaLearning(Objective):
             )
 
     def after_step(self, synthesizer: Synthesizer) -> None:
-        """Warn of momenta of 1 or more."""
-        self.sizes.warn_of_growth()
+        """Stop at rates out of range, warn of momenta of 1 or more."""
+        self.sizes.check()
 
     def recipe_changes(self) -> dict[str, Any]:
         """Return how to train on the result as it was learned: the given steps, or a learned common rate."""

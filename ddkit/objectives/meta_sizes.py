@@ -12,13 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddkit.errors import ConfigError, unknown_name
+from ddkit.errors import ConfigError, DivergedError, unknown_name
 
 LearnedRates = Literal["none", "shared", "per_step"]
 RateForm = Literal["softplus", "exp"]
 MomentumForm = Literal["sigmoid", "exp"]
 LEARNED_RATES: tuple[str, ...] = ("none", "shared", "per_step")
 
+#: Learned rates above this stop a run, as those of trajectory matching do.
+MOST_RATE = 100.0
 #: Added before a logarithm by GTN, whose learned values start that much higher.
 SMALLEST = 1e-6
 
@@ -133,9 +135,18 @@ class StepSizes:
         numbers: list[float] = values.detach().expand(self.steps).tolist()
         return numbers
 
-    def warn_of_growth(self) -> None:
-        """Warn once of a momentum of 1 or more, under which what was learned is never forgotten."""
-        _, momenta = self.listed()
+    def check(self) -> None:
+        """Warn once of a momentum of 1 or more, under which what was learned is never forgotten.
+
+        Raises:
+            DivergedError: a rate that no network is trained with.
+        """
+        rates, momenta = self.listed()
+        if max(rates) > MOST_RATE:
+            raise DivergedError(
+                f"the learned rate of inner step {rates.index(max(rates))} became {max(rates):.3g}, the most is "
+                f"{MOST_RATE:g}: lower optimiser.groups.inner.lr, or set objective.learn_lr=none"
+            )
         if not self.warned and momenta and max(momenta) >= 1:
             self.warned = True
             warnings.warn(

@@ -13,9 +13,9 @@ from ddkit.augment import cutmix
 from ddkit.data import RealData
 from ddkit.errors import ConfigError, DataError, DivergedError
 from ddkit.evaluation import TrainingRecipe, train, train_networks
-from ddkit.evaluation.batches import as_probabilities
 from ddkit.evaluation.learners import weighted_loss
-from ddkit.models import ModelSpec
+from ddkit.label_loss import as_probabilities
+from ddkit.models import ModelSpec, registry
 from ddkit.streams import Streams, derive_seed
 
 from .conftest import TINY
@@ -300,3 +300,37 @@ def test_free_labels_train_to_the_end_of_a_long_schedule() -> None:
     taken = train_networks(images, rows, spec, steps, [1], num_classes=3)[0]
     other = train_networks(images, as_probabilities(rows), spec, steps, [1], num_classes=3)[0]
     assert any(not torch.equal(a, b) for a, b in zip(taken.parameters(), other.parameters(), strict=True))
+
+
+class Dropping(nn.Module):
+    """Dropout as a layer and as a function."""
+
+    def __init__(self, shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__()
+        self.drop, self.head = nn.Dropout(0.5), nn.Linear(shape[0] * shape[1] * shape[2], num_classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        return F.dropout(self.drop(x.flatten(1)), 0.2, self.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+@pytest.mark.parametrize("head", ["linear", "ridge"])
+def test_dropout_is_drawn_from_the_networks_seed_alone(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._items, "dropping", Dropping)
+    images, labels = toy(dtype=torch.float32)
+    recipe = TrainingRecipe(name="short", epochs=5, batch_size=4, head=head)
+    spec = ModelSpec("dropping")
+
+    def trained(seeds: list[int]) -> list[Tensor]:
+        return [weights(model) for model in train_networks(images, labels, spec, recipe, seeds, num_classes=3)]
+
+    before = torch.default_generator.get_state()
+    pair = trained([1, 2])
+    assert torch.equal(before, torch.default_generator.get_state())
+    torch.manual_seed(123)
+    assert torch.equal(trained([2])[0], pair[1])  # neither the process's generator nor the other network matters
+    assert not torch.equal(pair[0], pair[1])
+    with pytest.raises(ConfigError, match="dropout"):
+        train_networks(images, labels, spec, recipe, [1, 2], num_classes=3, stacked=True)

@@ -130,7 +130,10 @@ class Own(nn.Module):
         self.init = init
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        return x
+        return x.mean((2, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.features(x))
 
 
 class Bare(nn.Module):
@@ -138,10 +141,13 @@ class Bare(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], num_classes: int, **options: Any) -> None:
         super().__init__()
-        self.options = options
+        self.options, self.num_classes = options, num_classes
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        return x
+        return x.flatten(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.features(x)[:, : self.num_classes]
 
 
 def test_option_of_that_name_of_ones_own_model_stays_its_own(own_registry: None) -> None:
