@@ -204,5 +204,5 @@ def _check_label_values(dataset: DistilledDataset) -> None:
         if error > SUM_TOLERANCE or low < 0:
             raise ArtifactError(
                 f"soft labels are not probabilities (a row misses the sum of 1 by {error:.3g}, the smallest "
-                f"entry is {low:.3g}): apply a softmax, or use label_kind='regression'"
+                f"entry is {low:.3g}): apply a softmax, or declare them regression labels"
             )

@@ -43,7 +43,7 @@ def audit(
     train, _ = load_pair(data, root=data_root)
     at = min(1e-5, 0.1 / len(train)) if delta is None else delta
     if at >= 1 / len(train):
-        raise ConfigError(f"delta={at:g} is not below 1/N={1 / len(train):.3g} for {len(train)} records: lower it")
+        raise ConfigError(f"--delta {at:g} is not below 1/N={1 / len(train):.3g} for {len(train)} records: lower it")
     rows = []
     if trials:
         if not as_json:
@@ -61,7 +61,7 @@ def audit(
     if refuted:
         worst = max(refuted, key=lambda row: row.bound)
         raise RunError(
-            f"{worst.subject} claims epsilon={worst.claimed:g} and an attack shows at least {worst.bound:.2f}: do not "
+            f"{worst.subject} claims epsilon {worst.claimed:g} and an attack shows at least {worst.bound:.2f}: do not "
             f"release anything made with it"
         )
     missed = [row.subject for row in rows if row.must_exceed and not row.passed]

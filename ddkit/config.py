@@ -125,11 +125,13 @@ class OptimiserSettings(BaseModel):
             raise ValueError("milestones must be ascending shares of the run between 0 and 1, such as [0.5, 0.75]")
         if bool(self.milestones) != (self.schedule == "milestones"):
             raise ValueError(
-                "schedule 'milestones' and a list of milestones belong together: give both, or another schedule with "
-                "milestones=[]"
+                "schedule 'milestones' and a list of milestones belong together: give both, or another schedule and "
+                "no milestones"
             )
         if self.floor and self.schedule != "cosine":
-            raise ValueError(f"floor={self.floor:g} is where schedule 'cosine' ends: choose that schedule, or floor=0")
+            raise ValueError(
+                f"a floor of {self.floor:g} is where schedule 'cosine' ends: choose that schedule, or no floor"
+            )
         return self
 
     def rate(self, step: int, steps: int) -> float:

@@ -57,7 +57,7 @@ def kcenter_indices(
     if start not in STARTS:
         raise unknown_name("start of k-center", start, STARTS)
     if start == "random" and generator is None:
-        raise ConfigError("k-center with start='random' draws the first centre: pass a torch.Generator")
+        raise ConfigError("k-center that starts at random draws the first centre: pass a torch.Generator")
     features = check_features(features, class_index)
     picks = []
     for chunk in centred_classes(features, class_index, normalise, chunk_bytes):

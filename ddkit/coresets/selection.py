@@ -22,7 +22,7 @@ def check_counts(class_index: Sequence[Tensor], n: int) -> None:
         DataError: there is no class, or a class without images.
     """
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ConfigError(f"images per class n={n!r}: choose an integer of at least 1")
+        raise ConfigError(f"{n!r} images per class: choose an integer of at least 1")
     if not len(class_index):
         raise DataError("there are no classes to select from: give one index tensor per class")
     sizes = [len(index) for index in class_index]

@@ -278,7 +278,7 @@ class EarlyStop(Callback):
         if patience < 1:
             raise ConfigError(f"early stop after {patience} evaluations: must be at least 1")
         if not 0 <= smoothing < 1:
-            raise ConfigError(f"early stop smoothing={smoothing} must lie in [0, 1)")
+            raise ConfigError(f"early stop with a smoothing of {smoothing}: it must lie in [0, 1)")
         self.patience, self.scalar, self.min_delta, self.smoothing = patience, scalar, min_delta, smoothing
         self.best: float | None = None
         self.average: float | None = None

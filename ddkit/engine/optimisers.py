@@ -86,11 +86,11 @@ class _Moments(torch.optim.Optimizer, ABC):
     ) -> None:
         eps = self.default_eps if eps is None else eps
         if not lr > 0:
-            raise ConfigError(f"lr={lr} must be above 0")
+            raise ConfigError(f"optimiser.lr={lr} must be above 0")
         if not all(0 <= beta < 1 for beta in betas):
-            raise ConfigError(f"betas={betas} must be at least 0 and below 1, such as (0.9, 0.999)")
+            raise ConfigError(f"optimiser.betas={betas} must be at least 0 and below 1, such as (0.9, 0.999)")
         if not (eps >= 0 and weight_decay >= 0):
-            raise ConfigError(f"eps={eps} and weight_decay={weight_decay} must be at least 0")
+            raise ConfigError(f"optimiser.eps={eps} and optimiser.weight_decay={weight_decay} must be at least 0")
         super().__init__(parameters, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()

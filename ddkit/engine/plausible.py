@@ -46,13 +46,14 @@ class Plausible:
         index = torch.linspace(0, len(synthesizer) - 1, min(len(synthesizer), _IMAGES), device=device).long()
         with torch.no_grad():
             reached = float(synthesizer.decode(index).abs().amax())
-        where = (
-            f"synthetic images reach {reached:.3g} after step {number} of {self.steps}, real ones {self.largest:.3g}"
-        )
+        where = f"synthetic images reach {reached:.3g}, real ones {self.largest:.3g}"
         if not reached <= IMPOSSIBLE * self.largest:
             raise DivergedError(
-                f"{where}: lower optimiser.lr (now {self.lr}) and start again; checkpoints from before are kept"
+                f"step {number} of {self.steps} diverged, {where}: lower optimiser.lr (now {self.lr}) and start again; "
+                f"checkpoints from before this step are kept"
             )
         if reached > SUSPICIOUS * self.largest and not self.warned:
             self.warned = True
-            warnings.warn(f"{where}: if the result is poor, lower optimiser.lr (now {self.lr})", stacklevel=3)
+            warnings.warn(
+                f"{where} after step {number}: if the result is poor, lower optimiser.lr (now {self.lr})", stacklevel=3
+            )

@@ -103,7 +103,7 @@ def assess(
     if baselines and train is None:
         raise DataError("baselines are drawn from the training data: name the data that were distilled")
     if repeats < 1:
-        raise ConfigError(f"repeats={repeats}: at least 1 network must be trained")
+        raise ConfigError(f"{repeats} repeats: at least 1 network must be trained")
     specs = [ModelSpec.parse(text) for text in architectures]
     common = [ModelSpec.parse(text) for text in common_architectures] if common_architectures else specs
     check_compatible(distilled, test)  # like the next lines, before a baseline is built

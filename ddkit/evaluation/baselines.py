@@ -219,7 +219,7 @@ def baseline_sets(
         DataError: the training set has other classes or image shapes than the distilled one.
     """
     if draws < 1:
-        raise ConfigError(f"draws={draws}: at least 1 set must be drawn")
+        raise ConfigError(f"{draws} draws: at least 1 set must be drawn")
     if train.num_classes != distilled.num_classes or tuple(train.shape) != tuple(distilled.shape):
         raise DataError(
             f"the distilled set has {distilled.num_classes} classes of {tuple(distilled.shape)} images, the "

@@ -101,10 +101,10 @@ def _check_views(labels: Tensor, recipe: TrainingRecipe) -> None:
     """
     remedy = "set the recipe's views to the images per stored code, or to 1 to show all of them in every epoch"
     if len(labels) % recipe.views:
-        raise DataError(f"{len(labels)} training images are no runs of views={recipe.views} of one code: {remedy}")
+        raise DataError(f"{len(labels)} training images are no runs of {recipe.views} views of one code: {remedy}")
     runs = labels.unflatten(0, (-1, recipe.views))
     if not labels.is_floating_point() and bool((runs != runs[:, :1]).any()):
-        raise DataError(f"training images of different classes share a run of views={recipe.views}: {remedy}")
+        raise DataError(f"training images of different classes share a run of {recipe.views} views: {remedy}")
 
 
 def given_batches(data: TrainingSet, recipe: TrainingRecipe) -> list[Tensor]:
@@ -119,7 +119,7 @@ def given_batches(data: TrainingSet, recipe: TrainingRecipe) -> list[Tensor]:
     classes = recipe.classes or data.num_classes
     if count % (classes * runs):
         raise DataError(
-            f"{count} training images of {classes} classes cannot be cut into runs={runs} batches: the recipe is that "
+            f"{count} training images of {classes} classes cannot be cut into {runs} batches: the recipe is that "
             f"of another set"
         )
     index = torch.arange(count, device=data.targets.device).view(classes, runs, -1)

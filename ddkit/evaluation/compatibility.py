@@ -45,7 +45,7 @@ def check_compatible(distilled: DistilledDataset, test: RealData) -> None:
         if distilled.label_kind == "soft" and (off > SOFT_LABEL_TOLERANCE or float(labels.min()) < 0):
             raise DataError(
                 f"soft labels are declared probabilities but a row sums to 1 only within {off:.3g} or has a "
-                "negative entry; normalise them or declare label_kind='regression'"
+                "negative entry; normalise them or declare them regression labels"
             )
     source = distilled.metadata.get("source") or {}
     if source.get("fingerprint") and source["fingerprint"] == test.fingerprint:

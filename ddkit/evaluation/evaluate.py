@@ -101,7 +101,7 @@ def _evaluate_rows(
     if not specs:
         raise ConfigError("no architectures to evaluate; give at least one, such as 'convnet'")
     if repeats < 1:
-        raise ConfigError(f"repeats={repeats}: at least 1 network must be trained")
+        raise ConfigError(f"{repeats} repeats: at least 1 network must be trained")
     for spec in specs:
         model = spec.build(shared.test.shape, shared.test.num_classes, 0)
         if uses_batch_norm(model) and len(shared.images) < BATCH_NORM_IMAGES:

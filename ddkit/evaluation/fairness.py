@@ -142,6 +142,7 @@ def robust_scores(
     *,
     architecture: str | ModelSpec = "convnet",
     recipe: TrainingRecipe | None = None,
+    whole_recipe: TrainingRecipe | None = None,
     whole: float | None = None,
     repeats: int = 5,
     draws: int = 1,
@@ -164,6 +165,7 @@ def robust_scores(
         recipe: how to train; None takes the set's own, or the common protocol where that is a list of steps.
             Its augmentation and CutMix, or the data's standard
             augmentation when it has neither, make the augmented half of ARS; HLR and IOR use the recipe as it is.
+        whole_recipe: how to train on the whole training set; None as :func:`evaluate_real` does.
         whole: accuracy of the whole training set when it is known already; saves the longest evaluation.
         repeats: networks per evaluation.
         draws: random sets.
@@ -203,7 +205,7 @@ def robust_scores(
     if distilled.label_kind != "hard":
         hard = mean([_hardened(distilled)], recipe.replace(loss="auto"))
     if whole is None:
-        whole = evaluate_real(train, test, (architecture,), repeats, None, seed, **options).rows[0].mean
+        whole = evaluate_real(train, test, (architecture,), repeats, whole_recipe, seed, **options).rows[0].mean
     hlr = hard_label_recovery(whole, hard)
     ior = improvement_over_random(accuracies[f"distilled-{own}"], accuracies[f"random-{own}"])
     margins = [accuracies[f"distilled-{how}"] - accuracies[f"random-{how}"] for how in ("augmented", "plain")]

@@ -86,7 +86,7 @@ def evaluate_kernel(
     if how is None:
         raise ConfigError("this set was not learned for a kernel: evaluate it with networks")
     if repeats < 1:
-        raise ConfigError(f"repeats={repeats}: at least 1 kernel must be tried")
+        raise ConfigError(f"{repeats} repeats: at least 1 kernel must be tried")
     check_compatible(distilled, test)
     test = test.with_preprocessing(distilled.preprocessing)
     if how.kernel["name"] == NetworkFeatures.name:

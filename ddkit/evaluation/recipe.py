@@ -128,7 +128,7 @@ class TrainingRecipe(BaseModel):
             raise ValueError("rates are positive finite numbers, one per step")
         if "schedule" in info.data and bool(rates) != (info.data["schedule"] == "given"):
             raise ValueError(
-                "schedule 'given' has rates, no other one does: give both, or another schedule and rates=[]"
+                "schedule 'given' has rates, no other one does: give both, or another schedule and no rates"
             )
         return rates
 
@@ -147,7 +147,7 @@ class TrainingRecipe(BaseModel):
         if cutmix and info.data.get("loss") == "mse":
             raise ValueError(
                 "mixed targets are exact for cross-entropy only, not for loss 'mse' (that of regression labels): "
-                "set cutmix=0"
+                "set cutmix to 0"
             )
         return cutmix
 

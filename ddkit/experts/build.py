@@ -101,7 +101,7 @@ def build_buffer(
     """
     folder, device = Path(path).absolute(), torch.device(device)  # workers may start elsewhere
     if count < 1:
-        raise ConfigError(f"count={count}: at least 1 expert is needed")
+        raise ConfigError(f"{count} experts: at least 1 expert is needed")
     how = resolved_precision(real, settings, device, precision, compile)
     if stacked and how.compile:
         raise ConfigError("stacked=True and compile=True exclude each other: leave one of them out")

@@ -144,7 +144,7 @@ class RandomFeatures(NetworkFeatures):
         bias: float = 0.01,
     ) -> None:
         if count < 1:
-            raise ConfigError(f"count={count} random networks make no kernel: use at least 1")
+            raise ConfigError(f"{count} random networks make no kernel: use at least 1")
         super().__init__(bodies, scale, bias, model)
         self.count, self.seed = count, seed
 

@@ -22,7 +22,7 @@ def require_infinite(kernel: str, sigma_w2: float, sigma_b2: float) -> None:
         ConfigError: another kernel than ``ntk`` and ``nngp``, or a variance that is negative, zero or not finite.
     """
     if kernel not in ("ntk", "nngp"):
-        raise ConfigError(f"kernel='{kernel}' of an infinitely wide network must be ntk or nngp")
+        raise ConfigError(f"networks.kernel={kernel} of an infinitely wide network must be ntk or nngp")
     if not (0 < sigma_w2 < math.inf and 0 <= sigma_b2 < math.inf):
         raise ConfigError(
             f"sigma_w2={sigma_w2} must be positive and sigma_b2={sigma_b2} at least 0, such as 2 and 0.01"

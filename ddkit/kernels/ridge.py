@@ -47,7 +47,7 @@ def solve_ridge(matrix: Tensor, right: Tensor, regulariser: float, scale: Tensor
     factor, info = torch.linalg.cholesky_ex(system)
     if int(info) > 0:
         raise RunError(
-            f"the kernel matrix of {len(matrix)} support images with regulariser={regulariser:g} is not positive "
+            f"the kernel matrix of {len(matrix)} support images with a regulariser of {regulariser:g} is not positive "
             f"definite (Cholesky stops at row {int(info)}): images may be equal, so raise the regulariser, for "
             f"instance to {max(1e-6, 10 * regulariser):g}"
         )

@@ -117,7 +117,7 @@ class FeatureAlignment(Objective):
         if "labels" in synthesizer.parameter_groups():
             raise ConfigError(
                 "feature alignment does not look at labels, so learned labels would never change: "
-                "use labels=hard or labels=soft, or the gradient objective"
+                "use synthesis.labels=hard or soft, or the gradient objective"
             )
         context.signal.require("layer_features")
         layers = _count_layers(context.network)

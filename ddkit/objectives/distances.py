@@ -34,8 +34,8 @@ def check_metric(metric: str, weights: str = "auto") -> None:
         raise unknown_name("choice of weights", weights, WEIGHTS)
     if weights == "all" and uses_vectors_only(metric):
         raise ConfigError(
-            f"objective.weights=all with metric={metric}: this metric compares output rows, which biases and norms do "
-            f"not have; use weights=matrices, or metric=mse, cos or l1"
+            f"objective.weights=all with objective.metric={metric}: this metric compares output rows, which biases "
+            f"and norms do not have; use objective.weights=matrices, or objective.metric=mse, cos or l1"
         )
 
 
@@ -64,7 +64,7 @@ def matched_names(module: nn.Module, metric: str, weights: str = "auto") -> list
     if not names:
         raise ConfigError(
             f"objective.weights={weights} finds nothing to match: {type(module).__name__} has no weights of rank "
-            f"{lowest}; use weights=auto or another model"
+            f"{lowest}; use objective.weights=auto or another model"
         )
     return names
 

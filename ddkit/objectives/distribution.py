@@ -84,7 +84,7 @@ class DistributionMatching(Objective):
         if "labels" in synthesizer.parameter_groups() and not self.ce_weight:
             raise ConfigError(
                 "distribution matching does not look at labels, so learned labels would never change: "
-                "use labels=hard or labels=soft, objective.ce_weight above 0, or the gradient objective"
+                "use synthesis.labels=hard or soft, objective.ce_weight above 0, or the gradient objective"
             )
         if self.pair_weight:
             context.signal.require("images_at")

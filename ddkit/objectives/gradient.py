@@ -88,10 +88,12 @@ class GradientMatching(Objective):
         if not 0 <= magnitude_weight < math.inf:
             raise ConfigError(f"objective.magnitude_weight={magnitude_weight} must be a number of at least 0")
         if not 0 < batch_weight < math.inf:
-            raise ConfigError(f"objective.batch_weight={batch_weight} must be positive; without it use level=class")
+            raise ConfigError(
+                f"objective.batch_weight={batch_weight} must be positive; without it use objective.level=class"
+            )
         if batch_weight != 1 and level != "both":
             raise ConfigError(
-                f"objective.batch_weight={batch_weight} weighs two levels: use level=both, or leave it out"
+                f"objective.batch_weight={batch_weight} weighs two levels: use objective.level=both, or leave it out"
             )
         _check_warmup(level, warmup_networks, warmup_steps)
         self.metric: Metric = metric
@@ -271,16 +273,17 @@ def _of(gradients: list[Tensor], classes: Tensor) -> list[Tensor]:
 def _check_warmup(level: str, networks: float, steps: int) -> None:
     if not 0 <= networks < math.inf or (networks > 1 and networks != int(networks)) or steps < 0:
         raise ConfigError(
-            f"objective.warmup_networks={networks} and warmup_steps={steps} must be numbers of networks and steps "
-            f"from 0 on; the former may be a share below 1"
+            f"objective.warmup_networks={networks} and objective.warmup_steps={steps} must be numbers of networks and "
+            f"steps from 0 on; the former may be a share below 1"
         )
     if level == "class" and networks:
         raise ConfigError(
-            f"objective.warmup_networks={networks} with level=class: a warm-up precedes the batch level; use "
-            f"level=batch or both, or leave the warm-up out"
+            f"objective.warmup_networks={networks} with objective.level=class: a warm-up precedes the batch level; use "
+            f"objective.level=batch or both, or leave the warm-up out"
         )
     if networks and not steps:
         raise ConfigError(
-            f"objective.warmup_networks={networks} with warmup_steps=0 is no warm-up: it covers the first steps of the "
-            f"first networks, so give warmup_steps (as many as a network serves cover it whole), or warmup_networks=0"
+            f"objective.warmup_networks={networks} with objective.warmup_steps=0 is no warm-up: it covers the "
+            f"first steps of the first networks, so give objective.warmup_steps (as many as a network serves cover it "
+            f"whole), or objective.warmup_networks=0"
         )

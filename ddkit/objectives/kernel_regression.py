@@ -102,7 +102,8 @@ class KernelRegression(Objective):
         if per_record and (balanced or loss == "platt" or label_solve):
             raise ConfigError(
                 f"objective.per_record asks for nothing but gradients of single records drawn uniformly: use "
-                f"balanced=false (now {balanced}), loss=mse or sum (now {loss}) and label_solve=false"
+                f"objective.balanced=false (now {balanced}), objective.loss=mse or sum (now {loss}) and "
+                f"objective.label_solve=false"
             )
         self.flip, self.label_solve, self.per_record = flip, label_solve, per_record
         self.log_scale = nn.Parameter(torch.zeros((), dtype=torch.float64))
@@ -126,7 +127,10 @@ class KernelRegression(Objective):
         query = "balanced" if self.balanced else "labelled"
         context.signal.require("record_mean" if self.per_record else query)
         if self.margin and "labels" not in synthesizer.parameter_groups():
-            raise ConfigError(f"objective.margin={self.margin} acts on learned labels: use labels=centred, or margin=0")
+            raise ConfigError(
+                f"objective.margin={self.margin} acts on learned labels: use synthesis.labels=centred, or "
+                f"objective.margin=0"
+            )
         self.source: KernelSource = context.networks
         self.description = {}
         self.judge = self._solving_kernel(context, synthesizer) if self.label_solve else None

@@ -144,7 +144,7 @@ class TrajectoryMatching(Objective):
         elif isinstance(synthesizer.labels, AssignedLabels):
             raise ConfigError(
                 "synthesis.labels=assigned with objective.soft_labels=none: nothing would assign them; use "
-                "soft_labels=per_segment or fixed, or other labels"
+                "objective.soft_labels=per_segment or fixed, or other labels"
             )
         rate = torch.tensor(self.lr, device=network.device, dtype=network.dtype)
         self.rate = nn.Parameter(rate, requires_grad=self.learn_lr)

@@ -318,5 +318,5 @@ def _checked_classes(present: Sequence[int], num_classes: int) -> tuple[int, ...
     """
     chosen = tuple(int(number) for number in present)
     if not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < 0 or chosen[-1] >= num_classes:
-        raise ConfigError(f"classes={list(chosen)} must be different numbers from 0 to {num_classes - 1}, ascending")
+        raise ConfigError(f"classes {list(chosen)} must be different numbers from 0 to {num_classes - 1}, ascending")
     return chosen

@@ -251,6 +251,6 @@ def _check_factor(factor: int, shape: tuple[int, int, int]) -> None:
     if factor > 1 and factor * COARSE_PATCH > side:
         warnings.warn(
             f"factor {factor} decodes images of {shape[1]}x{shape[2]} from patches of {side / factor:g} pixels, which "
-            f"lose much of their content: compare with factor=1",
+            f"lose much of their content: compare with synthesis.factor=1",
             stacklevel=3,
         )

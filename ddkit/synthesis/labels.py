@@ -222,9 +222,11 @@ def make_labels(
     if kind not in get_args(LabelKind):
         raise unknown_name("labels", kind, get_args(LabelKind))
     if not 0 < scale < math.inf:
-        raise ConfigError(f"label_scale={scale} must be positive and finite, such as 1")
+        raise ConfigError(f"synthesis.label_scale={scale} must be positive and finite, such as 1")
     if scale != 1 and kind not in ("free", "centred"):
-        raise ConfigError(f"label_scale={scale} scales free and centred labels, these are '{kind}': leave it out")
+        raise ConfigError(
+            f"synthesis.label_scale={scale} scales free and centred labels, these are '{kind}': leave it out"
+        )
     if kind == "hard":
         return HardLabels(classes)
     if kind == "assigned":
@@ -234,7 +236,7 @@ def make_labels(
         return FreeLabels(scale * (rows - 1 / num_classes if kind == "centred" else rows))
     uniform = kind in ("projected", "learned") and abs(confidence - 1 / num_classes) < UNIFORM_TOLERANCE
     if not (1 / num_classes < confidence <= 1 or uniform):
-        raise ConfigError(f"label_confidence={confidence} must lie in (1/{num_classes}, 1]")
+        raise ConfigError(f"synthesis.label_confidence={confidence} must lie in (1/{num_classes}, 1]")
     probabilities = torch.full((len(classes), num_classes), (1 - confidence) / (num_classes - 1))
     probabilities[torch.arange(len(classes)), classes] = confidence
     return ProjectedLabels(probabilities) if kind == "projected" else SoftLabels(probabilities, kind == "learned")

@@ -138,10 +138,10 @@ def test_a_shared_part_that_is_not_trained_is_no_fault() -> None:
     check_contract("frozen", factory(), SHAPE, 3, factory)
 
 
-def test_a_checked_build_is_the_bytes_that_its_seed_always_gave() -> None:
+def test_a_checked_build_is_the_bytes_that_its_seed_always_gave(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(5)
     plain = Net(SHAPE, 3)
-    registry.register("contract-plain", Net)
+    monkeypatch.setitem(registry._items, "contract-plain", Net)
     before = torch.default_generator.get_state()
     built = ModelSpec("contract-plain").build(SHAPE, 3, seed=5)
     assert torch.equal(before, torch.default_generator.get_state())

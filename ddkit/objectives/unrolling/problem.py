@@ -80,7 +80,7 @@ class InnerProblem:
                     f"terminal loss is that after the last step"
                 )
         if self.window is not None and self.window < 1:
-            raise ConfigError(f"window={self.window} must be at least 1, or None to differentiate every step")
+            raise ConfigError(f"objective.window={self.window} must be at least 1, or null to differentiate every step")
 
     @property
     def first(self) -> int:

@@ -1,0 +1,98 @@
+"""Does what an error or warning advises exist on the command line that may print it?"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+import ddkit
+from ddkit import models
+from ddkit.cli import app
+from ddkit.config import DistillConfig, OptimiserSettings
+from ddkit.evaluation import TrainingRecipe
+
+ROOT = Path(ddkit.__file__).parent
+COMMANDS = typer.main.get_command(app)
+#: Messages of functions that no command calls with the argument they name, by file and function.
+PYTHON_ONLY = {
+    ("engine/distiller.py", "__init__"),
+    ("evaluation/train.py", "train_networks"),
+    ("evaluation/train.py", "_plan"),
+    ("experts/build.py", "_check_ways"),
+    ("executor.py", "__init__"),
+    ("report/images.py", "image_grid"),
+    ("synthesis/base.py", "__init__"),
+}
+
+
+def options(command: object) -> set[str]:
+    """Return every ``--option`` of a command and of those below it."""
+    found = {name for item in getattr(command, "params", ()) for name in item.opts if name.startswith("--")}
+    for below in getattr(command, "commands", {}).values():
+        found |= options(below)
+    return found
+
+
+def messages() -> Iterator[tuple[str, str, int, str]]:
+    """Return file, function, line and text of every error and warning of the core."""
+    for path in sorted(ROOT.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for function in ast.walk(tree):
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            for node in ast.walk(function):
+                if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                    call = node.exc
+                elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "warn":
+                    call = node
+                else:
+                    continue
+                parts = (item.value for item in ast.walk(call) if isinstance(item, ast.Constant))
+                text = " ".join(part for part in parts if isinstance(part, str))
+                yield path.relative_to(ROOT).as_posix(), function.name, node.lineno, text
+
+
+def model_options() -> set[str]:
+    """Return the options of ddkit's own networks, which stand in the text of a model."""
+    return {"init"} | {
+        name for model in models.available() for name in inspect.signature(models.registry.get(model)).parameters
+    }
+
+
+def test_options_that_messages_name_exist() -> None:
+    known = options(COMMANDS)
+    unknown = [
+        f"{file}:{line} {option}"
+        for file, _, line, text in messages()
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)
+        if option not in known
+    ]
+    assert not unknown
+
+
+def test_settings_that_messages_name_are_settings_of_a_run() -> None:
+    """``word=`` has to be what ``--set`` takes: a setting of the run, of its optimiser's groups, recipe or model."""
+    known = {*DistillConfig.model_fields, *model_options(), "key", "option"}
+    pieces = {"objective", "synthesis", "networks", "signal", "constraint", "selection", "recipe", "optimiser"}
+    dotted = {*OptimiserSettings.model_fields, *TrainingRecipe.model_fields}
+    assert dotted  # their names are written after a dot
+    wrong = []
+    for file, function, line, text in messages():
+        if (file, function) in PYTHON_ONLY:
+            continue
+        for prefix, name in re.findall(r"(?<![\w.])(?:([a-z_]+)\.)?([a-z_.]+)=", text):
+            if (prefix and prefix not in pieces) or (not prefix and name not in known):
+                wrong.append(f"{file}:{line} in {function}: {prefix and prefix + '.'}{name}=")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS.commands))  # type: ignore[attr-defined]
+def test_every_command_describes_its_options(command: str) -> None:
+    for item in COMMANDS.commands[command].params:  # type: ignore[attr-defined]
+        assert getattr(item, "help", None) or item.param_type_name == "argument" or "--help" in item.opts, item.opts
