@@ -7,11 +7,13 @@ import os
 import subprocess
 import sysconfig
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from ddkit.errors import ConfigError
+from ddkit.errors import ConfigError, RunError
 
 _CHOICE = "choose auto, cpu, cuda or cuda:N"
 #: What the compiled passes of a CPU include: Python's own header and OpenMP.
@@ -38,6 +40,27 @@ def resolve_device(name: str | torch.device) -> torch.device:
         said = " ".join(str(error).split())[:120]
         raise ConfigError(f"device '{name}' does not work on this machine ({said}): choose cpu or auto") from None
     return device
+
+
+@contextmanager
+def memory_errors(what: str, device: str | torch.device) -> Iterator[None]:
+    """Let the block end in one sentence where memory does not suffice, on any device.
+
+    Args:
+        what: is done in the block, for the message.
+        device: where.
+
+    Raises:
+        RunError: memory did not suffice.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise RunError(
+            f"the memory of '{device}' does not suffice to {what}: use smaller batches or networks"
+        ) from None
 
 
 @functools.cache

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from ddkit import Distiller, evaluate
-from ddkit.device import resolve_device, why_not_compile
+from ddkit.device import memory_errors, resolve_device, why_not_compile
 from ddkit.doctor import examine
-from ddkit.errors import ConfigError
+from ddkit.errors import ConfigError, RunError
 from ddkit.evaluation import TrainingRecipe, evaluate_real, train_networks
 from ddkit.models import ModelSpec
 from ddkit.precision import COMPILE_PAYS_SECONDS, PassCost, Precision, resolve_precision
@@ -53,6 +53,13 @@ def test_every_way_to_train_refuses_it_alike() -> None:
         train("auto")
         with pytest.raises(ConfigError, match="meta"):
             train("meta")
+
+
+def test_memory_that_does_not_suffice_is_one_sentence() -> None:
+    with pytest.raises(RunError, match="does not suffice to train"), memory_errors("train", CPU):
+        torch.empty(2**55)
+    with pytest.raises(RuntimeError, match="size"), memory_errors("train", CPU):
+        torch.ones(2) + torch.ones(3)
 
 
 @pytest.mark.usefixtures("anew")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
-from ddkit.device import resolve_device
+from ddkit.device import memory_errors, resolve_device
 from ddkit.errors import ConfigError
 from ddkit.evaluation.accuracy import accuracies
 from ddkit.evaluation.choice import own_model, recipe_of, whole_recipe
@@ -60,20 +60,21 @@ def _run_task(
     """Train and test the networks of a task, hand them to ``keep``; return their accuracies and seconds."""
     start = time.perf_counter()
     name = task.spec.canonical()
-    networks = train_networks(
-        shared.images,
-        shared.labels,
-        task.spec,
-        shared.recipe,
-        task.seeds,
-        num_classes=shared.test.num_classes,
-        device=shared.device,
-        stacked=shared.stacked,
-        precision=shared.precision,
-        compile=shared.compile,
-        progress=None if progress is None else functools.partial(progress, name),
-    )
-    values = accuracies(networks, shared.test)
+    with memory_errors(f"train and test {name}", shared.device):
+        networks = train_networks(
+            shared.images,
+            shared.labels,
+            task.spec,
+            shared.recipe,
+            task.seeds,
+            num_classes=shared.test.num_classes,
+            device=shared.device,
+            stacked=shared.stacked,
+            precision=shared.precision,
+            compile=shared.compile,
+            progress=None if progress is None else functools.partial(progress, name),
+        )
+        values = accuracies(networks, shared.test)
     if keep is not None:
         keep(task.spec, networks)
     return values, time.perf_counter() - start
