@@ -21,11 +21,13 @@ def ordered_classes(names: Sequence[str], what: str = "class folders") -> tuple[
         except UnicodeEncodeError:
             raise DataError(f"the name {name!r} among the {what} is not valid UTF-8: rename it") from None
         plain = " ".join(unicodedata.normalize("NFC", name).split())
+        plain = str(int(plain)) if plain.isascii() and plain.isdigit() else plain
         # One letter may be a class of its own, as in sets of handwritten letters.
         twin = seen.setdefault(plain.casefold() if len(plain) > 1 else plain, name)
         if twin != name:
             raise DataError(
-                f"{what} {twin!r} and {name!r} differ only in case, blanks or coding: rename one, or merge them"
+                f"{twin!r} and {name!r} among the {what} differ only in case, blanks, zeros or coding: "
+                "rename one, or merge them"
             )
     if all(name.isascii() and name.isdigit() for name in names):
         by_number = sorted(names, key=int)

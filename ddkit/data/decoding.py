@@ -47,13 +47,12 @@ def pixels_of(image: Image.Image, name: str) -> np.ndarray:
     check_certain(image, name)
     if image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
-    if image.mode in _ALPHA_MODES or "transparency" in image.info:
-        opacity = image.convert("RGBA").getextrema()[3][0]  # type: ignore[index]
-        if opacity < 255:
-            raise DataError(
-                f"image '{name}' is transparent in places, so its colours depend on what lies behind: "
-                "put it on a background and save it without transparency"
-            )
+    may_be_transparent = image.mode in _ALPHA_MODES or "transparency" in image.info
+    if may_be_transparent and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+        raise DataError(
+            f"image '{name}' is transparent in places, so its colours depend on what lies behind: "
+            "put it on a background and save it without transparency"
+        )
     if image.mode in _GREY_MODES:
         return np.asarray(image.convert("L"))[None]
     return np.asarray(image.convert("RGB")).transpose(2, 0, 1)

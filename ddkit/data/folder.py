@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from ddkit.data.class_names import ordered_classes
 from ddkit.data.raw import EncodedImages, Raw
 from ddkit.data.split_names import chosen_split, extra_named, splits_among
 from ddkit.data.storage import digest
-from ddkit.data.tree import ClassFolders, holds_image, is_image, is_litter, subfolders
+from ddkit.data.tree import ClassFolders, Contents, holds_image, is_image, is_litter, subfolders
 from ddkit.errors import DataError
 
 _CHUNK = 512
@@ -61,13 +62,11 @@ def read_folder(path: Path, split: str) -> Raw:
     groups = splits_among(folders)
     if not groups:
         classes = ordered_classes(list(folders))
-        _check_classes_or_splits(path, classes)
         whole = f"put the class folders into '{path / 'train'}' (and others into '{path / 'test'}')"
         return _read_classes(path, path, classes).lone_part(split, str(path), whole)
     splits = _divided(path, folders, groups)
     train = splits["train"]
     class_names = ordered_classes(list(subfolders(train)))
-    _check_classes_or_splits(train, class_names)
     place = folders.get(split) if groups.get(split) != "test" else None
     if place is None:
         group = chosen_split({key: folder.name for key, folder in splits.items()}, split, str(path))
@@ -88,13 +87,13 @@ def _divided(path: Path, folders: dict[str, Path], groups: dict[str, str]) -> di
         DataError: no training split, two folders for one split, the same folder twice, or folders that are no split.
     """
     known = ", ".join(f"'{name}'" for name in sorted(groups))
-    answer = f"if {known} are classes, move all class folders into a folder '{path / 'train'}'"
+    answer = f"if {known} is meant as a class, move all class folders into a folder '{path / 'train'}'"
     others = (name for name in folders if name not in groups and extra_named(name) is None)
     stray = [name for name in others if holds_image(folders[name])]
     if stray:
         raise DataError(
-            f"'{path}' holds {known}, which name splits, beside '{stray[0]}': move '{stray[0]}' into a split or out of "
-            f"the set; {answer}"
+            f"'{path}' holds {known}, named like a split, beside '{stray[0]}': move '{stray[0]}' into a split or away; "
+            f"{answer}"
         )
     splits: dict[str, Path] = {}
     for name in sorted(groups):
@@ -126,27 +125,30 @@ def _images_in(folder: Path) -> list[str]:
     return sorted(child.name for child in folder.iterdir() if is_image(child.name) and not is_litter(child.name))
 
 
-def _check_classes_or_splits(path: Path, names: Sequence[str]) -> None:
-    """Refuse folders that may be classes or splits: they hold folders of equal names, as splits do.
+def _check_classes(path: Path, contents: Mapping[str, Contents]) -> None:
+    """Refuse folders that may be splits or kinds of image instead of classes: they hold folders of equal names.
 
-    One folder, of the same name everywhere ("images"), is no division.
+    One folder in each, of the same name ("images"), is no division.
+
+    Args:
+        path: where the folders lie.
+        contents: by name, what lies straight in them.
     """
-    inside = [set(subfolders(path / name)) for name in names]
-    shared = set.intersection(*inside) if inside else set()
-    if len(names) == 1 and len(inside[0]) > 1 and not _images_in(path / names[0]):
-        raise DataError(
-            f"'{path}' holds one folder only, '{names[0]}', and that one folders: "
-            f"name '{path / names[0]}' as the dataset"
-        )
-    if len(names) < 2 or not shared or not any(holds_image(path / names[0] / name) for name in shared):
-        return
-    if all(len(names_inside) == 1 for names_inside in inside) and not any(_images_in(path / name) for name in names):
-        return
-    example = sorted(shared)[0]
-    raise DataError(
-        f"the folders {', '.join(names[:3])} in '{path}' all hold '{example}', so they may be classes, splits or kinds "
-        f"of image: name splits train and test, or put the images of a class straight into '{path / names[0]}'"
-    )
+    if len(contents) == 1:
+        ((name, only),) = contents.items()
+        if len(only.folders) > 1 and not only.images:
+            raise DataError(
+                f"'{path}' holds one folder only, '{name}', and that one folders: name '{path / name}' as the dataset"
+            )
+    count = Counter(inner for content in contents.values() for inner in content.folders)
+    for name, content in contents.items():
+        inner = next((inner for inner in content.folders if count[inner] > 1), None)
+        if inner and (content.images or len(content.folders) > 1) and holds_image(path / name / inner):
+            other = next(key for key, its in contents.items() if key != name and inner in its.folders)
+            raise DataError(
+                f"'{name}' and '{other}' in '{path}' both hold a folder '{inner}' beside other images, so they may be "
+                "classes, splits or kinds of image: name splits train and test, or keep only what is one class in each"
+            )
 
 
 def _read_classes(root: Path, folder: Path, class_names: tuple[str, ...]) -> Raw:
@@ -162,13 +164,15 @@ def _read_classes(root: Path, folder: Path, class_names: tuple[str, ...]) -> Raw
             raise DataError(f"class folder '{folder / name}' holds no image{seen}: add images or remove the folder")
         paths += files
         labels += [label] * len(files)
+    _check_classes(folder, tree.contents)
     if not paths:
         raise DataError(f"'{folder}' holds no images in class folders: give <class>/<image> files below it")
-    _say_left_out(tree.left_out, "have an ending that is not read: convert them to PNG or JPEG")
-    _say_left_out([folder / name for name in _images_in(folder)], "lie in no class folder: move them into one")
+    _say_left_out(tree.left_out, "an ending that is not read: convert to PNG or JPEG")
+    _say_left_out([folder / name for name in _images_in(folder)], "lying in no class folder: move into one")
     return Raw(ImageFiles(paths), torch.tensor(labels), class_names)
 
 
 def _say_left_out(paths: list[Path], why: str) -> None:
     if paths:
-        warnings.warn(f"{len(paths)} images are left out, such as '{paths[0]}': they {why}", stacklevel=2)
+        count = f"{len(paths)} files are" if len(paths) > 1 else "one file is"
+        warnings.warn(f"{count} left out, such as '{paths[0]}', for {why}", stacklevel=2)

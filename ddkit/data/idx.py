@@ -6,7 +6,7 @@ import gzip
 import math
 import zlib
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ def read_idx(path: Path) -> Tensor:
         raise DataError(f"cannot read '{path}': {error}; delete it and download it again") from error
 
 
-def _read(stream: IO[bytes], path: Path) -> Tensor:
+def _read(stream: BinaryIO | gzip.GzipFile, path: Path) -> Tensor:
     head = stream.read(4)
     sizes = stream.read(4 * head[3]) if len(head) == 4 and head[3] <= _MAXIMUM_AXES else b""
     if len(head) < 4 or head[:3] != bytes((0, 0, _UINT8)) or not sizes or len(sizes) != 4 * head[3]:

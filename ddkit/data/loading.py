@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -153,6 +154,8 @@ def _open_source(spec: str | Path, root: str | Path | None, download: bool) -> _
     if path.suffix.lower() == ".npz":
         return _Source(str(spec), partial(read_npz, path))
     if path.suffix.lower() == ".parquet" or (path.is_dir() and parquet_files(path)):
+        if path.is_dir() and is_class_folder_tree(path):
+            warnings.warn(f"'{spec}' holds Parquet files, which are read, and images, which are left out", stacklevel=4)
         return _Source(str(spec), partial(read_parquet, path))
     if path.is_dir() and is_class_folder_tree(path):
         return _Source(str(spec), partial(read_folder, path))

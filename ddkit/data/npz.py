@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,7 @@ _LAYOUTS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 _DAMAGED = (
     *(OSError, EOFError, ValueError, KeyError, RuntimeError, OverflowError, MemoryError, SyntaxError),
-    *(zipfile.BadZipFile, zlib.error),
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
 )
 _LONGEST_NAME = 1000
 
@@ -65,9 +66,10 @@ class NpzImages(ArrayImages):
         wanted, offset = self.rows.numpy(), 0
         with _readable(self.member.archive):
             for part in self.member.rows():
+                images = images_at_rest(part, offset)
                 first, last = np.searchsorted(wanted, [offset, offset + len(part)])
                 if first < last:
-                    yield images_at_rest(part[wanted[first:last] - offset], offset)
+                    yield images.index_select(0, torch.from_numpy(wanted[first:last] - offset))
                 offset += len(part)
 
     def key(self) -> str:
@@ -119,9 +121,9 @@ def _pairs(arrays: Mapping[str, Member], path: Path) -> dict[str, tuple[Member, 
         there = [pair for pair in layouts if left.issuperset(pair)]
         if len(there) > 1:
             raise DataError(f"'{path}' has {there[0][0]} and {there[1][0]}, both for the split {group}: keep one")
-        for images, labels in there:
-            pairs[group] = (arrays[images], arrays[labels])
-            left -= {images, labels}
+        for pair in there:
+            pairs[group] = (arrays[pair[0]], arrays[pair[1]])
+            left -= set(pair)
     listed = ", ".join(arrays) or "none"
     if "train" not in pairs:
         raise DataError(

@@ -22,6 +22,7 @@ from ddkit.errors import DataError
 
 _CHUNK_ROWS = 512
 _CHUNK_BYTES = 2**26
+_DEPTH = 2
 
 
 class ParquetImages(EncodedImages):
@@ -72,8 +73,9 @@ def _items(column: Any, path: Path, rows: np.ndarray) -> list[tuple[str, bytes |
 
 
 def parquet_files(path: Path) -> list[Path]:
-    """Return the Parquet files below a folder, sorted, without those that systems and tools leave there."""
-    found = (place / name for place, _, names in walk(path) for name in names)
+    """Return the Parquet files in a folder or up to two levels below it, sorted."""
+    near = walk(path, lambda place, _: len(place.relative_to(path).parts) <= _DEPTH)
+    found = (place / name for place, _, names in near for name in names)
     return sorted(file for file in found if file.suffix.lower() == ".parquet")
 
 

@@ -96,8 +96,8 @@ class Raw:
         parts = stratified_split(self.labels, held_out, len(self.class_names), generator)
         if split == "train":
             warnings.warn(
-                f"'{where}' has no splits: {len(parts[0])} of its {len(self.labels)} images (80 %, by a fixed seed) are for "
-                f"training, the others for the test; to train on all of them, {whole}",
+                f"'{where}' has no splits: {len(parts[0])} of its {len(self.labels)} images, 80 %, are for training, "
+                f"the others for the test; to train on all of them, {whole}",
                 stacklevel=2,
             )
         return self.select(parts[("train", "test").index(split)])

@@ -102,7 +102,7 @@ def chosen_split(groups: Mapping[str, str], split: str, where: str) -> str | Non
     if "test" in others:
         left = [name for key, name in others.items() if key != "test"]
         if left:
-            warnings.warn(f"'{where}': '{others['test']}' is the test split; {_listed(left)} left out", stacklevel=2)
+            warnings.warn(f"'{where}': '{others['test']}' is the test split; {_listed(left)} is left out", stacklevel=2)
         return "test"
     if len(others) > 1:
         raise DataError(f"'{where}' has {_listed(others.values())} but no test split: name one of them test")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ddkit.data.split_names import is_division
@@ -49,20 +50,23 @@ def subfolders(folder: Path) -> dict[str, Path]:
 def walk(
     top: Path, enter: Callable[[Path, Path], bool] = lambda place, real: True
 ) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Yield (folder, names of its folders, names of its files), parents first, all sorted; each real folder once.
+    """Yield (folder, names of its folders, names of its files), parents first, all sorted.
+
+    Links are followed, but not back up, and each real folder is visited once.
 
     Args:
         top: where to start.
         enter: asked with a folder and its real path before it is opened.
     """
-    waiting, visited = [top], set()
+    waiting, visited, start = [top], set(), Path(os.path.realpath(top))
     while waiting:
         place = waiting.pop()
         real = Path(os.path.realpath(place))
-        if real in visited or not enter(place, real):
+        if real in visited or (place != top and start.is_relative_to(real)) or not enter(place, real):
             continue
         visited.add(real)
-        folders, files = [], []
+        folders: list[str] = []
+        files: list[str] = []
         with os.scandir(place) as entries:
             for entry in entries:
                 if not is_litter(entry.name):
@@ -76,6 +80,14 @@ def holds_image(folder: Path) -> bool:
     return any(is_image(name) for _, _, files in walk(folder) for name in files)
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What lies straight in a folder: the names of its folders, and whether there are images."""
+
+    folders: tuple[str, ...]
+    images: bool
+
+
 class ClassFolders:
     """The class folders of one split, visited in label order.
 
@@ -84,11 +96,13 @@ class ClassFolders:
 
     Attributes:
         left_out: image-like files that were met and are not read.
+        contents: what lies straight in each class folder, by its name.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.realpath(root))
         self.left_out: list[Path] = []
+        self.contents: dict[str, Contents] = {}
         self._class_of: dict[Path, Path] = {}
 
     def images(self, folder: Path) -> list[Path]:
@@ -107,6 +121,8 @@ class ClassFolders:
                     "that holds the splits as the dataset, or sort the images as <split>/<class>/<image>"
                 )
             found += [place / name for name in files if is_image(name)]
+            if place == folder:
+                self.contents[folder.name] = Contents(tuple(names), bool(found))
             self.left_out += [place / name for name in files if not is_image(name) and _is_other_image(place / name)]
         return found
 
