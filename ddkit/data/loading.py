@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,14 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
-from ddkit.data.checks import checked_classes
+from ddkit.data.checks import check_distinct, check_levels, checked_classes
 from ddkit.data.decoding import decode_images, one_line
 from ddkit.data.folder import is_class_folder_tree, read_folder
 from ddkit.data.named import NAMED, read_digits
 from ddkit.data.npz import read_npz
 from ddkit.data.parquet import parquet_files, read_parquet
 from ddkit.data.preprocessing import Preprocessing
-from ddkit.data.raw import Raw
+from ddkit.data.raw import ArrayImages, Raw
 from ddkit.data.real import RealData
 from ddkit.data.storage import MEMORY_MAP_ABOVE, MappedFile, data_root, digest, gather_images
 from ddkit.errors import DataError, unknown_name
@@ -121,10 +122,16 @@ def load_pair(
 def _readable(spec: str | Path) -> Iterator[None]:
     try:
         yield
+    except DataError as error:
+        if str(error).splitlines() == [str(error)]:
+            raise
+        raise DataError(" ".join(str(error).split())) from error  # names of files may hold line breaks
     except OSError as error:
         raise DataError(
-            f"cannot read dataset '{spec}': {one_line(error)}; check that its files exist and may be read"
+            f"cannot read dataset '{str(spec)[:200]}': {one_line(error)}; check that its files exist and may be read"
         ) from error
+    except MemoryError as error:
+        raise DataError(f"dataset '{spec}' does not fit into memory: give fewer or smaller images") from error
 
 
 def _open_source(spec: str | Path, root: str | Path | None, download: bool) -> _Source:
@@ -134,7 +141,12 @@ def _open_source(spec: str | Path, root: str | Path | None, download: bool) -> _
     if name in NAMED:
         named, folder = NAMED[name], data_root(root)
         return _Source(name, lambda split: named.read(folder, split, download), named.preprocessing)
-    path = Path(spec).expanduser()
+    if not str(spec).strip():
+        raise DataError(f"no dataset is named: give a path, or one of {', '.join(sorted(available()))}")
+    try:
+        path = Path(spec).expanduser()
+    except RuntimeError as error:  # the home folder of an unknown user
+        raise DataError(f"dataset '{spec}' does not exist: {one_line(error)}; give a full path") from error
     if not path.exists():
         if isinstance(spec, str) and "/" not in spec and not path.suffix:
             raise unknown_name("dataset", spec, available())
@@ -142,11 +154,15 @@ def _open_source(spec: str | Path, root: str | Path | None, download: bool) -> _
     if path.suffix.lower() == ".npz":
         return _Source(str(spec), partial(read_npz, path))
     if path.suffix.lower() == ".parquet" or (path.is_dir() and parquet_files(path)):
+        if path.is_dir() and is_class_folder_tree(path):
+            warnings.warn(f"'{spec}' holds Parquet files, which are read, and images, which are left out", stacklevel=4)
         return _Source(str(spec), partial(read_parquet, path))
     if path.is_dir() and is_class_folder_tree(path):
         return _Source(str(spec), partial(read_folder, path))
+    seen = f" (it has {', '.join(sorted(child.name for child in path.iterdir())[:5])})" if path.is_dir() else ""
     raise DataError(
-        f"'{spec}' is no dataset: give a folder of class folders with images, a Parquet file or folder, or an .npz file"
+        f"'{spec}' is no dataset{seen}: "
+        "give a folder of class folders with images, a Parquet file or folder, or an .npz file"
     )
 
 
@@ -159,12 +175,21 @@ def _load_beside(source: _Source, split: str, train: RealData, memory_map_above:
     """Load another split in the form of the training split: its channels, image size and preprocessing."""
     raw = source.read(split)
     other = _real(source, raw, split, train.preprocessing, memory_map_above, channels=train.shape[0])
+    if other.class_names != train.class_names:
+        raise DataError(
+            f"'{source.name}' has the classes {_short(train.class_names)} in 'train' but {_short(other.class_names)} "
+            f"in '{split}': give both the same names in the same order"
+        )
     if other.shape != train.shape:
         raise DataError(
             f"'{source.name}' has images of shape {train.shape} in 'train' but {other.shape} in '{split}': "
             "resize both to one size first"
         )
     return other
+
+
+def _short(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
 
 
 def _real(
@@ -179,11 +204,15 @@ def _real(
 ) -> RealData:
     checked_classes(raw.labels, raw.class_names, None, allow_missing=split != "train")
     images, mapped = _decoded(raw, memory_map_above, channels)
+    check_distinct(images, f"{source.name}, {split}")
+    check_levels(images, f"{source.name}, {split}")
     preprocessing = preprocessing or Preprocessing.fit(images, zca=zca)
     return RealData(images, raw.labels, raw.class_names, preprocessing, source.name, split, mapped)
 
 
 def _decoded(raw: Raw, memory_map_above: int, channels: int | None) -> tuple[Tensor, MappedFile | None]:
+    if isinstance(raw.images, ArrayImages):
+        return gather_images(raw.images.chunks(), raw.images.shape, raw.images.key, memory_map_above)
     if not isinstance(raw.images, Tensor):
         return decode_images(raw.images, memory_map_above, channels)
     images = raw.images

@@ -103,7 +103,8 @@ class NamedSet:
 
 def _read_idx_pair(named: NamedSet, root: Path, split: str) -> Raw:
     images, labels = (read_idx(root / file) for file in named.files[split])
-    if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or int(labels.max()) > 9:
+    fit = images.ndim == 3 and labels.ndim == 1 and 0 < len(images) == len(labels) and images.numel() > 0
+    if not fit or int(labels.max()) > 9:
         raise DataError(
             f"'{root / named.files[split][0]}' and its label file do not hold images "
             "and as many labels 0 to 9: delete both and download them again"

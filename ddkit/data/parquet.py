@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,16 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from ddkit.data.decoding import one_line
-from ddkit.data.raw import EncodedImages, Raw, aliases, distinct, encode_labels
+from ddkit.data.parquet_table import Table, readable
+from ddkit.data.raw import EncodedImages, Raw, distinct, encode_labels
+from ddkit.data.split_names import chosen_split, extra_named, split_named
 from ddkit.data.storage import digest
+from ddkit.data.tree import walk
 from ddkit.errors import DataError
 
-_IMAGE_COLUMNS = ("image", "img")
-_LABEL_COLUMNS = ("label", "labels", "fine_label")
-_CHUNK = 512
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"cannot read Parquet file '{path}': {one_line(error)}; copy or download it again") from error
+_CHUNK_ROWS = 512
+_CHUNK_BYTES = 2**26
+_DEPTH = 2
 
 
 class ParquetImages(EncodedImages):
@@ -56,8 +49,10 @@ class ParquetImages(EncodedImages):
         rows = self.rows.numpy()
         offset = 0
         for path in self.files:
-            with _readable(path), pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(_CHUNK, columns=[self.column]):
+            with readable(path), pq.ParquetFile(path) as file:
+                average = max(1, path.stat().st_size // max(1, file.metadata.num_rows))
+                at_once = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // average))
+                for batch in file.iter_batches(at_once, columns=[self.column]):
                     first, last = np.searchsorted(rows, [offset, offset + len(batch)])
                     wanted = rows[first:last] - offset
                     offset += len(batch)
@@ -78,109 +73,106 @@ def _items(column: Any, path: Path, rows: np.ndarray) -> list[tuple[str, bytes |
 
 
 def parquet_files(path: Path) -> list[Path]:
-    """Return the Parquet files of a folder, sorted: those in it, else those one level below it."""
-    return sorted(path.glob("*.parquet")) or sorted(path.glob("*/*.parquet"))
+    """Return the Parquet files in a folder or up to two levels below it, sorted."""
+    near = walk(path, lambda place, _: len(place.relative_to(path).parts) <= _DEPTH)
+    found = (place / name for place, _, names in near for name in names)
+    return sorted(file for file in found if file.suffix.lower() == ".parquet")
 
 
-def _of_split(files: list[Path], names: tuple[str, ...]) -> list[Path]:
-    for name in names:
-        found = [f for f in files if f.stem == name or f.name.startswith((f"{name}-", f"{name}_", f"{name}."))]
-        found = found or [f for f in files if f.parent.name == name]
-        if found:
-            return found
-    return []
+def _files_of_splits(path: Path) -> dict[str, list[Path]]:
+    """Return the files of each split; none when no name hints at a split.
+
+    Raises:
+        DataError: some files name a split and others do not, or files of several sets or a missing part.
+    """
+    files = parquet_files(path)
+    places = {file: file.relative_to(path) for file in files}
+    named = {file: _split_of(place) for file, place in places.items()}
+    lost = next((file for file, group in named.items() if group is None), None)
+    if lost is not None and any(named.values()):
+        known = next(str(places[file]) for file, group in named.items() if group)
+        raise DataError(
+            f"'{path}' has '{known}', which names a split, and '{places[lost]}', which does not: name all files as in "
+            "train-0.parquet and test-0.parquet, or move the others out"
+        )
+    folders = {tuple(part for part in place.parts[:-1] if _split_of(Path(part)) is None) for place in places.values()}
+    if len(folders) > 1:
+        sets = sorted(str(Path(path, *parts)) for parts in folders)
+        raise DataError(f"'{path}' holds Parquet files of several sets: name one of {', '.join(sets[:5])}")
+    _check_complete(path, files)
+    splits: dict[str, list[Path]] = {}
+    for file, group in named.items():
+        splits.setdefault(group or "", []).append(file)
+    return splits
+
+
+def _split_of(place: Path) -> str | None:
+    """Return the split that a file's name, else one of its folders, means."""
+    names = (place.stem, *reversed(place.parts[:-1]))
+    found = (split.group if (split := split_named(name)) else extra_named(name) for name in names)
+    return next((group for group in found if group), None)
+
+
+def _check_complete(path: Path, files: list[Path]) -> None:
+    parts: dict[tuple[Path, str, int], set[int]] = {}
+    for file in files:
+        match = re.fullmatch(r"(.*)-(\d{1,9})-of-(\d{1,9})", file.stem)
+        if match:
+            parts.setdefault((file.parent, match[1], int(match[3])), set()).add(int(match[2]))
+    for (_, name, count), there in parts.items():
+        if len(there) != count:
+            raise DataError(
+                f"'{path}' has {len(there)} of the {count} files '{name}-...-of-{count:05}.parquet': get all"
+            )
 
 
 def read_parquet(path: Path, split: str) -> Raw:
     """Read one split of a Parquet file or of a folder of them.
 
-    In a folder the files of a split are named ``<split>-*``, or lie in a folder of that name; "test" is also
-    sought as "validation", "val" or "valid". A file on its own, and a folder whose files name no split, is
-    split 80/20 by a fixed seed. Class names come from the schema metadata ``huggingface``, else from the
-    training labels.
+    In a folder the files of a split are named after it, in any case and form (``train-*``, ``digits_Test.parquet``),
+    or lie in a folder of that name; "test" is the official test split, else the only other one beside "train". A file
+    on its own, and a folder whose files name no split, is split 80/20 by a fixed seed, which a warning says. Class
+    names come from the schema metadata ``huggingface`` of the training files, else from the training labels.
 
     Raises:
-        DataError: no such split, no image or label column, or an unreadable file.
+        DataError: no such split, files that can be read in two ways, no image or label column, or an unreadable file.
     """
-    files = [path] if path.is_file() else parquet_files(path)
-    train = _of_split(files, ("train",)) if path.is_dir() else []
-    if not train:
-        return _read_files(files, None).lone_part(split, str(path))
-    chosen = _of_split(files, aliases(split))
-    if not chosen:
-        names = ", ".join(file.name for file in files[:5])
+    splits = {"": [path]} if path.is_file() else _files_of_splits(path)
+    if "" in splits:
+        whole = "name the files of a folder train-*.parquet and test-*.parquet"
+        return _read_files(splits[""], splits[""]).lone_part(split, str(path), whole)
+    names = ", ".join(file.name for files in splits.values() for file in files[:3])
+    if "train" not in splits:
+        raise DataError(
+            f"'{path}' has no files 'train-*.parquet': it has {names}; add them or rename those for training"
+        )
+    group = chosen_split({key: files[0].name for key, files in splits.items()}, split, str(path))
+    if group is None:
         raise DataError(f"'{path}' has no files '{split}-*.parquet': it has {names}; add them or name another split")
-    return _read_files(chosen, train)
+    return _read_files(splits[group], splits["train"])
 
 
-def _read_files(files: list[Path], train: list[Path] | None) -> Raw:
-    counts = []
-    for path in files:
-        with _readable(path):
-            counts.append(pq.read_metadata(path).num_rows)
-    with _readable(files[0]):
-        schema = pq.read_schema(files[0])
-    image = _column(schema, _IMAGE_COLUMNS, "image", files[0])
-    label = _column(schema, _LABEL_COLUMNS, "label", files[0])
-    if not _is_encoded(schema.field(image).type):
-        raise DataError(f"column '{image}' of '{files[0]}' is {schema.field(image).type}: give image files as bytes")
-    labels = _labels(files, label)
-    names = _class_names(schema, label)
+def _read_files(files: list[Path], train: list[Path]) -> Raw:
+    tables = [Table(path) for path in dict.fromkeys((*files, *train))]
+    first = tables[0]
+    for other in tables[1:]:
+        first.check_alike(other)
+    by_path = {table.path: table for table in tables}
+    chosen = [by_path[path] for path in files]
+    labels = np.concatenate([table.labels() for table in chosen])
+    if not len(labels):
+        raise DataError(f"'{files[0]}' has no rows: give a file with images")
+    names = by_path[train[0]].class_names
     if names is None:
-        known = distinct(labels if train in (None, files) else _labels(train or [], label))
+        seen = labels if train == files else np.concatenate([by_path[path].labels() for path in train])
+        known = distinct(seen, str(train[0]))
         names = tuple(str(value) for value in known)
         encoded = encode_labels(labels, known, str(files[0]))
     else:
         encoded = torch.from_numpy(labels.astype(np.int64))
-        if len(encoded) and not 0 <= int(encoded.min()) <= int(encoded.max()) < len(names):
+        if not 0 <= int(encoded.min()) <= int(encoded.max()) < len(names):
             raise DataError(
                 f"'{files[0]}' has labels from {int(encoded.min())} to {int(encoded.max())} but "
                 f"{len(names)} class names: labels must number the class names from 0"
             )
-    if not len(encoded):
-        raise DataError(f"'{files[0]}' has no rows: give a file with images")
-    return Raw(ParquetImages(files, image, counts), encoded, names)
-
-
-def _column(schema: pa.Schema, names: tuple[str, ...], what: str, path: Path) -> str:
-    for name in names:
-        if name in schema.names:
-            return name
-    raise DataError(
-        f"'{path}' has no {what} column: name it {' or '.join(names)} (it has {', '.join(schema.names) or 'none'})"
-    )
-
-
-def _is_encoded(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        position = kind.get_field_index("bytes")
-        return position >= 0 and _is_encoded(kind.field(position).type)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-
-def _labels(files: list[Path], column: str) -> np.ndarray:
-    parts = []
-    for path in files:
-        with _readable(path):
-            values = pq.read_table(path, columns=[column]).column(0)
-        if pa.types.is_dictionary(values.type):
-            values = values.cast(values.type.value_type)
-        kind = values.type
-        if values.null_count or not (
-            pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
-        ):
-            raise DataError(f"label column '{column}' of '{path}' is {kind} or has nulls: give integers or strings")
-        parts.append(values.to_numpy() if pa.types.is_integer(kind) else np.array(values.to_pylist(), dtype=str))
-    return np.concatenate(parts)
-
-
-def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
-    """Return the class names in the Hugging Face schema metadata; None without, or for string labels."""
-    if not pa.types.is_integer(schema.field(label).type):
-        return None
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        names = features[label]["names"]
-    except (KeyError, TypeError, ValueError):
-        return None
-    return tuple(str(name) for name in names) if isinstance(names, list) and names else None
+    return Raw(ParquetImages(files, first.image, [table.rows for table in chosen]), encoded, names)

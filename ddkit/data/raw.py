@@ -2,42 +2,61 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ddkit.data.class_names import ordered_classes
 from ddkit.data.splits import stratified_split
 from ddkit.errors import DataError
 
 LONE_SPLIT_SEED = 0
 LONE_TEST_FRACTION = 0.2
-TEST_NAMES = ("test", "validation", "val", "valid")
 
 
-class EncodedImages(ABC):
-    """Image files not yet decoded, in the order of their labels."""
+class PendingImages(ABC):
+    """Images not yet in memory, in the order of their labels."""
 
     @abstractmethod
     def __len__(self) -> int:
         """Return the number of images."""
 
     @abstractmethod
-    def select(self, index: Tensor) -> EncodedImages:
+    def select(self, index: Tensor) -> Self:
         """Return the images at ``index``, int64 ``(n,)`` ascending."""
+
+    @abstractmethod
+    def key(self) -> str:
+        """Return a hex digest that changes when the images do."""
+
+
+class EncodedImages(PendingImages):
+    """Image files not yet decoded."""
 
     @abstractmethod
     def chunks(self) -> Iterator[list[tuple[str, bytes | Path]]]:
         """Yield lists of (name for messages, encoded bytes or path of a file holding them), in order."""
 
+
+class ArrayImages(PendingImages):
+    """Images of an array that lies in a file.
+
+    Attributes:
+        shape: (N, C, H, W).
+    """
+
+    shape: tuple[int, int, int, int]
+
     @abstractmethod
-    def key(self) -> str:
-        """Return a hex digest that changes when the images do."""
+    def chunks(self) -> Iterator[Tensor]:
+        """Yield uint8 ``(n, C, H, W)``, N images together, in order."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +64,12 @@ class Raw:
     """One split as its source gives it.
 
     Args:
-        images: uint8 ``(N, C, H, W)``, or encoded images.
+        images: uint8 ``(N, C, H, W)``, or images not yet read.
         labels: int64 ``(N,)``.
         class_names: one per class.
     """
 
-    images: Tensor | EncodedImages
+    images: Tensor | EncodedImages | ArrayImages
     labels: Tensor
     class_names: tuple[str, ...]
 
@@ -59,8 +78,13 @@ class Raw:
         images = self.images.index_select(0, index) if isinstance(self.images, Tensor) else self.images.select(index)
         return replace(self, images=images, labels=self.labels[index])
 
-    def lone_part(self, split: str, where: str) -> Raw:
+    def lone_part(self, split: str, where: str, whole: str) -> Raw:
         """Return the train (80 %) or test (20 %) part of an undivided set: stratified, by a fixed seed.
+
+        Args:
+            split: "train" or "test"; a warning says what was taken for "train".
+            where: the source, for messages.
+            whole: how to have all images for training, for the warning.
 
         Raises:
             DataError: another split is asked for, or the set is too small to be divided.
@@ -70,17 +94,27 @@ class Raw:
         generator = torch.Generator().manual_seed(LONE_SPLIT_SEED)
         held_out = round(LONE_TEST_FRACTION * len(self.labels))
         parts = stratified_split(self.labels, held_out, len(self.class_names), generator)
+        if split == "train":
+            warnings.warn(
+                f"'{where}' has no splits: {len(parts[0])} of its {len(self.labels)} images, 80 %, are for training, "
+                f"the others for the test; to train on all of them, {whole}",
+                stacklevel=2,
+            )
         return self.select(parts[("train", "test").index(split)])
 
 
-def aliases(split: str) -> tuple[str, ...]:
-    """Return the names under which files hold ``split``; "test" may be "validation", "val" or "valid"."""
-    return TEST_NAMES if split == "test" else (split,)
+def distinct(values: Any, where: str) -> np.ndarray:
+    """Return the distinct labels (integers or strings) in label order: the classes of a set without names.
 
-
-def distinct(values: Any) -> np.ndarray:
-    """Return the sorted distinct labels (integers or strings): the classes of a set without names."""
-    return np.unique(np.asarray(values))
+    Raises:
+        DataError: negative labels, or names that a reader cannot tell apart.
+    """
+    known = np.unique(np.asarray(values))
+    if known.dtype.kind == "U":
+        return np.array(ordered_classes(known.tolist(), f"labels of '{where}'"), dtype=str)
+    if len(known) and known[0] < 0:
+        raise DataError(f"'{where}' has the label {known[0]}, which marks images without one: remove them")
+    return known
 
 
 def encode_labels(values: Any, known: np.ndarray, where: str) -> Tensor:
@@ -93,4 +127,5 @@ def encode_labels(values: Any, known: np.ndarray, where: str) -> Tensor:
     strange = np.setdiff1d(values, known)
     if len(strange):
         raise DataError(f"label '{strange[0]}' of '{where}' is no class of the training split: remove or rename it")
-    return torch.from_numpy(np.searchsorted(known, values).astype(np.int64))
+    order = np.argsort(known)
+    return torch.from_numpy(order[np.searchsorted(known, values, sorter=order)].astype(np.int64))

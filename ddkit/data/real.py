@@ -12,7 +12,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddkit.data.checks import as_tensor, checked_classes, images_at_rest, integer_labels
+from ddkit.data.checks import (
+    as_tensor,
+    check_distinct,
+    check_levels,
+    checked_classes,
+    images_at_rest,
+    integer_labels,
+    warn_of_blank,
+)
 from ddkit.data.decoding import check_same_size, pixels_of
 from ddkit.data.preprocessing import Preprocessing
 from ddkit.data.splits import class_indices, stratified_split
@@ -92,6 +100,9 @@ class RealData:
         images = images_at_rest(images)
         labels = integer_labels(labels, len(images)).to(images.device)
         names = checked_classes(labels, class_names, num_classes, allow_missing)
+        check_levels(images, name)
+        if preprocessing is None:
+            warn_of_blank(images, name)
         return cls(images, labels, names, preprocessing or Preprocessing.fit(images), name, split)
 
     @classmethod
@@ -122,6 +133,7 @@ class RealData:
         if any(len(image) not in (1, channels) for image in images):
             raise DataError("the dataset mixes images with different channel counts: convert all to grey or to RGB")
         stacked = np.stack([np.broadcast_to(image, (channels, *image.shape[1:])) for image in images])
+        check_distinct(torch.from_numpy(stacked), options.get("name", "the dataset"))
         names = getattr(dataset, "classes", None)
         if names and options.get("class_names") is None and options.get("num_classes") in (None, len(names)):
             options["class_names"] = names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ def digest(*parts: str | bytes | Tensor) -> str:
             for chunk in part.split(max(1, 2**26 // max(1, part[:1].nbytes))):
                 state.update(chunk.cpu().contiguous().numpy().reshape(-1).view("uint8"))
         else:
-            raw = part.encode() if isinstance(part, str) else part
+            raw = part.encode(errors="surrogateescape") if isinstance(part, str) else part
             state.update(f"bytes {len(raw)}:".encode() + raw)
     return state.hexdigest()
 
@@ -75,10 +76,11 @@ def gather_images(
         uint8 ``(N, C, H, W)``, and the file when it is mapped.
 
     Raises:
-        DataError: the cache file cannot be written.
+        DataError: the images fit neither memory nor disk, or the cache file cannot be written.
     """
     size = math.prod(shape)
     if size <= above:
+        check_memory(size, f"{shape[0]} images of {'x'.join(map(str, shape[1:]))}")
         images = torch.empty(shape, dtype=torch.uint8)
         position = 0
         for chunk in chunks:
@@ -87,12 +89,46 @@ def gather_images(
         return images, None
     path = cache_folder() / "decoded" / f"{key()[:40]}-{'x'.join(map(str, shape))}.u8"
     if not path.is_file() or path.stat().st_size != size:
+        _check_disk(size, path)
         try:
             write_atomically(path, lambda temporary: _write_chunks(temporary, chunks))
         except CheckpointError as error:
             raise DataError(f"{error}; DDKIT_CACHE names the folder for decoded images, {size} bytes here") from error
     mapped = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
     return mapped.view(shape), MappedFile(path, above)
+
+
+def check_memory(size: int, what: str) -> None:
+    """Refuse what needs more bytes than the machine has free, before it is allocated.
+
+    Raises:
+        DataError: naming ``what``.
+    """
+    free = _available_memory()
+    if free is not None and size > free:
+        raise DataError(
+            f"{what} need {size / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free: give fewer or smaller"
+        )
+
+
+def _available_memory() -> int | None:
+    """Return the bytes that can be allocated without swapping, or None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    sizes = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    return next((1024 * int(size) for size in sizes), None)
+
+
+def _check_disk(size: int, path: Path) -> None:
+    place = next(folder for folder in path.parents if folder.exists())
+    free = shutil.disk_usage(place).free
+    if size > free:
+        raise DataError(
+            f"the decoded images need {size / 1e9:.1f} GB in '{place}', {free / 1e9:.1f} GB are free there: give "
+            "smaller images, or name another folder by DDKIT_CACHE"
+        )
 
 
 def _write_chunks(path: Path, chunks: Iterable[Tensor]) -> None:
