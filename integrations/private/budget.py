@@ -146,6 +146,17 @@ class Plan:
             PrivacyBudgetError: the query is not part of the plan, all that were planned are made, or the plan is not
                 open.
         """
+        with self.budget._lock:
+            self.require(sigma, rate)
+            self._made += 1
+            self.budget._charge(sigma, rate)
+
+    def require(self, sigma: float, rate: float) -> None:
+        """Refuse a query that :meth:`charge` would refuse, without charging it.
+
+        Raises:
+            PrivacyBudgetError: as :meth:`charge`.
+        """
         if (sigma, rate) != (self.queries.sigma, self.queries.rate):
             raise PrivacyBudgetError(
                 f"a query with noise multiplier {sigma:g} at rate {rate:g} is not planned: the plan has "
@@ -162,8 +173,6 @@ class Plan:
                     f"query {self._made + 1} of {self.queries.steps} planned ones is refused: its noise is not paid "
                     f"for; plan more queries, with more noise"
                 )
-            self._made += 1
-            self.budget._charge(sigma, rate)
 
     def spent(self) -> tuple[Queries, ...]:
         """Return the queries that this plan has made."""
