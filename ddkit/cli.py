@@ -248,12 +248,15 @@ def export(
         "files": result.files,
         "lossy": result.lossy,
         "clipped_fraction": result.clipped_fraction,
+        **({"privacy": result.privacy} if result.privacy else {}),
     }
     if as_json:
         return print_json(summary)
     typer.echo(f"{result.files} file{'s' * (result.files != 1)} in {result.path}")
     if result.lossy:
         typer.echo(f"lost: {result.lossy}")
+    if result.privacy:
+        typer.echo(f"privacy: {result.privacy} The statement goes with the images.")
 
 
 @app.command()
@@ -269,7 +272,8 @@ def compare(
     rows = comparison_table(runs, baselines=baselines)
     if as_json:
         return print_json(rows)
-    print_table([comparison_row(row) for row in rows])
+    private = any(row["epsilon"] is not None for row in rows)
+    print_table([comparison_row(row, private=private) for row in rows])
 
 
 @app.command()

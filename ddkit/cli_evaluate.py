@@ -19,6 +19,7 @@ from ddkit.engine import RunFolder, resolve_device
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.executor import executor as make_executor
 from ddkit.models import ModelSpec
+from ddkit.privacy import folder_for_figures
 
 Say = Callable[[str], None]
 
@@ -70,6 +71,8 @@ Outcome = tuple[DistilledDataset, list[tuple[str, ev.EvaluationResult]], dict[st
 def evaluate(request: EvaluateRequest) -> Outcome:
     """Evaluate a distilled set and its baselines; keep the result in the run folder, if it is one.
 
+    That of a private release is kept beside it, see :func:`ddkit.privacy.figures_folder`.
+
     Returns:
         The set, (label, result) pairs, and ``{"scores": ...}`` when asked for.
 
@@ -82,7 +85,7 @@ def evaluate(request: EvaluateRequest) -> Outcome:
         raise ConfigError(f"--repeats {request.repeats}: at least 1 network must be trained")
     device = resolve_device(request.device)
     distilled = DistilledDataset.load(request.run)
-    folder = request.run if request.run.is_dir() else None
+    folder = folder_for_figures(request.run) if request.run.is_dir() else None
     if folder is not None:
         check_writable(folder)
         ev.read_evaluation(folder)

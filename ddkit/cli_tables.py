@@ -76,8 +76,13 @@ def accuracy_rows(label: str, result: EvaluationResult, distilled: DistilledData
     return rows
 
 
-def comparison_row(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of :func:`ddkit.report.comparison_table` in the columns of a terminal."""
+def comparison_row(row: dict[str, Any], *, private: bool = False) -> dict[str, Any]:
+    """Return a row of :func:`ddkit.report.comparison_table` in the columns of a terminal.
+
+    Args:
+        row: of the table.
+        private: whether any row of the table is of a private set, so that all have the column.
+    """
 
     def percent(value: float | None) -> str:
         return "-" if value is None else f"{100 * value:.1f}"
@@ -93,4 +98,5 @@ def comparison_row(row: dict[str, Any]) -> dict[str, Any]:
         "accuracy %": measured,
         "networks": row["repeats"],
         "published %": percent(row["published"]),
+        **({"privacy": row["privacy"] or "none"} if private else {}),
     }

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import json
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,15 @@ import torch
 from torch import Tensor
 
 from ddkit.errors import CheckpointError, ConfigError, unknown_name
-from ddkit.files import write_atomically
+from ddkit.files import write_atomically, write_text
+from ddkit.privacy import Statement, statement_of
 
 if TYPE_CHECKING:
     from ddkit.artifact import DistilledDataset
 
 PARQUET_NAME = "train-00000-of-00001.parquet"
 NPZ_NAME = "distilled.npz"
+_FILE_NAMES = {"parquet": (".parquet", PARQUET_NAME), "npz": (".npz", NPZ_NAME)}
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # names that Windows gives to devices
 
 
@@ -36,12 +38,14 @@ class ExportReport:
         files: number of files.
         lossy: one sentence about what the format could not keep; None when nothing was lost.
         clipped_fraction: part of the pixel values that lay outside [0, 1] and were clipped.
+        privacy: the privacy statement of the set, which was written with it; None for a set that has none.
     """
 
     path: Path
     files: int
     lossy: str | None
     clipped_fraction: float
+    privacy: str | None = None
 
 
 def export(distilled: DistilledDataset, path: Path | str, format: str) -> ExportReport:
@@ -54,6 +58,9 @@ def export(distilled: DistilledDataset, path: Path | str, format: str) -> Export
     - ``npz``: ``images`` (float32, preprocessed), ``labels``, ``class_names``, ``label_kind``, ``mean``,
       ``std`` and the ZCA arrays if any; the decoded images exactly, read with ``allow_pickle=False``. ``path``
       is an ``.npz`` file or a folder.
+
+    The privacy statement of a set goes with it: as ``privacy.json`` and ``privacy.txt`` into the folder (named after a
+    file that was named), inside of Parquet and npz files, and as a dataset card into a folder with Parquet.
 
     Raises:
         UnknownNameError: no such format.
@@ -68,7 +75,31 @@ def export(distilled: DistilledDataset, path: Path | str, format: str) -> Export
             raise ConfigError(f"folder '{path}' is not empty: choose a new folder or empty it first")
     elif path.exists() or path.is_symlink():
         raise ConfigError(f"'{path}' exists already: choose another name or remove it first")
-    return _WRITERS[format](distilled, path)
+    statement = statement_of(distilled)
+    beside = _statement_files(statement, path, format)
+    written: list[Path] = []
+    try:  # the statement first, so that nothing lies there without it
+        for place, text in beside.items():
+            if not place.exists():
+                written.append(place)
+            write_text(place, text)
+        report = _WRITERS[format](distilled, path)
+    except BaseException:
+        for place in written:
+            place.unlink(missing_ok=True)
+        raise
+    return replace(report, files=report.files + len(beside), privacy=statement.quote if statement else None)
+
+
+def _statement_files(statement: Statement | None, path: Path, format: str) -> dict[Path, str]:
+    """Return what goes beside an exported file; a folder of images is written as a whole, the statement included."""
+    if statement is None or format == "imagefolder":
+        return {}
+    target = _file_in(path, *_FILE_NAMES[format])
+    if target == path:  # a name of the user's choice, in a folder that may hold other sets
+        return {path.with_name(f"{path.stem}.{name}"): text for name, text in statement.files().items()}
+    card = {"README.md": statement.card(PARQUET_NAME)} if format == "parquet" else {}
+    return {path / name: text for name, text in {**statement.files(), **card}.items()}
 
 
 def _pixels(distilled: DistilledDataset) -> tuple[Tensor, float, list[str]]:
@@ -124,7 +155,7 @@ def _to_parquet(distilled: DistilledDataset, path: Path) -> ExportReport:
     import pyarrow.parquet as pq
 
     pixels, clipped, lost = _pixels(distilled)
-    path = _file_in(path, ".parquet", PARQUET_NAME)
+    path = _file_in(path, *_FILE_NAMES["parquet"])
     images = [{"bytes": _png(image), "path": f"{number:05d}.png"} for number, image in enumerate(pixels)]
     columns = {
         "image": pa.array(images, pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
@@ -135,7 +166,13 @@ def _to_parquet(distilled: DistilledDataset, path: Path) -> ExportReport:
     if distilled.label_kind != "hard":
         columns["soft_label"] = pa.array(distilled.labels.tolist(), pa.list_(pa.float32()))
         features["soft_label"] = {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"}
-    table = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    info: dict[str, Any] = {"features": features}
+    metadata = {}
+    statement = statement_of(distilled)
+    if statement is not None:
+        info["description"] = statement.quote
+        metadata["privacy"] = json.dumps(dict(statement.content))
+    table = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": info}), **metadata})
     write_atomically(path, lambda temporary: pq.write_table(table, temporary))
     return ExportReport(path, 1, _sentence(lost), clipped)
 
@@ -152,7 +189,10 @@ def _to_npz(distilled: DistilledDataset, path: Path) -> ExportReport:
     }
     for name, tensor in distilled.preprocessing.to_tensors().items():
         arrays[name] = tensor.numpy()
-    path = _file_in(path, ".npz", NPZ_NAME)
+    statement = statement_of(distilled)
+    if statement is not None:
+        arrays["privacy"] = np.array(json.dumps(dict(statement.content)))
+    path = _file_in(path, *_FILE_NAMES["npz"])
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as stream:
@@ -170,16 +210,20 @@ def _to_image_folder(distilled: DistilledDataset, path: Path) -> ExportReport:
     if len(set(labels)) < distilled.num_classes:
         lost.append("classes without images have no folder, so readers number the classes anew")
     names = folder_names(distilled.class_names)
+    privacy = statement_of(distilled)
+    statement = {} if privacy is None else privacy.files()
     created: list[Path] = []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
+        temporary.mkdir()  # with the rights that the user's umask leaves
         created.append(temporary)
         for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
             folder = temporary / names[label]
             folder.mkdir(exist_ok=True)
             (folder / f"{number:05d}.png").write_bytes(_png(image))
-        temporary.chmod(0o755)
+        for name, text in statement.items():
+            (temporary / name).write_text(text, encoding="utf-8")
         if path.is_dir():
             path.rmdir()
         temporary.rename(path)
@@ -190,7 +234,7 @@ def _to_image_folder(distilled: DistilledDataset, path: Path) -> ExportReport:
     finally:
         for folder in created:
             shutil.rmtree(folder, ignore_errors=True)
-    return ExportReport(path, len(labels), _sentence(lost), clipped)
+    return ExportReport(path, len(labels) + len(statement), _sentence(lost), clipped)
 
 
 _WRITERS: dict[str, Callable[[DistilledDataset, Path], ExportReport]] = {

@@ -15,6 +15,7 @@ import yaml
 
 from ddkit.config import merge
 from ddkit.errors import ConfigError, InterruptedRunError, unknown_name
+from ddkit.privacy import refuse_inside_release
 
 FOLDER = Path(__file__).parent
 
@@ -69,6 +70,7 @@ class Recipe:
                 raise unknown_name(f"setting of recipe '{self.name}'", key, self.settings)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ConfigError(f"'{out}' is not empty: choose another --out, nothing was overwritten")
+        refuse_inside_release(out)
         module = import_module(f"ddkit.recipes.{self.name.replace('-', '_')}")
         if command is None:
             changes = [f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in overrides.items()]

@@ -15,12 +15,14 @@ from ddkit.engine import Distiller
 from ddkit.evaluation import TrainingRecipe, train_networks
 from ddkit.evaluation.accuracy import accuracies
 from ddkit.evaluation.kernel import evaluate_kernel
+from ddkit.files import write_text
 from ddkit.integrations.private import PrivateDistiller
 from ddkit.integrations.private.baselines import PrivateClassifier, dp_sgd_linear, dp_sgd_network
 from ddkit.integrations.private.independent import Queries, independent_epsilon
 from ddkit.integrations.private.merf import dp_merf
 from ddkit.integrations.private.methods import METHODS
 from ddkit.models import ModelSpec
+from ddkit.privacy import Statement
 
 BASELINES = ("dm", "dp-sgd-linear", "dp-sgd-cnn", "dp-merf")
 _CLASSIFIERS = ("dp-sgd-linear", "dp-sgd-cnn")
@@ -136,6 +138,8 @@ def _set(cell: Cell, settings: Mapping[str, Any], train: RealData, folder: Path,
         common = {"accountant": settings["accountant"], "seed": seed}
         made = dp_merf(train, cell.epsilon, settings["delta"], **settings["merf"], **common)
         made.save(out)
+        for name, text in Statement(made.metadata["privacy"]).files().items():
+            write_text(out / name, text)
         return made
     steps = settings["steps"].get(cell.name)
     if cell.name == "dm":

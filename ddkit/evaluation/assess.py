@@ -24,6 +24,7 @@ from ddkit.evaluation.results import ArchitectureResult, EvaluationResult
 from ddkit.files import write_text
 from ddkit.kernels import NetworkFeatures
 from ddkit.models import ModelSpec
+from ddkit.privacy import figures_folder, folder_for_figures
 
 FILE_NAME = "evaluation.json"
 
@@ -235,12 +236,12 @@ def _shares(total: int, parts: int) -> list[int]:
 
 
 def read_evaluation(folder: Path) -> dict[str, Any]:
-    """Return the content of ``evaluation.json`` of a run folder; empty when there is none.
+    """Return the content of ``evaluation.json`` of a run folder, that beside it for a private release; else empty.
 
     Raises:
         DataError: the file is damaged.
     """
-    path = folder / FILE_NAME
+    path = figures_folder(folder) / FILE_NAME
     if not path.is_file():
         return {}
     try:
@@ -257,7 +258,8 @@ def write_evaluation(
 ) -> Path:
     """Write ``evaluation.json`` into a run folder, atomically.
 
-    Results of an earlier call are kept unless they are of the same set, data, recipe and architectures.
+    Results of an earlier call are kept unless they are of the same set, data, recipe and architectures. Exact figures
+    about records are no part of a private release: they go into a folder beside it, with a warning.
 
     Args:
         folder: the run folder.
@@ -268,6 +270,7 @@ def write_evaluation(
     Raises:
         DataError: the file that is there is damaged; it is left as it is.
     """
+    folder = folder_for_figures(folder)
     content = read_evaluation(folder)
     entries = [{"label": label, "result": result.as_dict()} for label, result in results]
     fresh = {_key(entry) for entry in entries}

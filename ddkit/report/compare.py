@@ -22,7 +22,8 @@ def comparison_table(runs: Iterable[Path | str | RunContent], baselines: bool = 
         ``label``, ``method``, ``data``, ``ipc``, ``seed``, ``images``, ``bytes``, ``label_kind``,
         ``architecture``, ``mean``, ``std``, ``interval95``, ``repeats``, ``published``, ``published_std``,
         ``published_source``, ``difference`` (accuracies are fractions), ``steps``, ``seconds`` (of
-        distillation) and ``evaluation_seconds``. What is not known is None; a run without evaluation has one
+        distillation), ``evaluation_seconds`` and, for private sets, ``epsilon``, ``delta``, ``adjacency``,
+        ``unit`` and ``privacy`` (all four in words). What is not known is None; a run without evaluation has one
         row whose ``architecture`` and ``mean`` are None.
 
     Raises:
@@ -67,6 +68,10 @@ def _row(run: RunContent, measured: AccuracyRow | None) -> dict[str, Any]:
     }
     if measured is not None and not own:
         row["label_kind"] = measured.label_kind
+    statement = run.privacy if own else None
+    terms = {key: statement.content.get(key) for key in ("epsilon", "delta", "adjacency")} if statement else {}
+    row |= {key: terms.get(key) for key in ("epsilon", "delta", "adjacency")}
+    row |= {"unit": statement.unit if statement else None, "privacy": statement.terms if statement else None}
     return row
 
 

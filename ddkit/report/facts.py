@@ -128,6 +128,9 @@ def key_figures(run: RunContent, rows: Sequence[AccuracyRow]) -> list[tuple[str,
             figures.append(("Decoded images", formats.count(budget.decoded_images), decoded))
         smaller = f"{formats.ratio(_per(real_bytes, budget.bytes))} smaller" if real_bytes else "stored"
         figures.append(("Size", formats.size(budget.bytes), smaller))
+    if run.privacy is not None:
+        terms = f"delta {run.privacy['delta']}, {run.privacy['adjacency']}"
+        figures.append(("Epsilon", run.privacy["epsilon"] if run.privacy.private else "not private", terms))
     if run.seconds is not None:
         steps = f"{formats.count(run.steps)} outer steps" if run.steps else "selection, no training"
         figures.append(("Distillation time", formats.duration(run.seconds), steps))

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from ddkit.artifact import DistilledDataset
 from ddkit.errors import ConfigError
 from ddkit.files import write_text
+from ddkit.privacy import folder_for_figures, refuse_inside_release
 from ddkit.report import facts, formats
 from ddkit.report.accuracy import AccuracyRow, accuracy_rows
 from ddkit.report.compare import comparison_table
@@ -41,13 +42,14 @@ def write_report(run: Path | str | Sequence[Path | str], out: Path | str | None 
     Args:
         run: a run folder (or an artifact file), or several.
         out: file to write, or an existing folder in which ``report.html`` is written. None writes
-            ``report.html`` into the run's folder, with several runs into the folder that holds the first.
+            ``report.html`` into the run's folder, with several runs into the folder that holds the first. A page
+            with accuracies goes beside a private release instead, as they are exact figures about records.
 
     Returns:
         Path of the written file.
 
     Raises:
-        ConfigError: an empty list of runs.
+        ConfigError: an empty list of runs, or accuracies that would be written into a private release.
         DataError: a path is not a run, or one of its files cannot be read.
         ArtifactError: the artifact is damaged.
         CheckpointError: the report cannot be written.
@@ -56,10 +58,14 @@ def write_report(run: Path | str | Sequence[Path | str], out: Path | str | None 
     if not paths:
         raise ConfigError("no run to report: give at least one run folder")
     runs = [read_run(path) for path in paths]
-    if out is None:
-        out = (runs[0].path if len(runs) == 1 else runs[0].path.parent) / "report.html"
-    elif Path(out).is_dir():
-        out = Path(out) / "report.html"
+    chosen = out is not None
+    out = Path(out) if out is not None else runs[0].path if len(runs) == 1 else runs[0].path.parent
+    if not chosen or out.is_dir():
+        out = out / "report.html"
+    if any(run.results for run in runs):
+        if chosen:
+            refuse_inside_release(out)
+        out = folder_for_figures(out.parent) / out.name
     return write_text(out, render(runs))
 
 
@@ -72,11 +78,12 @@ def render(runs: Sequence[RunContent]) -> str:
     template, style = read_resource("report.html.j2"), style_sheet()
     pages = [_page(run, f"run-{number}") for number, run in enumerate(runs, 1)]
     comparison = comparison_table(runs) if len(runs) > 1 else []
+    private = any(run.privacy is not None for run in runs)
     title = pages[0]["title"] if len(runs) == 1 else f"Comparison of {len(runs)} runs"
     anchors = {str(run.path): page["anchor"] for run, page in zip(runs, pages, strict=True)}
     names = {str(run.path): run.path.resolve().name for run in runs}
     return environment.from_string(template).render(
-        title=title, style=style, pages=pages, comparison=comparison, anchors=anchors, names=names
+        title=title, style=style, pages=pages, comparison=comparison, anchors=anchors, names=names, private=private
     )
 
 
@@ -114,6 +121,7 @@ def _page(run: RunContent, anchor: str) -> dict[str, Any]:
         "curve": _curve(run),
         "identity": facts.identity(run),
         "cost": facts.cost(run),
+        "privacy": run.privacy.facts() if run.privacy is not None else [],
         "commands": facts.commands(run),
         "checksum": run.checksum,
         "configuration": json.dumps(run.find("config", default=run.config), indent=2, ensure_ascii=False),

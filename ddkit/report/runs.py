@@ -13,6 +13,7 @@ from typing import Any
 
 from ddkit.artifact import FILE_NAME, DistilledDataset
 from ddkit.errors import DataError
+from ddkit.privacy import Statement, figures_folder, statement_of
 from ddkit.report.formats import known
 
 LABEL_BYTES = 8
@@ -27,7 +28,8 @@ class RunContent:
         config: ``config.json`` (``config`` and ``data``), or an empty dictionary.
         info: ``run.json`` (seconds, steps, versions, hardware, command, state), or an empty dictionary.
         metrics: the lines of ``metrics.jsonl``, one dictionary a logged step, ascending by step.
-        evaluation: ``evaluation.json``, or None when the run was not evaluated.
+        evaluation: ``evaluation.json`` (beside the folder where it is a private release), or None when the run was
+            not evaluated.
         distilled: the artifact, or None when the run did not get that far.
         checksum: SHA-256 of the artifact file as hexadecimal digits, or None.
     """
@@ -110,6 +112,11 @@ class RunContent:
         return float(value) if known(value) else None
 
     @property
+    def privacy(self) -> Statement | None:
+        """What the set claims about the privacy of its records; None without a claim."""
+        return statement_of(self.distilled) if self.distilled is not None else None
+
+    @property
     def results(self) -> list[tuple[str, dict[str, Any]]]:
         """Label and result of every evaluated training set."""
         entries = (self.evaluation or {}).get("results")
@@ -139,7 +146,9 @@ def read_run(path: Path | str) -> RunContent:
             f"'{path}' is not a run: it holds neither config.json nor {FILE_NAME}; "
             "give the folder that `ddkit distill --out` wrote"
         )
-    evaluation = path / "evaluation.json"
+    evaluation = figures_folder(path) / "evaluation.json"
+    if not evaluation.is_file():
+        evaluation = path / "evaluation.json"
     return RunContent(
         path,
         config=_read_object(path / "config.json"),

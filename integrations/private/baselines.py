@@ -19,11 +19,12 @@ from ddkit.data import RealData
 from ddkit.errors import ConfigError
 from ddkit.evaluation.accuracy import accuracy
 from ddkit.integrations.private.accounting import Accountant, calibrate, plan_epsilon
-from ddkit.integrations.private.data import public_preprocessing
-from ddkit.integrations.private.gradients import require_separable
+from ddkit.integrations.private.data import public_preprocessing, stand_in
+from ddkit.integrations.private.gradients import require_separate_gradients
 from ddkit.integrations.private.host import PrivacyEngine
 from ddkit.integrations.private.independent import Queries
 from ddkit.models import ModelSpec
+from ddkit.networks import Network
 from ddkit.streams import Streams
 
 
@@ -166,13 +167,16 @@ def dp_sgd_network(
         seed: of weights, samples and noise.
 
     Raises:
-        ConfigError: a model whose layers mix records.
+        ConfigError: a model that mixes records.
     """
     normalised = public_preprocessing(train.shape[0], (0.5, 0.5))
     records, judged = train.with_preprocessing(normalised), test.with_preprocessing(normalised)
     streams = Streams(seed)
-    module = ModelSpec.parse(model).build(train.shape, train.num_classes, streams.integer("weights"))
-    require_separable(module)
+    spec, public = ModelSpec.parse(model), stand_in(train, normalised)
+    module = spec.build(train.shape, train.num_classes, streams.integer("weights"))
+    tried = Network(spec, train.shape, train.num_classes)
+    tried.module.load_state_dict(module.state_dict())
+    require_separate_gradients(tried, public)
     size = min(batch, math.ceil(len(train) / 4))
     data = TensorDataset(records.batch(torch.arange(len(records))), records.labels)
     loader = DataLoader(data, batch_size=size, generator=streams("samples"))
@@ -199,6 +203,8 @@ def dp_sgd_network(
     spent = plan_epsilon(counted, delta, accountant)
     if not spent <= epsilon * 1.01:
         raise ConfigError(f"DP-SGD spent epsilon={spent:.3f} where {epsilon:g} was planned")
+    tried.module.load_state_dict(module.state_dict())
+    require_separate_gradients(tried, public, number=1)
     module.eval()
     return PrivateClassifier(accuracy(module, judged), spent, delta, sigma, steps)
 

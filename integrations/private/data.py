@@ -13,6 +13,7 @@ from ddkit.errors import ConfigError, DataError
 from ddkit.integrations.private.arguments import checked_label_counts, require_whole
 from ddkit.integrations.private.budget import Plan
 from ddkit.integrations.private.noise import NoiseSource, SystemNoise
+from ddkit.integrations.private.separable import FLOAT32_ROUNDING, require_separate
 
 #: Maps preprocessed images (n, C, H, W) and labels (n,) to one row per record (n, D); row i must depend on record i.
 RecordFunction = Callable[[Tensor, Tensor], Tensor]
@@ -29,14 +30,24 @@ class PrivateData:
     and label. A row that is not finite counts as zero. Every query is charged to the plan before its noise is drawn,
     and an empty sample is one as well. Everything else of a fit sees :attr:`public`, a stand-in with blank images.
 
+    This holds only where a row depends on nothing but its record, so that every query first tries its function on
+    public images, see :func:`~ddkit.integrations.private.separable.require_separate`.
+
+    With ``groups`` the unit is a group (a patient, a user) with all its records. Poisson samples are of groups, and a
+    row is divided by the number of records of its group: the group adds the mean of its clipped rows, of norm at most
+    C in one sum and over all class sums together, so that a query changes by at most C when a whole group comes or
+    goes.
+
     Args:
         real: the records.
         plan: the queries that are paid for.
         normalisation: public constants (mean, std), on the [0, 1] scale, for every channel. Those of the private
             images would be a query of their own.
-        records: N as it is made public; None publishes the number of records.
-        counts: public numbers of records per class; None assumes N/K for each.
+        records: N as it is made public; None publishes the number of records. With groups, their number.
+        counts: public numbers of records per class; None assumes equal classes.
         noise: None for the operating system.
+        groups: (N,) the number of the group of each record, see :func:`~ddkit.integrations.private.groups.numbered`;
+            None where every record is a unit of its own.
 
     Raises:
         ConfigError: public numbers that make no sense.
@@ -52,6 +63,7 @@ class PrivateData:
         records: int | None = None,
         counts: Sequence[int] | None = None,
         noise: NoiseSource | None = None,
+        groups: Tensor | None = None,
     ) -> None:
         if not len(real):
             raise DataError("a private set without records: give at least one image")
@@ -60,8 +72,13 @@ class PrivateData:
         self._plan = plan
         self._noise = noise or SystemNoise()
         require_whole(records=records)
-        self.records = len(real) if records is None else records
+        self._units = torch.arange(len(real)) if groups is None else groups
+        sizes = torch.bincount(self._units)
+        self._shares = 1 / sizes.double()[self._units]
+        self.records = len(sizes) if records is None else records
         self.class_counts = public_counts(self.records, real.num_classes, counts)
+        if groups is not None:  # sums are over groups, and only the proportions of the classes are those of records
+            self.class_counts *= self.records / self.class_counts.sum()
         self.public = stand_in(real, preprocessing)
 
     @property
@@ -75,7 +92,14 @@ class PrivateData:
         return self._noise
 
     def noisy_sum(
-        self, rows: RecordFunction, *, clip: float, sigma: float, rate: float = 1.0, chunk: int = 256
+        self,
+        rows: RecordFunction,
+        *,
+        clip: float,
+        sigma: float,
+        rate: float = 1.0,
+        chunk: int = 256,
+        rounding: float = FLOAT32_ROUNDING,
     ) -> Tensor:
         """Return the noisy sum of one clipped row per record.
 
@@ -85,14 +109,16 @@ class PrivateData:
             sigma: noise over sensitivity.
             rate: of the Poisson sample; 1 for all records.
             chunk: records per call of ``rows``.
+            rounding: of the arithmetic of ``rows``, see :mod:`ddkit.integrations.private.separable`.
 
         Returns:
             (D,) float64.
 
         Raises:
+            ConfigError: a bound that bounds nothing, or a row that other records change; nothing was asked.
             PrivacyBudgetError: the query is not planned.
         """
-        index = self._sample(clip, sigma, rate)
+        index = self._sample(rows, clip, sigma, rate, chunk, rounding)
         total = self._total(index, rows, clip, chunk, by_class=False)
         return total[0] + self._scaled_noise(sigma * clip, total[0])
 
@@ -105,6 +131,7 @@ class PrivateData:
         rate: float = 1.0,
         chunk: int = 256,
         count_weight: float = 0.0,
+        rounding: float = FLOAT32_ROUNDING,
     ) -> tuple[Tensor, Tensor | None]:
         r"""Return the noisy sum of clipped rows of every class, and noisy class counts if asked.
 
@@ -118,31 +145,45 @@ class PrivateData:
             rate: of the Poisson sample; 1 for all records.
             chunk: records per call of ``rows``.
             count_weight: w; 0 for no counts.
+            rounding: of the arithmetic of ``rows``, see :mod:`ddkit.integrations.private.separable`.
 
         Returns:
             sums (K, D) float64; counts (K,) float64 or None.
 
         Raises:
+            ConfigError: a bound that bounds nothing, or a row that other records change; nothing was asked.
             PrivacyBudgetError: the query is not planned.
         """
-        index = self._sample(clip, sigma, rate)
+        index = self._sample(rows, clip, sigma, rate, chunk, rounding)
         total = self._total(index, rows, clip, chunk, by_class=True)
         deviation = sigma * clip * (1 + count_weight**2) ** 0.5
         sums = total + self._scaled_noise(deviation, total)
         if not count_weight:
             return sums, None
-        counts = torch.bincount(self._real.labels[index].cpu(), minlength=self._real.num_classes).double()
+        labels = self._real.labels[index.to(self._real.labels.device)].cpu()
+        counts = torch.bincount(labels, self._shares[index], minlength=self._real.num_classes)
         weighted = count_weight * clip * counts
         return sums, (weighted + self._scaled_noise(deviation, weighted)) / (count_weight * clip)
 
-    def _sample(self, clip: float, sigma: float, rate: float) -> Tensor:
-        """Charge the query, then draw its records."""
+    def _sample(
+        self, rows: RecordFunction, clip: float, sigma: float, rate: float, chunk: int, rounding: float
+    ) -> Tensor:
+        """Return which records a query sees, once its function was tried and it is paid for."""
         if not 0 < clip < float("inf"):
             raise ConfigError(f"max_norm={clip} must be positive and finite: it bounds what one record can change")
+        self._plan.require(sigma, rate)
+        index = torch.arange(len(self._real))
+        if rate != 1.0:
+            index = (self._noise.uniform(int(self._units.max()) + 1) < rate)[self._units].nonzero().flatten()
+        if len(index):  # of an empty sample nothing is read
+
+            def tried(images: Tensor, labels: Tensor) -> Tensor:
+                device = self._real.device
+                return self._clipped(_checked_rows(rows(images.to(device), labels.to(device)), len(images)), clip)
+
+            require_separate(tried, self.public, clip, self._plan.made, min(chunk, len(self._real)), rounding)
         self._plan.charge(sigma, rate)
-        if rate == 1.0:
-            return torch.arange(len(self._real))
-        return (self._noise.uniform(len(self._real)) < rate).nonzero().flatten()
+        return index
 
     def _total(self, index: Tensor, rows: RecordFunction, clip: float, chunk: int, *, by_class: bool) -> Tensor:
         """Add up clipped rows (K, D), or (1, D) over all classes, in float64."""
@@ -153,7 +194,7 @@ class PrivateData:
             labels = self._real.labels[part.to(self._real.labels.device)]
             values = self._clipped(self._rows(rows, part, labels), clip)
             share = F.one_hot(labels.cpu() if by_class else torch.zeros(len(part), dtype=torch.int64), groups).double()
-            added = share.T @ values
+            added = (share * self._shares[part, None]).T @ values
             total = added if total is None else total + added
         assert total is not None
         return total

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
@@ -27,12 +30,14 @@ from ddkit.integrations.private.noise import SeededNoise, SystemNoise
 from ddkit.integrations.private.refusals import refuse, refuse_options
 from ddkit.integrations.private.report import PrivacyReport, make_report
 from ddkit.integrations.private.signals import PrivateSignal
+from ddkit.integrations.private.units import RECORD, numbered, unit_of, warn_about_copies
+from ddkit.privacy import STATEMENT_FILES
 
 #: Weight of a record in the count of its class beside its features, for label_counts="private".
 COUNT_WEIGHT = 0.3
 _PRIVATE = "private"
 #: What a release consists of: the set, and its report for machines and for people.
-_FILES = ("distilled.safetensors", "privacy.json", "privacy.txt")
+_FILES = ("distilled.safetensors", *STATEMENT_FILES)
 
 
 class PrivateDistiller:
@@ -62,8 +67,11 @@ class PrivateDistiller:
         label_counts: public numbers of records per class; None assumes equal classes; ``"private"`` has ``dp-dm``
             release noisy ones within the same query.
         normalisation: public constants (mean, std) on the [0, 1] scale.
-        records: N as made public; None publishes the number of records.
+        records: N as made public; None publishes the number of records. With groups, their number.
         budget: shared by several fits on the same records.
+        groups: the group of every record, such as the patient: the guarantee then hides a group with all its records.
+            :meth:`fit` takes them as well. One query then sees ``batch`` expected groups.
+        unit: what a group is called in the statement, such as ``patient``.
         adjacency: ``add-remove``; the report has the bound for replacing a record beside it.
         seed: of what is public: networks and the starting noise. It never decides about privacy noise.
         debug_seed: repeats the privacy noise. The result is not private, and says so.
@@ -92,6 +100,8 @@ class PrivateDistiller:
         normalisation: tuple[float, float] = (0.5, 0.5),
         records: int | None = None,
         budget: PrivacyBudget | None = None,
+        groups: Any = None,
+        unit: str = "group",
         adjacency: str = "add-remove",
         seed: int = 0,
         debug_seed: int | None = None,
@@ -111,6 +121,7 @@ class PrivateDistiller:
         self.label_counts = checked_label_counts(label_counts)
         self.normalisation, self.records, self.budget = normalisation, records, budget
         self.seed, self.debug_seed, self.overrides = seed, debug_seed, overrides
+        self.groups, self.unit = groups, unit
         self._report: PrivacyReport | None = None
         self._require_consistent(adjacency)
 
@@ -130,6 +141,8 @@ class PrivateDistiller:
             self.delta not in (None, self.budget.delta) or self.accountant != self.budget.accountant
         ):
             raise ConfigError("delta and accountant belong to the budget: leave them out, or give equal ones")
+        if not isinstance(self.unit, str) or not self.unit.strip() or not self.unit.isprintable():
+            raise ConfigError(f"unit={self.unit!r} must name what a group of records is, such as 'patient'")
         if adjacency != "add-remove":
             raise ConfigError(
                 f"adjacency='{adjacency}': noise is chosen for adding or removing one record (add-remove); the report "
@@ -144,28 +157,33 @@ class PrivateDistiller:
                 "max_grad_norm has no meaning for dp-dm, whose features are scaled to norm 1: leave it out"
             )
 
-    def fit(self, dataset: Any, *, out: str | Path | None = None) -> DistilledDataset:
+    def fit(self, dataset: Any, *, out: str | Path | None = None, groups: Any = None) -> DistilledDataset:
         """Distil a private set.
 
         Args:
             dataset: a :class:`~ddkit.data.RealData`, or what :meth:`RealData.from_dataset` takes.
             out: folder for ``distilled.safetensors``, ``privacy.json`` and ``privacy.txt``, without an earlier release;
                 None to keep it in memory.
+            groups: the group of every record, in their order; None for those of the constructor.
 
         Returns:
             the set, signed: ``metadata["privacy"]`` is the report.
 
         Raises:
-            ConfigError: settings that would leak, a budget that no noise reaches, or a folder that cannot take the
-                release; nothing was asked.
+            ConfigError: settings that would leak, a network that mixes records, a budget that no noise reaches, or a
+                folder that cannot take the release; nothing was asked.
             DataError: no images with labels.
             PrivacyBudgetError: the budget does not cover the plan.
         """
         if out is not None:
             require_room(out, _FILES)
         real = _real_data(dataset)
-        records = len(real) if self.records is None else self.records
-        budget = self._budget(records, len(real))
+        groups = self.groups if groups is None else groups
+        units = torch.arange(len(real)) if groups is None else numbered(groups, len(real))
+        unit, held = unit_of(None if groups is None else self.unit), len(units.unique())
+        records = held if self.records is None else self.records
+        budget = self._budget(records, held)
+        warn_about_copies(real, units, unit)
         rate = methods.rate_of(self._private_method, self.batch, records)
         steps = self._private_method.steps(self.ipc) if self.steps is None else self.steps
         public = stand_in(real, public_preprocessing(real.shape[0], self.normalisation))
@@ -174,7 +192,7 @@ class PrivateDistiller:
         sigma = self.noise_multiplier
         if sigma is None:
             sigma = budget.calibrate(rate, queries, self.epsilon)
-        plan = self._plan(budget, Queries(sigma, rate, queries))
+        plan = self._plan(budget, Queries(sigma, rate, queries), unit)
         try:
             private = PrivateData(
                 real,
@@ -183,6 +201,7 @@ class PrivateDistiller:
                 records=records,
                 counts=None if self.label_counts == _PRIVATE else self.label_counts,
                 noise=SystemNoise() if self.debug_seed is None else SeededNoise(self.debug_seed),
+                groups=None if groups is None else units,
             )
             weight = COUNT_WEIGHT if self.label_counts == _PRIVATE else 0.0
             signal = self._private_method.signal(private, sigma, self.max_grad_norm, rate, weight)
@@ -190,7 +209,9 @@ class PrivateDistiller:
             plan.close()
         finally:
             plan.release()
-        self._report = self._signed(plan, private, signal)
+        self._report = self._signed(plan, private, signal, unit)
+        if self._report.remark is not None:
+            warnings.warn(self._report.remark, stacklevel=2)
         return self._card(distilled, private, out)
 
     def report(self) -> PrivacyReport:
@@ -226,8 +247,8 @@ class PrivateDistiller:
         # With a given noise multiplier the fit costs what it costs; _plan fills it in.
         return PrivacyBudget(self.epsilon if self.epsilon is not None else 1e9, delta, self.accountant)
 
-    def _plan(self, budget: PrivacyBudget, queries: Queries) -> Plan:
-        plan = budget.plan(queries)
+    def _plan(self, budget: PrivacyBudget, queries: Queries, unit: str) -> Plan:
+        plan = budget.plan(queries, unit)
         if self.budget is None and self.epsilon is None:
             budget.epsilon = plan_epsilon([queries], budget.delta, budget.accountant)
         return plan
@@ -241,12 +262,12 @@ class PrivateDistiller:
         config = self._distiller(public, steps).configure(public)
         refuse(config, public, augments=self._private_method.batch is not None)
 
-    def _signed(self, plan: Plan, private: PrivateData, signal: PrivateSignal) -> PrivacyReport:
+    def _signed(self, plan: Plan, private: PrivateData, signal: PrivateSignal, unit: str) -> PrivacyReport:
         counts = (
             [] if self.label_counts == _PRIVATE else [f"class sizes{'' if self.label_counts else ', assumed equal'}"]
         )
         public = [
-            f"N = {private.records}",
+            f"N = {private.records}" if unit == RECORD else f"number of {self.unit}s = {private.records}",
             f"{private.public.num_classes} classes and their names",
             f"image shape {'x'.join(map(str, private.public.shape))}",
             f"normalisation {self.normalisation[0]:g}, {self.normalisation[1]:g}",
@@ -260,6 +281,7 @@ class PrivateDistiller:
             delta=budget.delta,
             budget_epsilon=budget.epsilon,
             accountant=budget.accountant,
+            unit=unit,
             private=private.noise.secret,
             method=self.method,
             mechanism=signal.mechanism,
@@ -275,7 +297,9 @@ class PrivateDistiller:
     def _card(self, distilled: DistilledDataset, private: PrivateData, out: str | Path | None) -> DistilledDataset:
         """Sign the result; the stand-in's fingerprint and count make way for what is public of the records."""
         report = self.report()
-        source = {"name": private.public.name, "split": private.public.split, "count": private.records}
+        source: dict[str, Any] = {"name": private.public.name, "split": private.public.split}
+        if report.unit == RECORD:
+            source["count"] = private.records
         distilled.metadata.update({"method": self.method, "source": source, "privacy": report.as_dict()})
         if out is not None:
             artifact, document, text = (Path(out) / name for name in _FILES)

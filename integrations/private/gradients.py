@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddkit.data import RealData
 from ddkit.errors import ConfigError
 from ddkit.integrations.private.host import GradSampleModule, ModuleValidator
+from ddkit.integrations.private.separable import require_separate, rounding_of
 from ddkit.networks import Network
 
 
@@ -31,7 +34,9 @@ class RecordGradients:
     def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
         require_separable(module)
         self.names = list(names)
-        plain = copy.deepcopy(module)
+        # Opacus cuts patches out of activations by strides that only this layout has: in channels-last it gives wrong
+        # gradients, right ones for a single record, so that a row depended on how many records were beside it.
+        plain = copy.deepcopy(module).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         for name, parameter in plain.named_parameters():
             parameter.requires_grad_(name in set(names))
         self._wrapped = GradSampleModule(plain, loss_reduction="sum")
@@ -49,7 +54,8 @@ class RecordGradients:
         self._wrapped.zero_grad(set_to_none=True)
         with torch.enable_grad():
             # Opacus hooks warn about inputs that need no gradient.
-            logits = self._wrapped(images.detach().to(network.device, network.dtype).requires_grad_())
+            shown = images.detach().to(network.device, network.dtype, memory_format=torch.contiguous_format)
+            logits = self._wrapped(shown.requires_grad_())
             F.cross_entropy(logits, labels.to(network.device), reduction="sum").backward()
         rows = torch.cat([self._weights[name].grad_sample.flatten(1) for name in self.names], dim=1)  # type: ignore[attr-defined]
         self._wrapped.zero_grad(set_to_none=True)
@@ -66,6 +72,25 @@ def require_separable(module: nn.Module) -> None:
     if errors:
         reason = " ".join(str(errors[0]).split())
         raise ConfigError(f"a private query needs every record on its own: {reason}; use a model with norm=instance")
+
+
+def require_separate_gradients(network: Network, public: RealData, number: int = 0) -> None:
+    """Refuse a network whose gradients of single records depend on other records.
+
+    Args:
+        network: with the weights in question.
+        public: stand-in, for shape, classes and preprocessing.
+        number: of the trial; others show other images.
+
+    Raises:
+        ConfigError: saying what changes a gradient.
+    """
+    gradients = RecordGradients(network.module, [name for name, _ in network.module.named_parameters()])
+
+    def rows(images: Tensor, labels: Tensor) -> Tensor:
+        return gradients(network, images, labels).cpu().double()
+
+    require_separate(rows, public, math.inf, number, 64, rounding_of(network))
 
 
 def unflattened(row: Tensor, module: nn.Module, names: Sequence[str]) -> list[Tensor]:

@@ -10,6 +10,7 @@ from ddkit.data import RealData
 from ddkit.engine.callbacks import PeriodicEvaluation
 from ddkit.errors import ConfigError
 from ddkit.integrations.private.gradients import require_separable
+from ddkit.integrations.private.separable import require_stateless
 from ddkit.models import ModelSpec, uses_batch_norm
 from ddkit.networks import ExpertTrajectories, RealTrainedNetworks
 from ddkit.synthesis import GANCodes
@@ -85,3 +86,4 @@ def refuse(config: DistillConfig, public: RealData, *, augments: bool) -> None:
             f"norm=instance, group or none"
         )
     require_separable(module)
+    require_stateless(module, public)

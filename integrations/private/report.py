@@ -10,6 +10,10 @@ from typing import Any
 
 from ddkit.integrations.private.accounting import Accountant, plan_epsilon, replace_one_epsilon
 from ddkit.integrations.private.independent import Queries, independent_epsilon
+from ddkit.integrations.private.units import RECORD
+
+#: Above this a guarantee draws a remark: odds may change by a factor of e^20, half a billion.
+LARGE_EPSILON = 20.0
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class PrivacyReport:
         private: whether the noise was secret; False after a debug seed.
         epsilon: of the queries of this fit at ``delta``, by ``accountant``.
         delta: failure probability of the guarantee.
-        adjacency: neighbouring sets of records: one record, pixels and label, more or less.
+        adjacency: neighbouring sets of records: one unit more or less.
         accountant: ``prv`` or ``rdp``.
         independent_epsilon: the same without Opacus.
         independent_method: how that was computed.
@@ -41,6 +45,7 @@ class PrivacyReport:
         rng: where noise and samples came from.
         audit: rows of :mod:`ddkit.integrations.private.audit`; empty where none was made.
         baseline: a classifier with DP-SGD at the same cost; None where none was trained.
+        unit: what is hidden: one record, pixels and label, or one group with all its records.
     """
 
     private: bool
@@ -65,17 +70,30 @@ class PrivacyReport:
     rng: str
     audit: tuple[dict[str, Any], ...] = ()
     baseline: str | None = None
+    unit: str = RECORD
+
+    @property
+    def remark(self) -> str | None:
+        """What is to be said of an epsilon that promises next to nothing; None below :data:`LARGE_EPSILON`."""
+        largest = max(self.epsilon, self.total_epsilon)
+        if not self.private or largest <= LARGE_EPSILON:
+            return None
+        return (
+            f"Remark: this is next to no privacy, as epsilon={largest:.4g} lets the odds that {self.unit} took part "
+            f"change by a factor of e^{largest:.4g}; usual values lie between 0.1 and 10."
+        )
 
     @property
     def quote(self) -> str:
         """The sentence to quote; nothing stronger follows."""
         if not self.private:
             return "This result is NOT private: its noise came from a recorded seed, so anyone can subtract it."
-        return (
+        sentence = (
             f"The released images are ({self.epsilon:.3g}, {self.delta:.3g})-differentially private under adding or "
-            f"removing one record (image and label), by the {self.accountant.upper()} accountant of Opacus, with these "
-            f"quantities assumed public: {'; '.join(self.public)}."
+            f"removing {self.unit}, by the {self.accountant.upper()} accountant of Opacus, with these quantities "
+            f"assumed public: {'; '.join(self.public)}."
         )
+        return sentence if self.remark is None else f"{sentence} {self.remark}"
 
     def with_audit(self, rows: Sequence[dict[str, Any]]) -> PrivacyReport:
         """Return the report with the results of an audit."""
@@ -103,7 +121,10 @@ class PrivacyReport:
             f"method              {self.method}: {self.mechanism}",
             f"epsilon             {self.epsilon:.4f} at delta {self.delta:.3g} ({self.accountant}; {self.adjacency})",
             f"independent         {self.independent_epsilon:.4f} ({self.independent_method})",
-            f"replacing a record  {replaced} at the same delta",
+            f"unit of privacy     {self.unit}",
+            f"replacing a record  {replaced} at the same delta"
+            if self.unit == RECORD
+            else f"replacing a unit    {replaced} at the same delta",
             f"budget              {self.total_epsilon:.4f} of {self.budget_epsilon:g} after this fit",
             f"queries             {self.queries} at sampling rate {self.sampling_rate:.6g}",
             f"noise multiplier    {self.noise_multiplier:.5g}, times the norm bound {self.max_norm:g}",
@@ -126,6 +147,7 @@ def make_report(
     delta: float,
     budget_epsilon: float,
     accountant: Accountant,
+    unit: str = RECORD,
     **fields: Any,
 ) -> PrivacyReport:
     """Compute what queries cost in every way and put the report together.
@@ -136,6 +158,7 @@ def make_report(
         delta: failure probability.
         budget_epsilon: what the budget allows.
         accountant: ``prv`` or ``rdp``.
+        unit: what is hidden.
         fields: the remaining fields of :class:`PrivacyReport` that no query decides.
 
     Raises:
@@ -147,7 +170,8 @@ def make_report(
     return PrivacyReport(
         epsilon=epsilon,
         delta=delta,
-        adjacency="add or remove one record",
+        adjacency="add or remove one record" if unit == RECORD else f"add or remove {unit}",
+        unit=unit,
         accountant=accountant,
         independent_epsilon=independent,
         independent_method=how,

@@ -16,6 +16,7 @@ from ddkit.integrations.private.data import PrivateData
 from ddkit.integrations.private.gradients import RecordGradients, unflattened
 from ddkit.integrations.private.public_norm import Centre, public_centre
 from ddkit.integrations.private.refusals import refuse
+from ddkit.integrations.private.separable import rounding_of
 from ddkit.networks import FixedNetworks, Network, NetworkSource
 from ddkit.objectives import Signal
 from ddkit.streams import Streams
@@ -165,7 +166,12 @@ class OneShotMeans(PrivateSignal):
             return torch.cat(parts, dim=1)
 
         sums, counts = self.private.noisy_class_sums(
-            rows, clip=1.0, sigma=self.sigma, chunk=_POOL_CHUNK, count_weight=self.count_weight
+            rows,
+            clip=1.0,
+            sigma=self.sigma,
+            chunk=_POOL_CHUNK,
+            count_weight=self.count_weight,
+            rounding=rounding_of(pool.network),
         )
         # A noisy count near zero says nothing about its class; it is bounded without looking at the data.
         divisor = self.private.class_counts if counts is None else counts.clamp(min=1.0)
@@ -194,7 +200,9 @@ class SampledMeans(PrivateSignal):
             return centre.scaled(_features(network, self._seen(images, labels, draws)))
 
         clip = 1.0 if self.clip is None else self.clip
-        sums, _ = self.private.noisy_class_sums(rows, clip=clip, sigma=self.sigma, rate=self.rate)
+        sums, _ = self.private.noisy_class_sums(
+            rows, clip=clip, sigma=self.sigma, rate=self.rate, rounding=rounding_of(network)
+        )
         means = sums / (self.rate * self.private.class_counts)[:, None]
         return centre.restored(means)[classes].to(network.device, network.dtype)
 
@@ -222,7 +230,9 @@ class SampledGradient(PrivateSignal):
             return gradients(network, self._seen(images, labels, draws), labels)
 
         assert self.clip is not None
-        row = self.private.noisy_sum(rows, clip=self.clip, sigma=self.sigma, rate=self.rate, chunk=64)
+        row = self.private.noisy_sum(
+            rows, clip=self.clip, sigma=self.sigma, rate=self.rate, chunk=64, rounding=rounding_of(network)
+        )
         return unflattened(row / (self.rate * self.private.records), network.module, names)
 
 

@@ -1,0 +1,149 @@
+"""Does the row of a record depend on that record alone? Tried on public images with the very function of a query."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddkit.data import RealData
+from ddkit.errors import ConfigError
+from ddkit.networks import Network
+
+#: What a row may change by, relative to its length, before it is more than float32 rounding: batches of other sizes
+#: moved it by at most 5.2e-6 in ConvNet, MLP, LeNet, AlexNet, VGG-11 and ResNet-18 (features and gradients).
+FLOAT32_ROUNDING = 5e-5
+#: The same where products are rounded to TF32 or bfloat16.
+COARSE_ROUNDING = 2e-2
+#: Companions far outside of the range of images make a weak influence on their neighbours plain.
+_LOUD = 1000.0
+#: Records in the largest batch that is tried.
+_MOST = 512
+_COARSE = 4
+_REMEDY = "use a model without batch statistics, dropout or memory, such as convnet:norm=instance"
+
+
+def rounding_of(network: Network) -> float:
+    """Return how far equal rows may lie apart, by the arithmetic of a network."""
+    exact = network.device.type == "cpu" and network.precision.dtype == torch.float32
+    return FLOAT32_ROUNDING if exact else COARSE_ROUNDING
+
+
+def require_separate(
+    rows: Callable[[Tensor, Tensor], Tensor], public: RealData, clip: float, number: int, most: int, rounding: float
+) -> None:
+    """Refuse rows that another record, its place in the batch or an earlier call can change.
+
+    Three public images are shown alone, among loud companions, in a batch as large as those of the query (of random
+    size after the first query) and alone again.
+
+    Args:
+        rows: maps images (n, C, H, W) and labels (n,) to clipped rows (n, D).
+        public: stand-in, for shape, classes and preprocessing.
+        clip: largest norm of a row.
+        number: of the query; every one is tried with other images.
+        most: records that the query shows at once.
+        rounding: largest difference, relative to the rows or to ``clip``, whichever is smaller.
+
+    Raises:
+        ConfigError: saying what changes a row; the query was neither paid for nor made.
+    """
+    generator = torch.Generator().manual_seed(number)
+    subjects = public.preprocessing.apply(_subjects(public.shape, generator))
+    labels = (torch.arange(len(subjects)) + number) % public.num_classes
+
+    def one_by_one() -> Tensor:
+        return torch.cat([rows(image[None], label[None]) for image, label in zip(subjects, labels, strict=True)])
+
+    with torch.random.fork_rng(devices=[]):
+        alone = one_by_one()
+        allowed = rounding * min(clip, float(alone.norm(dim=1).max()))
+
+        def differ(others: Tensor) -> bool:
+            return not float((alone - others).norm(dim=1).max()) <= allowed
+
+        for size, first in ((len(subjects) + 4, True), (_size(number, most, generator), False)):
+            count = max(1, size - len(subjects))
+            images = public.preprocessing.apply(_companions(count, public.shape, generator))
+            images[:: len(images) if first else 5] *= _LOUD
+            theirs = torch.randint(public.num_classes, (count,), generator=generator)
+            order = 1 if first else -1
+            found = rows(torch.cat((subjects, images)[::order]), torch.cat((labels, theirs)[::order]))
+            if differ(found[: len(subjects)] if first else found[-len(subjects) :]):
+                raise _refusal(f"in a batch of {len(found)} it is another one", changes=differ(one_by_one()))
+        if differ(one_by_one()):
+            raise _refusal("", changes=True)
+
+
+def require_stateless(module: nn.Module, public: RealData) -> None:
+    """Refuse a network that remembers: what it kept of private records would reach the synthetic side without noise.
+
+    Args:
+        module: in the mode in which the run uses it.
+        public: stand-in, for shape and preprocessing.
+
+    Raises:
+        ConfigError: a call changed weights or buffers, or the answers of later calls.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shown, others = (public.preprocessing.apply(_companions(4, public.shape, generator)) for _ in range(2))
+    before = {name: value.detach().clone() for name, value in module.state_dict().items()}
+    with torch.random.fork_rng(devices=[]):
+        first = [part.detach() for part in (module.features(shown), module(shown))]  # type: ignore[operator]
+        with torch.no_grad():
+            module.features(others * _LOUD)  # type: ignore[operator]
+            module(others * _LOUD)
+        second = [part.detach() for part in (module.features(shown), module(shown))]  # type: ignore[operator]
+    same = all(
+        torch.allclose(one, two, rtol=FLOAT32_ROUNDING, atol=FLOAT32_ROUNDING * float(one.abs().max()))
+        for one, two in zip(first, second, strict=True)
+    )
+    if not same or not all(torch.equal(value, before[name]) for name, value in module.state_dict().items()):
+        raise _refusal("", changes=True)
+
+
+def _refusal(how: str, *, changes: bool) -> ConfigError:
+    if changes:
+        return ConfigError(
+            f"a private query needs every record on its own, and this network gives the same record another row from "
+            f"call to call (chance, as in dropout, or a memory of other records): {_REMEDY}"
+        )
+    return ConfigError(
+        f"a private query needs every record on its own, and this network mixes the records of a batch (the row of a "
+        f"record alone is one thing, {how}), so that epsilon would be false: {_REMEDY}"
+    )
+
+
+def _size(number: int, most: int, generator: torch.Generator) -> int:
+    """Return a batch size: the largest at the first query, then log-uniform, as a whole batch each time costs much."""
+    largest = min(most, _MOST)
+    if number == 0:
+        return largest
+    return round(math.exp(float(torch.rand((), generator=generator)) * math.log(max(2, largest))))
+
+
+def _subjects(shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+    """Return a blank image, blobs and grain, uint8 (3, C, H, W)."""
+    return torch.cat(
+        [torch.zeros(1, *shape, dtype=torch.uint8), *(_images(kind, 1, shape, generator) for kind in "bg")]
+    )
+
+
+def _companions(count: int, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+    """Return images of many kinds, uint8 (count, C, H, W)."""
+    blank = torch.zeros(1, *shape, dtype=torch.uint8)
+    kinds = [blank + 255, _images("b", 1, shape, generator), blank, _images("g", 1, shape, generator)]
+    return torch.cat(kinds * math.ceil(count / len(kinds)))[:count].clone()
+
+
+def _images(kind: str, count: int, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+    """Return black-and-white blobs (``b``) or grain (``g``)."""
+    channels, height, width = shape
+    if kind == "g":
+        return torch.randint(256, (count, *shape), generator=generator, dtype=torch.uint8)
+    coarse = torch.randn(count, channels, _COARSE, _COARSE, generator=generator)
+    blobs = F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False) > 0
+    return blobs.to(torch.uint8) * 255
