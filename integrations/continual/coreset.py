@@ -9,8 +9,8 @@ from torch import nn
 
 from ddkit.coresets import herding_indices, network_features
 from ddkit.errors import unknown_name
-from ddkit.integrations.continual.memory import ClassMemory
-from ddkit.integrations.continual.model import CurrentModel
+from ddkit.integrations.continual.memory import MEMORY_OPTIONS, ClassMemory
+from ddkit.integrations.continual.model import CurrentModel, model_of
 from ddkit.integrations.continual.parts import Made, Material, Part, real_parts, truncated
 from ddkit.streams import Streams
 
@@ -32,12 +32,15 @@ class CoresetReplayBuffer(ClassMemory):
 
     Raises:
         UnknownNameError: another selection.
-        ConfigError: a size too small for the classes.
+        ConfigError: an unknown option, or a size too small for the classes.
     """
 
     def __init__(self, max_size: int | None = None, *, selection: Selection = "random", **options: Any) -> None:
         if selection not in ("random", "herding"):
             raise unknown_name("selection", selection, ("random", "herding"))
+        for key in options:
+            if key not in MEMORY_OPTIONS:
+                raise unknown_name("option", key, ("max_size", "selection", *MEMORY_OPTIONS))
         super().__init__(max_size, **options)
         self.selection = selection
 
@@ -53,15 +56,16 @@ class CoresetReplayBuffer(ClassMemory):
     def condense(self, material: Material, quota: int, agent: Any) -> list[Made]:
         """Select ``quota`` images of each class; those of a class seen again compete with the ones kept before."""
         if self.selection == "herding":
-            index = self._herded(material, quota, agent.model)
+            index = self._herded(material, quota, model_of(agent))
         else:
-            index = _draw(material, quota, Streams(self.seed_of(material.classes))("selection"))
+            index = _draw(material, quota, Streams(self.seed_of(material.classes, material.task))("selection"))
         return [Made(part, "selected") for part in real_parts(material, index)]
 
     def _herded(self, material: Material, quota: int, model: nn.Module) -> torch.Tensor:
         assert self._form is not None
         real = material.real(weighted=False, preprocessing=self._form.pixels)
-        features = network_features(real, CurrentModel(model))[: len(material.labels)]
+        current = CurrentModel(model, task=material.task, vectors=self._form.vectors)
+        features = network_features(real, current)[: len(material.labels)]
         index = [(material.labels == place).nonzero().squeeze(1) for place in range(len(material.classes))]
         return herding_indices(features, index, quota)
 

@@ -24,8 +24,9 @@ from ddkit.data import RealData
 from ddkit.engine import Callback, Distiller, Run
 from ddkit.errors import ArtifactError, ConfigError, DataError, DivergedError, unknown_name
 from ddkit.integrations.continual.incoming import Arrival, Shape
-from ddkit.integrations.continual.memory import ClassMemory
-from ddkit.integrations.continual.model import ModelNetworks
+from ddkit.integrations.continual.keys import Key
+from ddkit.integrations.continual.memory import MEMORY_OPTIONS, ClassMemory
+from ddkit.integrations.continual.model import ModelNetworks, model_of
 from ddkit.integrations.continual.parts import Made, Material, Part, herded, of_single_class, parts_of, real_parts
 from ddkit.registry import Registry
 from ddkit.streams import Streams
@@ -36,6 +37,10 @@ _PIECES: dict[str, Registry[Any]] = {
     "objective": objectives.registry,
     "networks": network_sources.registry,
 }
+
+
+#: What an own choice is left for where a stream brings vectors: networks and augmentations are made for images.
+_OF_VECTORS = {"model": "mlp", "augmentation": "none"}
 
 
 class TimeLimit(Callback):
@@ -94,7 +99,7 @@ class DistilledReplayBuffer(ClassMemory):
         cache: Path | str | None = None,
         **options: Any,
     ) -> None:
-        own = {key: options.pop(key) for key in _MEMORY_OPTIONS if key in options}
+        own = {key: options.pop(key) for key in MEMORY_OPTIONS if key in options}
         super().__init__(max_size, **own)
         if shrink not in ("redistil", "herding"):
             raise unknown_name("way to shrink", shrink, ("redistil", "herding"))
@@ -103,7 +108,7 @@ class DistilledReplayBuffer(ClassMemory):
         known = set(DistillConfig.model_fields) - {"method", "composition", "ipc", "seed"}
         for key in options:
             if key not in known:
-                raise unknown_name("option", key, known | set(_MEMORY_OPTIONS))
+                raise unknown_name("option", key, known | {"max_size", *MEMORY_OPTIONS})
         self.method, self.shrink, self.time_limit = method, shrink, time_limit
         self._deadline = math.inf
         self.cache = None if cache is None else Path(cache)
@@ -138,7 +143,8 @@ class DistilledReplayBuffer(ClassMemory):
         """Return the bytes of ``images`` images or codes per class, decoders included."""
         if group == 1 or not self._has_codes:
             return super().bytes_of(images, group, num_classes, shape)
-        return self._codes(images, group, shape).bytes
+        budget = self._codes(images, group, shape)
+        return budget.bytes + 4 * self._outputs * budget.decoded_images
 
     def condense(self, material: Material, quota: int, agent: Any) -> list[Made]:
         """Distil the classes of ``material``; real images where that fails."""
@@ -152,8 +158,10 @@ class DistilledReplayBuffer(ClassMemory):
         try:
             distilled = self._distilled(material.real(preprocessing=preprocessing), material, ipc, agent)
         except (DivergedError, DataError) as error:
+            of_task = f" of task {material.task}" if material.task else ""
             warnings.warn(
-                f"classes {list(material.classes)} were not distilled, random real images stand in for them: {error}",
+                f"classes {list(material.classes)}{of_task} were not distilled, random real images stand in for them: "
+                f"{error}",
                 stacklevel=2,
             )
             return self._fallback(material, quota, time.monotonic() - started)
@@ -169,13 +177,10 @@ class DistilledReplayBuffer(ClassMemory):
         if self.shrink == "herding" or methods.get(self.method).is_coreset:
             return [Made(one, "herded") for part in parts for one in herded(part, quota)]
         images = torch.cat([part.images() for part in parts])
-        members = torch.cat([part.members() for part in parts])
-        classes = tuple(sorted({label for part in parts for label in part.holds}))
-        place = torch.full((max(classes) + 1,), -1)
-        place[list(classes)] = torch.arange(len(classes))
-        return self.condense(
-            Material(classes, images, place[members], torch.ones_like(members), self.name), quota, agent
-        )
+        classes, places = torch.cat([part.members() for part in parts]).unique(return_inverse=True)
+        copies = torch.ones_like(places)
+        material = Material(tuple(classes.tolist()), images, places, copies, self.name, parts[0].task)
+        return self.condense(material, quota, agent)
 
     def shrunk_group(self, parts: list[Part]) -> int:
         """Return the number of all their classes, or 1 where images of each are selected."""
@@ -190,9 +195,13 @@ class DistilledReplayBuffer(ClassMemory):
         self._start_clock()
         super().resize(strategy, new_size)
 
-    def _take_in(self, arrival: Arrival, seen: Counter[int], agent: Any) -> None:
+    def _take_in(self, arrival: Arrival, seen: Counter[Key], agent: Any, **how: Any) -> None:
         self._start_clock()
-        super()._take_in(arrival, seen, agent)
+        super()._take_in(arrival, seen, agent, **how)
+
+    def _make_room(self, arrived: set[Key], agent: Any) -> None:
+        self._start_clock()
+        super()._make_room(arrived, agent)
 
     def _start_clock(self) -> None:
         if self.time_limit is not None:
@@ -213,8 +222,15 @@ class DistilledReplayBuffer(ClassMemory):
     def _distilled(self, real: RealData, material: Material, quota: int, agent: Any) -> DistilledDataset:
         """Return a set of the G classes, from the cache where it is there."""
         callbacks = [] if self.time_limit is None else [TimeLimit(self._deadline)]
-        pieces = {"networks": ModelNetworks(agent.model, material.classes)} if self.on_model else {}
-        distiller = self._distiller(quota, self.seed_of(material.classes), callbacks=callbacks, **pieces)
+        assert self._form is not None
+        vectors = self._form.vectors
+        pieces: dict[str, Any] = {
+            key: value for key, value in _OF_VECTORS.items() if key not in self.overrides and vectors
+        }
+        if self.on_model:
+            pieces["networks"] = ModelNetworks(model_of(agent), material.classes, material.task, vectors)
+        seed = self.seed_of(material.classes, material.task)
+        distiller = self._distiller(quota, seed, callbacks=callbacks, **pieces)
         named = not distiller.objects  # objects of one's own have no options to be looked up by
         path = self.cache / self._file_name(distiller, real) if self.cache is not None and named else None
         if path is not None and path.is_file():
@@ -253,18 +269,6 @@ class DistilledReplayBuffer(ClassMemory):
 
     def _fallback(self, material: Material, quota: int, seconds: float) -> list[Made]:
         real = material.real(weighted=False)
-        generator = Streams(self.seed_of(material.classes))("fallback")
+        generator = Streams(self.seed_of(material.classes, material.task))("fallback")
         index = random_indices(real.class_index[: len(material.classes)], quota, generator)
         return [Made(part, "fallback", seconds) for part in real_parts(material, index)]
-
-
-_MEMORY_OPTIONS = (
-    "max_bytes",
-    "num_classes",
-    "seed",
-    "soft_labels",
-    "pixels",
-    "train_transform",
-    "window",
-    "name",
-)

@@ -55,29 +55,38 @@ try:
         from avalanche.benchmarks import class_incremental_benchmark
         from avalanche.benchmarks.scenarios.online import OnlineCLExperience
         from avalanche.benchmarks.utils import AvalancheDataset, as_taskaware_classification_dataset
-        from avalanche.benchmarks.utils.data_attribute import DataAttribute, TaskLabels
+        from avalanche.benchmarks.utils.data_attribute import DataAttribute, TaskLabels, TensorDataAttribute
+        from avalanche.benchmarks.utils.flat_data import FlatData
         from avalanche.benchmarks.utils.transform_groups import TransformGroups
+        from avalanche.models import MultiTaskModule
+        from avalanche.models.utils import avalanche_forward, is_multi_task_module
         from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin, SupervisedPlugin
         from avalanche.training.storage_policy import ClassBalancedBuffer, ExemplarsBuffer, ReservoirSamplingBuffer
-        from avalanche.training.supervised import Naive
+        from avalanche.training.supervised import DER, Naive
     if _settings_module is not None:
         sys.modules["avalanche.benchmarks.datasets"].dataset_utils = _settings_module  # type: ignore[attr-defined]
 except ImportError as error:
     raise MissingExtraError("continual learning with Avalanche", "continual") from error
 
 __all__ = [
+    "DER",
     "AvalancheDataset",
     "ClassBalancedBuffer",
     "DataAttribute",
     "EvaluationPlugin",
     "ExemplarsBuffer",
+    "FlatData",
+    "MultiTaskModule",
     "Naive",
     "OnlineCLExperience",
     "ReplayPlugin",
     "ReservoirSamplingBuffer",
     "SupervisedPlugin",
     "TaskLabels",
+    "TensorDataAttribute",
     "TransformGroups",
     "as_taskaware_classification_dataset",
+    "avalanche_forward",
     "class_incremental_benchmark",
+    "is_multi_task_module",
 ]

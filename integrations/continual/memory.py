@@ -1,56 +1,71 @@
-"""How does a replay memory divide its size among classes, take in experiences and show what it holds?"""
+"""How does a replay memory take in experiences, show what it holds, and survive the disk?"""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ddkit.artifact import DistilledDataset
-from ddkit.budget import Budget
 from ddkit.data import Preprocessing
 from ddkit.errors import ConfigError
 from ddkit.integrations.continual import state
-from ddkit.integrations.continual.exposure import exposed, joined
-from ddkit.integrations.continual.host import AvalancheDataset, ExemplarsBuffer, OnlineCLExperience
-from ddkit.integrations.continual.incoming import Arrival, Form, Shape, observe, read
-from ddkit.integrations.continual.parts import Facts, Made, Material, Part
+from ddkit.integrations.continual.dark import replays_logits, same_width
+from ddkit.integrations.continual.exposure import Group, exposed, grouped, joined
+from ddkit.integrations.continual.host import AvalancheDataset, OnlineCLExperience
+from ddkit.integrations.continual.incoming import Form, observe, read
+from ddkit.integrations.continual.keys import numbers_restart, words_of
+from ddkit.integrations.continual.parts import Facts
+from ddkit.integrations.continual.shares import SharedMemory
 from ddkit.integrations.continual.size import Size, parse_bytes
-from ddkit.integrations.continual.updating import (
-    facts_after,
-    made_everywhere,
-    material_of,
-    noted,
-    split_few,
-    warn_of_few,
+from ddkit.streams import Streams
+
+#: What every memory can be given beside its size.
+MEMORY_OPTIONS = (
+    "max_bytes",
+    "num_classes",
+    "seed",
+    "soft_labels",
+    "pixels",
+    "train_transform",
+    "window",
+    "name",
 )
-from ddkit.integrations.continual.window import Window
-from ddkit.parts import at_rest_bytes
-from ddkit.streams import Streams, derive_seed
 
 
-class ClassMemory(ExemplarsBuffer):  # type: ignore[misc]
+class ClassMemory(SharedMemory):
     """A storage policy that keeps each class's share of the memory as bytes it owns.
 
-    What it keeps of a class is up to :meth:`condense`. Plugs into Avalanche's ``ReplayPlugin``, see
-    :func:`~ddkit.integrations.continual.distilled_replay`.
+    What it keeps of a class is up to :meth:`condense`. A class number that comes with two task labels is two classes.
+    Plugs into Avalanche's ``ReplayPlugin``, see :func:`~ddkit.integrations.continual.distilled_replay`, and is a
+    ``storage_policy`` for strategies that hold one, such as ``MIRPlugin`` or ``DER``, which gets its logits.
+
+    The parts of an online stream are kept as real images, a uniform sample of as many as the memory has room for, and
+    condensed at the end of their experience. Where that is hidden they are condensed after ``window`` images, into half
+    of their classes' shares; the other half stays for real images. A class that comes again while the memory is full
+    also gives half of its share to them. So whatever has come is replayed at once, and the memory is never larger than
+    its size.
 
     Args:
         max_size: images (or codes) in all; or give ``max_bytes``.
         max_bytes: bytes in all, labels and decoders included: 65536 or ``"64KiB"``.
         num_classes: K: every class gets ``max_size // K`` from the start (what is left over stays unused). None
-            divides the memory among the classes seen so far, so that shares shrink as classes arrive.
+            divides the memory among the classes seen so far, so that shares shrink as classes arrive; so it does
+            when more than K have come, of all tasks together. Of more classes than the memory has places for, some
+            are left out.
         seed: of every random draw; the global random state is not used.
         soft_labels: keep rows of probabilities where there are some; needs ``num_classes``.
         pixels: how the stream's images were preprocessed, ``Preprocessing(mean, std)`` of its normalisation; None
             to take it from the range of the first images.
         train_transform: augmentation of replayed images, a map of (C, H, W) tensors; a stream's own transforms do
             not reach them.
-        window: images of an online stream that wait at most for the end of their experience.
+        window: images of an online stream that are kept at most until they are condensed, within the memory's size;
+            and, where the ends of its experiences are hidden, after how many that happens.
         name: of the data, such as ``"mnist"``: digits and characters are not mirrored.
 
     Raises:
@@ -70,37 +85,12 @@ class ClassMemory(ExemplarsBuffer):  # type: ignore[misc]
         window: int = 5000,
         name: str = "stream",
     ) -> None:
-        self._size = Size(max_size, None if max_bytes is None else parse_bytes(max_bytes), num_classes)
+        size = Size(max_size, None if max_bytes is None else parse_bytes(max_bytes), num_classes)
         if soft_labels and num_classes is None:
             raise ConfigError("soft_labels=True needs num_classes: rows are as long as the model's output")
-        super().__init__(max_size or 0)
-        self.seed, self.soft_labels, self.name = seed, soft_labels, name
+        super().__init__(size, seed, soft_labels, window, name)
         self.train_transform = train_transform
         self._pixels = pixels
-        self._form: Form | None = None
-        self._parts: list[Part] = []
-        self._facts: dict[int, Facts] = {}
-        self._updates = 0
-        self._window = Window(window)
-        self._exposed: AvalancheDataset | None = None
-
-    @abstractmethod
-    def condense(self, material: Material, quota: int, agent: Any) -> list[Made]:
-        """Return what is kept of classes that have more images than their quota.
-
-        Args:
-            material: their images.
-            quota: images (or codes) per class.
-            agent: the strategy, whose model may be looked at.
-        """
-
-    @abstractmethod
-    def shrink_parts(self, parts: list[Part], quota: int, agent: Any) -> list[Made]:
-        """Return what is kept of parts that have more images than a quota that has become smaller."""
-
-    def shrunk_group(self, parts: list[Part]) -> int:
-        """Return how many classes :meth:`shrink_parts` stores together."""
-        return 1
 
     def settings(self) -> dict[str, Any]:
         """Return what decides about the content, JSON-able; a saved memory fits a buffer with the same."""
@@ -120,47 +110,69 @@ class ClassMemory(ExemplarsBuffer):  # type: ignore[misc]
     def buffer(self) -> AvalancheDataset:
         """The memory as a dataset of float32 images on the stream's scale, with ``targets`` and task labels."""
         if self._exposed is None:
-            self._exposed = exposed(
-                self._parts,
-                self._facts,
-                self._form,
-                self.num_classes if self.soft_labels else None,
-                self.train_transform,
-            )
+            self._exposed = self._shown(self._form)
         return self._exposed
 
     @property
-    def num_classes(self) -> int:
-        """K, or one more than the largest class number seen."""
-        return self._size.num_classes or max(self._facts, default=-1) + 1
+    def buffer_groups(self) -> dict[int, Group]:
+        """The images of each class, with a task label in any case, by class number.
+
+        Where class numbers come with several task labels, K times the task label is added to them.
+        """
+        return grouped(self._shown(self._form and replace(self._form, task_labels=True)), self._everything())
+
+    @property
+    def buffer_datasets(self) -> list[AvalancheDataset]:
+        """The images of each class."""
+        return [group.buffer for group in self.buffer_groups.values()]
 
     def update(self, strategy: Any, **kwargs: Any) -> None:
         """Take in the experience that ``strategy`` has finished; ``ReplayPlugin`` calls this."""
         self.post_adapt(strategy, strategy.experience)
 
+    def update_from_dataset(self, new_data: Any, strategy: Any = None) -> None:
+        """Take in a dataset, as strategies do that replay features."""
+        self._receive(new_data, strategy, online=False)
+
     def post_adapt(self, agent: Any, exp: Any) -> None:
-        """Take in an experience; that of an online stream once its last part has come, or the window is full.
+        """Take in an experience, or the next part of that of an online stream.
 
         Raises:
             DataError: images or labels that cannot be kept; the memory stays as it was.
-            ConfigError: a size that does not hold one image of each class; the memory stays as it was.
+            ConfigError: a size that does not hold one image of each class, or a strategy that cannot replay from this
+                memory; the memory stays as it was.
         """
-        dataset = exp.dataset.eval()
-        if not len(dataset):
+        online = isinstance(exp, OnlineCLExperience)
+        received = self._receive(exp.dataset, agent, online=online)
+        if not (online and received and self._is_last(exp)):
             return
+        arrival, seen = self._window.sample()
+        if seen:
+            self._take_in(arrival, seen, agent, halved=not exp.access_task_boundaries)
+        self._window.clear()
+        self._exposed = None
+
+    def _receive(self, dataset: Any, agent: Any, *, online: bool) -> bool:
+        """Take in a dataset: at once, or into the window; say whether there was anything in it."""
+        dataset = dataset.eval()
+        if not len(dataset):
+            return False
         form = self._form or observe(dataset, self._pixels)
         arrival = read(dataset, form, self._size.num_classes)
-        self._form = form
-        seen = Counter(arrival.labels.tolist())
-        online = isinstance(exp, OnlineCLExperience)
+        with_logits = replays_logits(agent, form, self.soft_labels)
+        self._form, self._outputs = form, 0
+        if with_logits and online:
+            arrival = self._with_logits_of(arrival, agent)
+        elif with_logits:  # what is kept of an experience gets its own; the bytes depend on their number
+            self._with_logits_of(arrival.of(torch.tensor([0])), agent)
         if online:
-            self._window.add(arrival, Streams(self.seed)(f"window/{self._updates}/{self._window.arrivals}"))
-            if not self._is_last(exp):
-                return
-            arrival, seen = self._window.sample()
-        self._take_in(arrival, seen, agent)
-        if online:
-            self._window.clear()
+            generator = Streams(self.seed)(f"window/{self._updates}/{self._window.arrivals}")
+            self._make_room(set(arrival.keys), agent)
+            self._window.add(arrival, generator, self._room())
+            self._exposed = None
+        else:
+            self._take_in(arrival, Counter(arrival.keys), agent)
+        return True
 
     def _is_last(self, exp: Any) -> bool:
         """Say whether an experience of an online stream ends with this part of it."""
@@ -169,45 +181,31 @@ class ClassMemory(ExemplarsBuffer):  # type: ignore[misc]
         # Avalanche 0.6 marks no part as the last one where the parts divide the experience evenly.
         return exp.is_last_subexp or self._window.arrivals == exp.sub_stream_length
 
-    def resize(self, strategy: Any, new_size: int) -> None:
-        """Set the size to ``new_size`` images; shares that have become too large shrink at once.
+    def facts(self) -> dict[Any, Facts]:
+        """Return where the memory of each class comes from: by class number, or (task label, class number).
 
-        Raises:
-            ConfigError: fewer images than classes.
+        Pairs are the keys where a class number comes with several task labels.
         """
-        size = Size(new_size, None, self._size.num_classes)
-        self._keep(self._parts, self._facts, size, strategy)
-        self._size, self.max_size = size, new_size
-
-    def budget(self) -> Budget:
-        """Count what is stored: images (or codes), numbers, and bytes at one a number, labels and decoders included."""
-        budgets = []
-        for part in self._parts:
-            budget = part.distilled.budget
-            if not part.compact:
-                count = len(part.distilled)
-                floats = part.distilled.images.numel() + count * (self.num_classes if self.soft_labels else 1)
-                stored = at_rest_bytes(count, part.distilled.shape, self.num_classes, self.soft_labels)
-                budget = Budget(count, count, floats, stored)
-            budgets.append(budget)
-        totals = {name: sum(getattr(one, name) for one in budgets) for name in Budget(0, 0, 0, 0).as_dict()}
-        return Budget(**totals)
-
-    def facts(self) -> dict[int, Facts]:
-        """Return where the memory of each class comes from."""
-        return {label: self._facts[label].model_copy(deep=True) for label in sorted(self._facts)}
+        restart = numbers_restart(self._facts)
+        return {key if restart else key[1]: self._facts[key].model_copy(deep=True) for key in sorted(self._facts)}
 
     def distilled(self) -> DistilledDataset:
         """Return the memory as one distilled dataset of K classes, with the facts of each class in its metadata.
 
+        Where a class number comes with several task labels, the classes of the dataset are those pairs.
+
         Raises:
             ConfigError: nothing is stored yet.
         """
-        if not self._parts or self._form is None:
+        parts = self._everything()
+        if not parts or self._form is None:
             raise ConfigError("the memory is empty: train on an experience first")
-        facts = {str(label): one.model_dump() for label, one in self.facts().items()}
+        restart = numbers_restart({key for part in parts for key in part.keys})
+        facts = {
+            words_of(key) if restart else str(key[1]): self._facts[key].model_dump() for key in sorted(self._facts)
+        }
         metadata = {"method": self.method_name, "classes": facts, "settings": self.settings()}
-        return joined(self._parts, self._form, self.num_classes, self.soft_labels, self.budget(), metadata)
+        return joined(parts, self._form, self.num_classes, self.soft_labels, self.budget(), metadata)
 
     @property
     def method_name(self) -> str:
@@ -218,7 +216,7 @@ class ClassMemory(ExemplarsBuffer):  # type: ignore[misc]
         """Write the memory to one verified file without pickle, atomically."""
         window = self._window
         raw = state.dump(
-            self._parts, self._facts, settings=self.settings(), updates=self._updates, max_size=self.max_size,
+            self._parts, self._facts, settings=self.settings(), updates=self._updates, max_size=self._max_size,
             form=self._form, window=window.kept, window_seen=window.seen, arrivals=window.arrivals,
         )  # fmt: skip
         return state.write_file(path, raw)
@@ -240,69 +238,12 @@ class ClassMemory(ExemplarsBuffer):  # type: ignore[misc]
                 )
         self._parts, self._facts, self._exposed = parts, content.facts_by_class(), None
         self._form, self._updates, self.max_size = content.form_of_stream(), content.updates, content.max_size
-        seen = Counter({int(label): count for label, count in content.window.items()})
-        self._window.put(window, seen, content.arrivals)
+        self._outputs = same_width([part.logits for part in parts if part.logits is not None])
+        self._window.put(window, content.window_by_class(window), content.arrivals)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_exposed": None}
 
-    def check(self, shape: Shape, group: int = 1) -> None:
-        """Refuse a size that does not hold one image (or code) of each class, before there are any.
-
-        Args:
-            shape: (C, H, W) of the images.
-            group: classes of an experience.
-
-        Raises:
-            ConfigError: the size is too small; the smallest one that does is named.
-        """
-        classes = self._size.num_classes or group
-        self._size.quota(classes, group, lambda images: self.bytes_of(images, group, classes, shape))
-
-    def bytes_of(self, images: int, group: int, num_classes: int, shape: Shape) -> int:
-        """Return the bytes of ``images`` images for each of ``group`` classes that are stored together.
-
-        Args:
-            images: per class.
-            group: number of classes.
-            num_classes: of the stream as far as it is known, which decides about the bytes of a label.
-            shape: (C, H, W) of an image.
-        """
-        total = max(num_classes, self._size.num_classes or 0)
-        return at_rest_bytes(images * group, shape, total, self.soft_labels)
-
-    def seed_of(self, classes: tuple[int, ...]) -> int:
-        """Return the seed of what is made of some classes: it does not depend on when they came."""
-        return derive_seed(self.seed, "classes", *classes)
-
-    def _take_in(self, arrival: Arrival, seen: Counter[int], agent: Any) -> None:
-        """Condense what has arrived, together with what is stored of its classes, and shrink the rest."""
-        touched = [part for part in self._parts if set(part.holds) & set(seen)]
-        material = material_of(arrival, touched, seen, self._facts, self.name)
-        facts = facts_after(self._facts, arrival, seen, self._updates)
-        quota = self._quota(self._size, facts, len(material.classes))
-        few, many = split_few(material, quota)
-        made = made_everywhere(lambda: [*few, *(self.condense(many, quota, agent) if many is not None else [])])
-        warn_of_few(made, quota)
-        rest = [part for part in self._parts if part not in touched]
-        self._keep([*rest, *(one.part for one in made)], noted(facts, made), self._size, agent)
-        self._updates += 1
-        if self._size.bytes is not None:
-            self.max_size = quota * (self._size.num_classes or len(facts))
-
-    def _quota(self, size: Size, facts: dict[int, Facts], group: int) -> int:
-        """Return how many images (or codes) of each of ``group`` classes that are stored together ``size`` holds."""
-        assert self._form is not None
-        shape, classes = self._form.shape, max(facts) + 1
-        return size.quota(len(facts), group, lambda images: self.bytes_of(images, group, classes, shape))
-
-    def _keep(self, parts: list[Part], facts: dict[int, Facts], size: Size, agent: Any) -> None:
-        """Shrink what is larger than its share of ``size`` and take over the result."""
-        made: list[Made] = []
-        large = [part for part in parts if part.per_class > self._quota(size, facts, len(part.holds))]
-        if large:
-            quota = self._quota(size, facts, self.shrunk_group(large))
-            made = made_everywhere(lambda: self.shrink_parts(large, quota, agent))
-        parts = [*(part for part in parts if part not in large), *(one.part for one in made)]
-        self._parts, self._facts = sorted(parts, key=lambda part: part.holds), noted(facts, made)
-        self._exposed = None
+    def _shown(self, form: Form | None) -> Any:
+        row_length = self.num_classes if self.soft_labels else None
+        return exposed(self._everything(), form, row_length, self.train_transform)

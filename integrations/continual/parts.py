@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from ddkit.artifact import DistilledDataset
 from ddkit.coresets import herding_indices
 from ddkit.data import Preprocessing, RealData
+from ddkit.integrations.continual.keys import Key
 from ddkit.parts import at_rest
 
 
@@ -41,20 +42,29 @@ class Facts(BaseModel):
     clipped: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Part:
-    """A stored set of one or more classes.
+    """A stored set of one or more classes of a task.
 
     Args:
         holds: classes whose images these are.
         classes: class of each label (or column of a soft label) of ``distilled``; contains ``holds``.
         distilled: bytes for images that are stored as they are; of one class then. A set with decoders keeps its
             compact form.
+        task: task label of its images.
+        logits: float32 ``(n, H)`` that a strategy's model gave for its images; None where nobody asks for them.
     """
 
     holds: tuple[int, ...]
     classes: tuple[int, ...]
     distilled: DistilledDataset
+    task: int = 0
+    logits: Tensor | None = None
+
+    @property
+    def keys(self) -> list[Key]:
+        """The classes whose images these are."""
+        return [(self.task, label) for label in self.holds]
 
     @property
     def compact(self) -> bool:
@@ -95,7 +105,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Material:
-    """Images from which the memory of some classes is made.
+    """Images from which the memory of some classes of a task is made.
 
     Args:
         classes: their numbers, ascending.
@@ -104,6 +114,7 @@ class Material:
         copies: int64 ``(N,)``: of how many real images each one speaks; above 1 for stored images of a class that is
             seen again.
         name: of the data, which decides about mirroring.
+        task: task label of them all.
     """
 
     classes: tuple[int, ...]
@@ -111,6 +122,7 @@ class Material:
     labels: Tensor
     copies: Tensor
     name: str
+    task: int = 0
     counts: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -123,7 +135,7 @@ class Material:
         place[[self.classes.index(label) for label in classes]] = torch.arange(len(classes))
         labels = place[self.labels]
         index = (labels >= 0).nonzero().squeeze(1)
-        return Material(tuple(classes), self.images[index], labels[index], self.copies[index], self.name)
+        return Material(tuple(classes), self.images[index], labels[index], self.copies[index], self.name, self.task)
 
     def real(self, *, weighted: bool = True, preprocessing: Preprocessing | None = None) -> RealData:
         """Return the images as a real set of G classes; a single class comes twice, as methods take two or more.
@@ -166,7 +178,7 @@ def parts_of(distilled: DistilledDataset, material: Material, soft: bool) -> lis
     """
     classes = material.classes
     if distilled.synthesis != "pixels":
-        return [Part(classes, classes, distilled)]
+        return [Part(classes, classes, distilled, material.task)]
     if distilled.images.dtype != torch.uint8:
         distilled = at_rest(distilled)
     kept = soft and distilled.label_kind == "soft"
@@ -187,7 +199,7 @@ def parts_of(distilled: DistilledDataset, material: Material, soft: bool) -> lis
                 "order": {"classes": [place], "per_class": int(index.sum())},
             },
         )
-        parts.append(Part((classes[place],), classes, one))
+        parts.append(Part((classes[place],), classes, one, material.task))
     return parts
 
 
@@ -202,7 +214,7 @@ def real_parts(material: Material, index: Tensor) -> list[Part]:
             class_names=[str(label)],
             preprocessing=Preprocessing.identity(material.images.shape[1]),
         )
-        parts.append(Part((label,), (label,), one))
+        parts.append(Part((label,), (label,), one, material.task))
     return parts
 
 
@@ -225,6 +237,13 @@ def herded(part: Part, quota: int) -> list[Part]:
     return parts
 
 
+def left_of(part: Part, keys: Collection[Key]) -> list[Part]:
+    """Return what a part is without classes that are not among ``keys``; with decoders, its images."""
+    if set(part.keys) <= set(keys):
+        return [part]
+    return [one for one in herded(part, part.per_class) if set(one.keys) <= set(keys)]
+
+
 def _at(part: Part, index: Tensor, label: int | None = None) -> Part:
     """Return the images at ``index`` of one class as bytes."""
     label = part.holds[0] if label is None else label
@@ -240,7 +259,8 @@ def _at(part: Part, index: Tensor, label: int | None = None) -> Part:
         label_kind="soft" if soft else "hard",
         metadata={**part.distilled.metadata, "order": order},
     )
-    return Part((label,), part.classes, one)
+    logits = None if part.logits is None else part.logits[index]
+    return Part((label,), part.classes, one, part.task, logits)
 
 
 @dataclass(frozen=True)

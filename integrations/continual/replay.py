@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddkit.errors import ConfigError
+from ddkit.integrations.continual.dark import SoftRows
 from ddkit.integrations.continual.host import (
     AvalancheDataset,
     ExemplarsBuffer,
     ReplayPlugin,
-    SupervisedPlugin,
     TransformGroups,
 )
 from ddkit.integrations.continual.memory import ClassMemory
@@ -47,7 +47,13 @@ class RepeatedMemory(ExemplarsBuffer):  # type: ignore[misc]
     @property
     def max_size(self) -> int:
         """Of the policy."""
-        return int(self.policy.max_size)
+        size: int = self.policy.max_size
+        return size
+
+    @property
+    def buffer_groups(self) -> Any:
+        """Of the policy, not repeated."""
+        return self.policy.buffer_groups
 
     @property
     def buffer(self) -> AvalancheDataset:
@@ -87,13 +93,14 @@ class OneHot:
         return F.one_hot(torch.as_tensor(target, dtype=torch.int64), self.num_classes).float()
 
 
-class SoftTargets(SupervisedPlugin):  # type: ignore[misc]
+class SoftTargets(SoftRows):
     """Lets the stream's labels become rows of probabilities when training, as those of a memory with soft labels are.
 
-    ``nn.CrossEntropyLoss`` takes rows, and accuracy metrics their largest entry; evaluation keeps class numbers.
+    ``nn.CrossEntropyLoss`` takes rows, and accuracy metrics their largest entry; evaluation keeps class numbers. Rows
+    follow the model's output where that has another length, as with a head that grows.
 
     Args:
-        num_classes: K, the length of the model's output.
+        num_classes: K, the length of the rows.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -104,6 +111,30 @@ class SoftTargets(SupervisedPlugin):  # type: ignore[misc]
         """Wrap the experience's dataset."""
         groups = TransformGroups({"train": (None, OneHot(self.num_classes)), "eval": None})
         strategy.adapted_dataset = AvalancheDataset([strategy.adapted_dataset], transform_groups=groups)
+
+    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """Give the rows of the mini-batch the length of the model's output.
+
+        Raises:
+            ConfigError: a row names a class for which the model has no output.
+        """
+        if strategy.mb_y.ndim == 2:
+            strategy.mbatch[1] = rows_of_length(strategy.mb_y, strategy.mb_output.shape[1])
+
+
+def rows_of_length(rows: Tensor, length: int) -> Tensor:
+    """Return rows ``(N, K)`` of probabilities as ``(N, length)``: zeros are added, or zeros cut off.
+
+    Raises:
+        ConfigError: what would be cut off is not zero.
+    """
+    if bool((rows[:, length:] != 0).any()):
+        label = int((rows != 0).any(dim=0).nonzero().max())
+        raise ConfigError(
+            f"a soft label names class {label}, the model gives {length} outputs: give it one for every class, or "
+            f"leave soft_labels out"
+        )
+    return F.pad(rows[:, :length], (0, max(0, length - rows.shape[1])))
 
 
 def replay(policy: Any, memory_batch_size: int, *, repeat_to_batch: bool = True) -> list[Any]:

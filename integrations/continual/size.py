@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ddkit.budget import Budget
 from ddkit.errors import ConfigError
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -25,6 +27,27 @@ def parse_bytes(size: int | str) -> int:
     if count < 1:
         raise ConfigError(f"size '{size}' is less than one byte: give at least the bytes of one image per class")
     return count
+
+
+class MaxSize(int):
+    """A number of images that Avalanche's plugins compare with their ``mem_size``.
+
+    They do so by an assertion without words, which fails with the default of 200 where ``mem_size`` was forgotten.
+
+    Raises:
+        ConfigError: a plugin of Avalanche found another number.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        equal = int(self) == other
+        if not equal and str(sys._getframe(1).f_globals.get("__name__")).startswith("avalanche."):
+            raise ConfigError(
+                f"the plugin has mem_size={other}, the memory max_size={int(self)}: give it mem_size=buffer.max_size, "
+                f"or let distilled_replay(buffer) make it"
+            )
+        return equal
+
+    __hash__ = int.__hash__
 
 
 @dataclass(frozen=True)
@@ -88,3 +111,18 @@ class Size:
             middle = (low + high) // 2
             low, high = (middle, high) if bytes_of(middle) <= share else (low, middle)
         return low
+
+    def places(self, each: int) -> int:
+        """Return how many classes can have an image, of ``each`` bytes with its label."""
+        return self.images if self.images is not None else (self.bytes or 0) // each
+
+    def room(self, stored: Budget, each: int) -> int:
+        """Return how many images of ``each`` bytes fit beside what is stored."""
+        if self.images is not None:
+            return max(0, self.images - stored.images)
+        return max(0, (self.bytes or 0) - stored.bytes) // each
+
+    def share(self, seen: int, each: int) -> int:
+        """Return how many images of ``each`` bytes are the share of one of ``seen`` classes, which may be none."""
+        classes = max(seen, self.num_classes or 0)
+        return self.images // classes if self.images is not None else (self.bytes or 0) // classes // each

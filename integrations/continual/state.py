@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from ddkit.data import Preprocessing
 from ddkit.errors import ArtifactError, DataError
 from ddkit.files import write_atomically
 from ddkit.integrations.continual.incoming import Arrival, Form
-from ddkit.integrations.continual.parts import Facts, Part
+from ddkit.integrations.continual.keys import Key, text_of
+from ddkit.integrations.continual.parts import Facts, Part, herded
 from ddkit.registry import describe_validation_error
 
 FORMAT = "ddkit.replay-memory"
@@ -29,6 +32,7 @@ class _PartContent(BaseModel):
 
     holds: list[int] = Field(min_length=1)
     classes: list[int] = Field(min_length=1)
+    task: int | None = Field(default=None, ge=0)
 
 
 class _FormContent(BaseModel):
@@ -39,18 +43,23 @@ class _FormContent(BaseModel):
     std: list[float]
     task_labels: bool
     tensor_targets: bool
+    vectors: bool = False
 
 
 class Content(BaseModel):
     """The JSON part of a saved memory.
+
+    A class of task 0 is named by its number, one of another task ``task/number``. Memories saved before classes were
+    kept by task name all by their number, with the task in their facts.
 
     Args:
         settings: of the buffer; a memory is restored only into one with the same.
         updates: how many experiences were taken in.
         max_size: images in all.
         form: of the stream's items; None before the first one.
-        parts: classes of each stored part, whose artifact is the tensor ``part.<number>``.
-        facts: by class number, as text.
+        parts: classes of each stored part, whose artifact is the tensor ``part.<number>``, and its task where it is not
+            0; with a tensor ``part.<number>.logits`` where it has logits.
+        facts: by class, as text.
         window: images seen of the sub-experiences that wait to be distilled, by class; with tensors ``window.*``.
         arrivals: number of these sub-experiences.
     """
@@ -71,11 +80,23 @@ class Content(BaseModel):
         if self.form is None:
             return None
         pixels = Preprocessing(tuple(self.form.mean), tuple(self.form.std))
-        return Form(self.form.shape, pixels, self.form.task_labels, self.form.tensor_targets)
+        return Form(self.form.shape, pixels, self.form.task_labels, self.form.tensor_targets, self.form.vectors)
 
-    def facts_by_class(self) -> dict[int, Facts]:
-        """Return the facts by class number."""
-        return {int(label): facts for label, facts in self.facts.items()}
+    def facts_by_class(self) -> dict[Key, Facts]:
+        """Return the facts by class."""
+        return {(facts.task, int(text.rpartition("/")[2])): facts for text, facts in self.facts.items()}
+
+    def window_by_class(self, window: Arrival | None) -> Counter[Key]:
+        """Return how many images of each class the window has seen, with the tasks that its images have."""
+        keys = [] if window is None else window.keys
+        tasks = {label: task for task, label in keys}
+        counts: Counter[Key] = Counter()
+        for text, count in self.window.items():
+            task, _, name = text.rpartition("/")
+            label = int(name)
+            old = not task and (0, label) not in keys  # a file that names no task, or a class of which no image is left
+            counts[tasks.get(label, 0) if old else int(task or 0), label] += count
+        return counts
 
 
 def form_content(form: Form | None) -> dict[str, Any] | None:
@@ -88,38 +109,52 @@ def form_content(form: Form | None) -> dict[str, Any] | None:
         "std": list(form.pixels.std),
         "task_labels": form.task_labels,
         "tensor_targets": form.tensor_targets,
+        **({"vectors": True} if form.vectors else {}),
     }
 
 
 def dump(
     parts: Sequence[Part],
-    facts: Mapping[int, Facts],
+    facts: Mapping[Key, Facts],
     *,
     settings: Mapping[str, Any] | None = None,
     updates: int = 0,
     max_size: int = 0,
     form: Form | None = None,
     window: Arrival | None = None,
-    window_seen: Mapping[int, int] | None = None,
+    window_seen: Mapping[Key, int] | None = None,
     arrivals: int = 0,
 ) -> bytes:
     """Return the bytes of a memory; equal memories give equal bytes."""
     tensors: dict[str, Tensor] = {"updates": torch.tensor([updates])}
     for number, part in enumerate(parts):
         tensors[f"part.{number}"] = torch.frombuffer(bytearray(part.distilled.to_bytes()), dtype=torch.uint8)
+        if part.logits is not None:
+            tensors[f"part.{number}.logits"] = part.logits
     if window is not None:
         tensors |= {"window.images": window.images, "window.labels": window.labels, "window.tasks": window.tasks}
+        if window.logits is not None:
+            tensors["window.logits"] = window.logits
     content = Content(
         settings=dict(settings or {}),
         updates=updates,
         max_size=max_size,
         form=form_content(form),  # type: ignore[arg-type]
-        parts=[_PartContent(holds=list(part.holds), classes=list(part.classes)) for part in parts],
-        facts={str(label): one for label, one in facts.items()},
-        window={str(label): count for label, count in (window_seen or {}).items()},
+        parts=[_part_content(part) for part in parts],
+        facts={text_of(key): one for key, one in facts.items()},
+        window={text_of(key): count for key, count in (window_seen or {}).items()},
         arrivals=arrivals,
     )
-    return pack(tensors, content.model_dump(mode="json"), kind=FORMAT, version=FORMAT_VERSION)
+    document = content.model_dump(mode="json")
+    for entry in [*document["parts"], *([document["form"]] if form is not None else [])]:
+        for key in ("task", "vectors"):  # as memories of one task and of images have always been written
+            if not entry.get(key):
+                entry.pop(key, None)
+    return pack(tensors, document, kind=FORMAT, version=FORMAT_VERSION)
+
+
+def _part_content(part: Part) -> _PartContent:
+    return _PartContent(holds=list(part.holds), classes=list(part.classes), task=part.task or None)
 
 
 def restore(raw: bytes) -> tuple[Content, list[Part], Arrival | None]:
@@ -131,22 +166,29 @@ def restore(raw: bytes) -> tuple[Content, list[Part], Arrival | None]:
     document, tensors = unpack(io.BytesIO(raw), len(raw), kind=FORMAT, version=FORMAT_VERSION)
     try:
         content = Content.model_validate(document)
-        labels = [int(label) for label in (*content.facts, *content.window)]
+        numbers = [number for text in (*content.facts, *content.window) for number in map(int, text.split("/"))]
         content.form_of_stream()
     except ValidationError as error:
         raise ArtifactError(f"the memory does not follow its format: {describe_validation_error(error)}") from None
     except (ValueError, DataError) as error:
         raise ArtifactError(f"the memory does not follow its format: {error}: save it anew") from None
     wanted = {"updates", *(f"part.{number}" for number in range(len(content.parts)))}
+    optional = {f"part.{number}.logits" for number in range(len(content.parts))}
     window = None
     if content.window:
         wanted |= {"window.images", "window.labels", "window.tasks"}
-    if set(tensors) != wanted or any(label < 0 for label in labels):
+        optional |= {"window.logits"}
+    if not wanted <= set(tensors) <= wanted | optional or any(number < 0 for number in numbers):
         raise ArtifactError("the tensors of the memory are not those that it lists: save it anew")
     if content.window:
-        window = Arrival(tensors["window.images"], tensors["window.labels"], tensors["window.tasks"], 0.0)
-    parts = [_part(entry, tensors[f"part.{number}"]) for number, entry in enumerate(content.parts)]
-    if sorted(label for part in parts for label in part.holds) != sorted(content.facts_by_class()):
+        images, labels, tasks = (tensors[f"window.{name}"] for name in ("images", "labels", "tasks"))
+        window = Arrival(images, labels, tasks, 0.0, tensors.get("window.logits"))
+    facts = content.facts_by_class()
+    parts = []
+    for number, entry in enumerate(content.parts):
+        part = _part(entry, tensors[f"part.{number}"])
+        parts += _with_tasks(replace(part, logits=tensors.get(f"part.{number}.logits")), entry.task, facts)
+    if sorted(key for part in parts for key in part.keys) != sorted(facts) or len(facts) < len(content.facts):
         raise ArtifactError("the parts of the memory hold other classes than it describes: save it anew")
     return content, parts, window
 
@@ -159,6 +201,18 @@ def _part(entry: _PartContent, raw: Tensor) -> Part:
             f"a part of the memory has {distilled.num_classes} classes, listed are {entry.classes}: save it anew"
         )
     return Part(tuple(entry.holds), tuple(entry.classes), distilled)
+
+
+def _with_tasks(part: Part, task: int | None, facts: Mapping[Key, Facts]) -> list[Part]:
+    """Return a part with its task: the one that is written, 0, or in old files those of the facts of its classes.
+
+    In those, classes of several tasks may share a decoder; they become images, one part a class.
+    """
+    only = {label: task for task, label in facts}
+    tasks = {label: task or (0 if (0, label) in facts else only.get(label, 0)) for label in part.holds}
+    if len(set(tasks.values())) == 1:
+        return [replace(part, task=tasks[part.holds[0]])]
+    return [replace(one, task=tasks[one.holds[0]]) for one in herded(part, part.per_class)]
 
 
 def read_file(path: Path | str) -> tuple[Content, list[Part], Arrival | None]:

@@ -5,72 +5,84 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
 from ddkit.integrations.continual import state
 from ddkit.integrations.continual.distributed import on_first_rank
 from ddkit.integrations.continual.incoming import Arrival
+from ddkit.integrations.continual.keys import Key, words_of
 from ddkit.integrations.continual.model import untouched_random_state
 from ddkit.integrations.continual.parts import Facts, Made, Material, Part, real_parts
 
 
 def material_of(
-    arrival: Arrival, touched: Sequence[Part], seen: Counter[int], facts: Mapping[int, Facts], name: str
+    arrival: Arrival, touched: Sequence[Part], seen: Counter[Key], facts: Mapping[Key, Facts], name: str, task: int
 ) -> Material:
-    """Return what has arrived with what is stored of the same classes.
+    """Return what has arrived of a task with what is stored of the same classes.
 
     A stored image of a class that is seen again counts as many times as there are real images behind each stored one,
     so that old and new ones weigh by how many real images they stand for. Classes that share a part with those that
     have arrived, because of its decoder, come along with their stored images alone.
 
     Args:
-        arrival: new images.
+        arrival: new images of the task.
         touched: stored parts of their classes.
         seen: how many real images the new ones stand for, by class.
         facts: of the stored classes.
         name: of the data.
+        task: its label.
     """
-    classes = sorted({*seen, *(label for part in touched for label in part.holds)})
     images, labels = [arrival.images], [arrival.labels]
     copies = [torch.ones(len(arrival.labels), dtype=torch.int64)]
     for part in touched:
         for label in part.holds:
-            stored = part.images_of(label)
+            stored, key = part.images_of(label), (task, label)
             each = 1
-            if label in seen:
-                new = int((arrival.labels == label).sum()) / seen[label]  # a window keeps a share of what it has seen
-                each = max(1, round(new * facts[label].seen / len(stored)))
+            if key in seen:
+                new = int((arrival.labels == label).sum()) / seen[key]  # a window keeps a share of what it has seen
+                each = max(1, round(new * facts[key].seen / len(stored)))
             images.append(stored)
             labels.append(torch.full((len(stored),), label))
             copies.append(torch.full((len(stored),), each))
-    place = torch.full((max(classes) + 1,), -1)
-    place[classes] = torch.arange(len(classes))
-    return Material(tuple(classes), torch.cat(images), place[torch.cat(labels)], torch.cat(copies), name)
+    classes, places = torch.cat(labels).unique(return_inverse=True)
+    return Material(tuple(classes.tolist()), torch.cat(images), places, torch.cat(copies), name, task)
 
 
-def facts_after(facts: Mapping[int, Facts], arrival: Arrival, seen: Counter[int], update: int) -> dict[int, Facts]:
+def waiting_parts(waiting: Arrival, name: str) -> list[Part]:
+    """Return real images that wait to be distilled as parts, one a class."""
+    parts = []
+    for task, arrival in waiting.by_task():
+        material = material_of(arrival, [], Counter(), {}, name, task)
+        for place, part in enumerate(real_parts(material, torch.arange(len(material.labels)))):
+            logits = None if arrival.logits is None else arrival.logits[material.labels == place]
+            parts.append(replace(part, logits=logits))
+    return parts
+
+
+def facts_after(facts: Mapping[Key, Facts], arrival: Arrival, seen: Counter[Key], update: int) -> dict[Key, Facts]:
     """Return the facts of all classes once ``arrival`` has been counted."""
     result = dict(facts)
-    for label, count in seen.items():
-        before = facts.get(label)
-        result[label] = Facts(
+    for key, count in seen.items():
+        before = facts.get(key)
+        result[key] = Facts(
             seen=count + (before.seen if before else 0),
             experiences=[*(before.experiences if before else []), update],
             how="kept",
-            task=before.task if before else int(arrival.tasks[arrival.labels == label].mode().values),
+            task=key[0],
             clipped=round(arrival.clipped, 6),
         )
     return result
 
 
-def noted(facts: Mapping[int, Facts], made: Sequence[Made]) -> dict[int, Facts]:
+def noted(facts: Mapping[Key, Facts], made: Sequence[Made]) -> dict[Key, Facts]:
     """Return ``facts`` with how each class of ``made`` came about."""
     result = dict(facts)
     for one in made:
-        for label in one.part.holds:
+        for key in one.part.keys:
             changes = {"how": one.how, "seconds": round(one.seconds, 3), "steps": one.steps}
-            result[label] = facts[label].model_copy(update=changes)
+            result[key] = facts[key].model_copy(update=changes)
     return result
 
 
@@ -89,9 +101,9 @@ def warn_of_few(made: Sequence[Made], quota: int) -> None:
     """Say which classes leave a share of the memory unused."""
     short = [one.part for one in made if one.how == "kept" and len(one.part.distilled) < quota]
     if short:
-        classes = ", ".join(str(part.holds[0]) for part in short)
+        classes = ", ".join(words_of(part.keys[0]) for part in short)
         warnings.warn(
-            f"class {classes} has fewer images than its share of {quota}: all of them are kept, the rest of the share "
+            f"{classes} has fewer images than its share of {quota}: all of them are kept, the rest of the share "
             f"stays unused",
             stacklevel=2,
         )
@@ -104,14 +116,13 @@ def made_everywhere(make: Callable[[], list[Made]]) -> list[Made]:
         with untouched_random_state():
             made = make()
         facts = {
-            label: Facts(seen=0, experiences=[], how=one.how, seconds=one.seconds, steps=one.steps)
+            key: Facts(seen=0, experiences=[], how=one.how, seconds=one.seconds, steps=one.steps, task=key[0])
             for one in made
-            for label in one.part.holds
+            for key in one.part.keys
         }
         return state.dump([one.part for one in made], facts)
 
     content, parts, _ = state.restore(on_first_rank(raw))
     facts = content.facts_by_class()
-    return [
-        Made(part, facts[part.holds[0]].how, facts[part.holds[0]].seconds, facts[part.holds[0]].steps) for part in parts
-    ]
+    first = [facts[part.keys[0]] for part in parts]
+    return [Made(part, one.how, one.seconds, one.steps) for part, one in zip(parts, first, strict=True)]

@@ -1,4 +1,4 @@
-"""Which real images of an online stream wait until they are distilled?"""
+"""Which real images of an online stream are replayed until they are distilled?"""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from torch import Tensor
 
 from ddkit.errors import ConfigError
 from ddkit.integrations.continual.incoming import Arrival
+from ddkit.integrations.continual.keys import Key, counted
 
 
 class Window:
-    """A uniform sample of what has arrived since it was last taken, never larger than its limit.
+    """A uniform sample of what has arrived since it was last taken, never larger than the room that it gets.
 
     Args:
-        limit: images at most.
+        limit: images at most, and after how many arrived ones it is full.
 
     Raises:
         ConfigError: a limit below 1.
@@ -26,35 +27,40 @@ class Window:
             raise ConfigError(f"window={limit} images: give at least 1")
         self.limit = limit
         self.kept: Arrival | None = None
-        self.seen: Counter[int] = Counter()
+        self.seen: Counter[Key] = Counter()
         self.arrivals = 0
         self._keys = torch.zeros(0)
 
     @property
     def full(self) -> bool:
-        """Whether images have been, or are about to be, left out."""
+        """Whether as many images have arrived as it may hold at most."""
         return sum(self.seen.values()) >= self.limit
 
-    def add(self, arrival: Arrival, generator: torch.Generator) -> None:
-        """Take in images: each gets a random key, and those with the largest stay (reservoir sampling)."""
-        self.seen.update(arrival.labels.tolist())
+    def add(self, arrival: Arrival, generator: torch.Generator, room: int) -> None:
+        """Take in images: each gets a random key, and the ``room`` with the largest stay (reservoir sampling)."""
+        self.seen.update(arrival.keys)
         self.arrivals += 1
-        keys = torch.cat([self._keys, torch.rand(len(arrival.labels), generator=generator)])
-        joined = arrival if self.kept is None else self.kept.joined(arrival)
-        index = keys.topk(min(self.limit, len(keys))).indices.sort().values
-        self.kept, self._keys = joined.of(index), keys[index]
+        self._keys = torch.cat([self._keys, torch.rand(len(arrival.labels), generator=generator)])
+        self.kept = arrival if self.kept is None else self.kept.joined(arrival)
+        self.trim(room)
 
-    def sample(self) -> tuple[Arrival, Counter[int]]:
+    def trim(self, room: int) -> None:
+        """Keep no more than ``room`` images."""
+        if self.kept is None:
+            return
+        index = self._keys.topk(min(self.limit, room, len(self._keys))).indices.sort().values
+        self.kept, self._keys = self.kept.of(index), self._keys[index]
+
+    def sample(self) -> tuple[Arrival, Counter[Key]]:
         """Return the sample and how many images of each of its classes it stands for."""
         assert self.kept is not None
-        left = set(self.kept.labels.tolist())  # of a rare class no image may be left
-        return self.kept, Counter({label: count for label, count in self.seen.items() if label in left})
+        return self.kept, counted(set(self.kept.keys), self.seen)  # of a rare class no image may be left
 
     def clear(self) -> None:
         """Forget the sample."""
         self.put(None, Counter(), 0)
 
-    def put(self, kept: Arrival | None, seen: Counter[int], arrivals: int) -> None:
+    def put(self, kept: Arrival | None, seen: Counter[Key], arrivals: int) -> None:
         """Take back a sample that was saved; its images count as drawn uniformly."""
         self.kept, self.seen, self.arrivals = kept, seen, arrivals
         self._keys = _keys_after(sum(seen.values()), 0 if kept is None else len(kept.labels))
