@@ -131,9 +131,8 @@ def _check(content: Any, tensors: dict[str, Tensor]) -> None:
         if content["weighted"]:
             wanted["edge_weight"] = (torch.float32, (sum(edges),))
     if set(tensors) != {"x", *wanted}:
-        raise ArtifactError(
-            f"holds the tensors {', '.join(sorted(tensors))} instead of {', '.join(sorted({'x', *wanted}))}"
-        )
+        found = ", ".join(repr(name[:20]) for name in sorted(tensors)[:8])
+        raise ArtifactError(f"holds the tensors {found} instead of {', '.join(sorted({'x', *wanted}))}")
     x = tensors["x"]
     if x.dtype != torch.float32 or x.dim() != 2 or len(x) != sum(nodes) or not bool(torch.isfinite(x).all()):
         raise ArtifactError(f"features {tuple(x.shape)} {x.dtype} are not {sum(nodes)} finite float32 rows")

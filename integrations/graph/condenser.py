@@ -19,10 +19,11 @@ from ddkit.integrations.graph.budget import (
     node_counts,
     smallest_bytes,
     stored_bytes,
+    warn_of_bytes,
 )
 from ddkit.integrations.graph.checks import Directed, Features
 from ddkit.integrations.graph.graphs import GraphOptions, condense_graphs
-from ddkit.integrations.graph.host import Data, GraphDataset, host_version
+from ddkit.integrations.graph.host import BaseTransform, Data, GraphDataset, host_version
 from ddkit.integrations.graph.matching import Options, match_gradients
 from ddkit.integrations.graph.presets import LEARNED, METHODS, Structure
 from ddkit.integrations.graph.problem import Condensed, Problem
@@ -37,8 +38,11 @@ Setting = Literal["transductive", "inductive"]
 _OF_NODES = ("ratio_of", "hops", "backbone", "structure", "threshold", "setting", "split", "missing", "directed")
 
 
-class GraphCondenser:
+class GraphCondenser(BaseTransform):
     """Condense the nodes of a graph, or a set of graphs.
+
+    It is a transform of PyG: ``T.Compose([T.NormalizeFeatures(), GraphCondenser("kmeans", ratio=0.026)])``. A dataset
+    keeps what ``pre_transform=`` makes and computes ``transform=`` anew at every access, with the same result.
 
     Args:
         method: ``means`` (one propagated mean a class), ``kmeans``, ``random``, ``herding``, ``kcenter``, ``gcond``,
@@ -105,6 +109,17 @@ class GraphCondenser:
         self.structure = self._structure(structure)
         self._check()
         self.options = self._options(options)
+
+    def forward(self, data: Data) -> Data:
+        """Condense one graph, as :meth:`condense` does."""
+        return self.condense(data)
+
+    def __repr__(self) -> str:
+        """Return what was asked for; PyG tells by it whether a dataset was processed alike."""
+        own = {name: value for name, value in vars(self).items() if name not in ("method", "options")}
+        own |= dataclasses.asdict(self.options) if self.options is not None else {}
+        told = "".join(f", {name}={value!r}" for name, value in own.items() if value is not None)
+        return f"GraphCondenser({self.method!r}{told})"
 
     def _structure(self, structure: Structure | None) -> str:
         own = LEARNED[self.method].structure if self.method in LEARNED else "identity"
@@ -272,6 +287,7 @@ class GraphCondenser:
                 "fingerprint": whole.fingerprint(),
             },
         }
+        warn_of_bytes(small.provenance["bytes"], small.provenance["source"]["bytes"])
         return small
 
     def _told(self, facts: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -294,6 +310,7 @@ class GraphCondenser:
         made, source = condense_graphs(
             graphs, self.graphs_per_class, self.nodes, options, self.features, Streams(self.seed)
         )
+        warn_of_bytes(sum(stored_bytes(graph) for graph in made), source["bytes"])
         told = self._told({}, time.process_time() - begun)
         for graph in made:
             graph.provenance = {**told, "features": self.features, "bytes": stored_bytes(graph), "source": source}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddkit.errors import ConfigError, DivergedError, unknown_name
-from ddkit.integrations.graph.backbones import Backbone, GCNBackbone, SGCBackbone, glorot
+from ddkit.integrations.graph.backbones import WEIGHTS, Backbone, GCNBackbone, SGCBackbone, glorot
 from ddkit.integrations.graph.problem import Condensed, Problem
 from ddkit.integrations.graph.structure import LearnedStructure, edges_above, spread
 from ddkit.integrations.graph.untrained import centres
@@ -23,6 +25,10 @@ from ddkit.objectives.kernel_losses import target_loss
 
 Init = Literal["kmeans", "propagated", "features"]
 INITS = ("kmeans", "propagated", "features")
+#: Features that have moved further than this, in units of their own norm, draw a warning, or end the run.
+FAR, MOST_MOVED = 1.2, 10.0
+#: So does a loss of which more than this share is left.
+UNLEARNED = 0.7
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,11 @@ class Options:
         inner_steps: steps of that network on the condensed graph between two of them.
         lr: of the features, in units of the root mean square of propagated features. It has to stay well below 1, as
             Adam moves every feature by about this much a step.
+        norm: mean Euclidean norm that propagated features have as the networks of gradient matching see them, whatever
+            that of the graph's: rates and initial weights of the networks then mean the same on every graph. None
+            leaves features as they are.
+        weights: how those networks start: ``glorot`` with zero biases, as PyG's layers, or within the 2.4 times smaller
+            bounds of the ``authors``' program, biases included.
         lr_structure: of the edge predictor.
         lr_model: of the inner steps.
         keep_moments: Adam of the inner steps keeps its moments from one outer step to the next, as in the authors'
@@ -53,6 +64,8 @@ class Options:
     outer_steps: int = 20
     inner_steps: int = 15
     lr: float = 0.03
+    norm: float | None = None
+    weights: str = "glorot"
     lr_structure: float = 1e-3
     lr_model: float = 0.01
     keep_moments: bool = False
@@ -80,6 +93,10 @@ class Options:
         for name in ("lr", "lr_structure", "lr_model", "regulariser"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name}={getattr(self, name)} must be a positive number")
+        if self.norm is not None and not 0 < self.norm < math.inf:
+            raise ConfigError(f"norm={self.norm} must be a positive number, or None for features as they are")
+        if self.weights not in WEIGHTS:
+            raise unknown_name("start of networks", self.weights, WEIGHTS)
         if self.metric not in METRICS:
             raise unknown_name("gradient distance", self.metric, METRICS)
         if self.init not in INITS:
@@ -120,7 +137,9 @@ class Learned:
 
     def __init__(self, problem: Problem, options: Options, structure: str) -> None:
         self.options = options
-        self.x = initial_features(problem, options.init).requires_grad_()
+        self.start = initial_features(problem, options.init)
+        self.x = self.start.clone().requires_grad_()
+        self.losses: list[float] = []
         self.edges = (
             LearnedStructure(self.x.shape[1], options.hidden, problem.streams("structure"))
             if structure == "learned"
@@ -135,22 +154,53 @@ class Learned:
         return None if self.edges is None else self.edges(self.x)
 
     def step(self, loss: Tensor, restart: int) -> None:
-        """Move the edge predictor or the features, never both, as GCond does."""
+        """Move the edge predictor or the features, never both, as GCond does.
+
+        Raises:
+            DivergedError: the loss is not finite, or the features have grown beyond every use.
+        """
         turn = restart % self.options.structure_period < self.options.structure_share
         optimiser, moved = self.feature_optimiser, [self.x]
         if self.edges is not None and turn:
             optimiser, moved = self.edge_optimiser, list(self.edges.parameters())
-        if not bool(torch.isfinite(loss.detach())):
-            raise DivergedError(f"the matching loss is {float(loss.detach())}: lower lr={self.options.lr:g}")
+        self.losses.append(float(loss.detach()))
+        if not math.isfinite(self.losses[-1]):
+            raise DivergedError(f"the matching loss is {self.losses[-1]}: lower lr={self.options.lr:g}")
         for parameter, gradient in zip(moved, torch.autograd.grad(loss, moved), strict=True):
             parameter.grad = gradient
         optimiser.step()
+        if len(self.losses) % 100 == 0 and self.moved > MOST_MOVED:
+            raise DivergedError(
+                f"after {len(self.losses)} steps the condensed features have moved by {self.moved:.0f} times their own "
+                f"size: lower lr={self.options.lr:g}"
+            )
+
+    @property
+    def moved(self) -> float:
+        """How far the features are from where they started, in units of their norm there."""
+        return float((self.x.detach() - self.start).norm() / self.start.norm().clamp(min=1e-12))
+
+    def warn_of_divergence(self) -> None:
+        """Say where the features moved further than they were large, or the loss did not fall."""
+        tenth = max(1, len(self.losses) // 10)
+        first, last = sum(self.losses[:tenth]) / tenth, sum(self.losses[-tenth:]) / tenth
+        if self.moved > FAR:
+            what = f"the features have moved by {self.moved:.2f} times their own size"
+        elif len(self.losses) >= 100 and last > UNLEARNED * first:
+            what = f"the matching loss only went from {first:.3g} to {last:.3g}"
+        else:
+            return
+        warnings.warn(
+            f"condensation may have diverged, {what}: lower lr={self.options.lr:g}, and compare with method=means",
+            stacklevel=6,
+        )
 
     def result(self, problem: Problem, threshold: float, **facts: Any) -> Condensed:
         """Return the condensed graph; weaker edges than ``threshold`` are left out."""
+        self.warn_of_divergence()
         with torch.no_grad():
             edges = edges_above(self.adjacency(), threshold)
-        return Condensed(self.x.detach(), problem.labels, edges, facts)
+        return Condensed(self.x.detach(), problem.labels, edges, {"moved": round(self.moved, 4), **facts})
 
 
 def match_gradients(problem: Problem, options: Options, structure: str, backbone: str, threshold: float) -> Condensed:
@@ -165,7 +215,12 @@ def match_gradients(problem: Problem, options: Options, structure: str, backbone
     DosCond, arXiv 2206.07746, Eq. 6, is the same with one step for every network and none of training. Real
     gradients take all labelled nodes on the whole graph instead of sampled neighbourhoods: exact and cheaper.
     """
-    network: Backbone = SGCBackbone(problem) if backbone == "sgc" else GCNBackbone(problem, options.hidden)
+    factor = 1.0 if options.norm is None else options.norm / problem.norm
+    problem = problem.scaled(factor)
+    start = options.weights
+    network: Backbone = (
+        SGCBackbone(problem, start) if backbone == "sgc" else GCNBackbone(problem, options.hidden, start)
+    )
     learned = Learned(problem, options, structure)
     weights = torch.tensor(problem.counts, dtype=torch.float32) / max(problem.counts)
     loss, adjacency = torch.zeros(()), learned.adjacency()
@@ -179,7 +234,8 @@ def match_gradients(problem: Problem, options: Options, structure: str, backbone
             adjacency = learned.adjacency()
             if outer + 1 < options.outer_steps:
                 network.train(learned.x, adjacency, options.inner_steps, options.keep_moments)
-    return learned.result(problem, threshold, loss=float(loss.detach()))
+    made = learned.result(problem, threshold, loss=float(loss.detach()))
+    return dataclasses.replace(made, x=made.x / factor)
 
 
 def _distances(own: list[Tensor], real: list[Tensor], metric: Any) -> Tensor:

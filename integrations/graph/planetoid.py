@@ -109,10 +109,9 @@ def _checked_count(arrays: _Arrays, neighbours: dict[int, list[int]], order: lis
 def _edges(neighbours: dict[int, list[int]], count: int) -> Tensor:
     """Return edges (2, E) in both directions, ordered, without self loops."""
     pairs = [(source, target) for source, own in neighbours.items() for target in own if source != target]
-    for pair in pairs:
-        if not (0 <= min(pair) and max(pair) < count):
-            wrong = min(pair) if min(pair) < 0 else max(pair)
-            raise DataError(f"graph names node {str(wrong)[:20]} of {count} nodes")
+    strange = [node for pair in pairs for node in pair if not 0 <= node < count]
+    if strange:
+        raise DataError(f"graph names node {str(strange[0])[:20]} of {count} nodes")
     edges = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
     keys = torch.cat([edges[0] * count + edges[1], edges[1] * count + edges[0]]).unique()
     return torch.stack([keys // count, keys % count])

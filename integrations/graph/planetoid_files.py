@@ -26,11 +26,12 @@ MOST_OPERATIONS = 2**20
 MOST_TUPLES = 1000
 MOST_ENTRIES = 2**26
 
-_OPERATIONS = frozenset(
-    "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINSTRING BINSTRING "
-    "SHORT_BINUNICODE BINUNICODE EMPTY_TUPLE EMPTY_LIST EMPTY_DICT TUPLE TUPLE1 TUPLE2 TUPLE3 APPEND APPENDS SETITEM "
-    "SETITEMS BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD".split()
-)
+_OPERATIONS = (
+    "PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1",
+    "BINFLOAT", "SHORT_BINSTRING", "BINSTRING", "SHORT_BINUNICODE", "BINUNICODE", "EMPTY_TUPLE", "EMPTY_LIST",
+    "EMPTY_DICT", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "BINPUT",
+    "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET", "GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "BUILD",
+)  # fmt: skip
 _NUMBERS = ("f4", "f8", "i4", "i8", "u1", "b1")
 
 
@@ -166,7 +167,7 @@ def _interpreted(raw: bytes) -> Any:
 def _checked_neighbours(value: Any) -> dict[int, list[int]]:
     if not isinstance(value, dict):
         raise DataError("holds no neighbours of nodes: copy it again")
-    if sum(len(own) if type(own) is list else MOST_OPERATIONS for own in value.values()) > MOST_OPERATIONS:
+    if not all(type(own) is list for own in value.values()) or sum(map(len, value.values())) > MOST_OPERATIONS:
         raise DataError(f"does not hold lists of at most {MOST_OPERATIONS} neighbours: copy it again")
     for own in (value, *value.values()):
         if not all(type(node) is int for node in own):
