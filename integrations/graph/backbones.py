@@ -83,7 +83,7 @@ class SGCBackbone(Backbone):
         weights: how networks start, of :data:`WEIGHTS`.
     """
 
-    def __init__(self, problem: Problem, weights: str) -> None:
+    def __init__(self, problem: Problem, weights: str = "glorot") -> None:
         self.draw = WEIGHTS[weights]
         self.hops, self.counts, self.labels = problem.hops, problem.counts, problem.labels
         self.real = torch.cat(problem.propagated)
@@ -133,7 +133,7 @@ class GCNBackbone(Backbone):
         weights: how networks start, of :data:`WEIGHTS`.
     """
 
-    def __init__(self, problem: Problem, hidden: int, weights: str) -> None:
+    def __init__(self, problem: Problem, hidden: int, weights: str = "glorot") -> None:
         self.draw = WEIGHTS[weights]
         self.counts, self.labels, self.hidden = problem.counts, problem.labels, hidden
         once = problem.matrix @ problem.task.x

@@ -62,9 +62,9 @@ class Problem:
         return float(rows.square().mean().sqrt().clamp(min=1e-12))
 
     @functools.cached_property
-    def norm(self) -> float:
-        """Mean Euclidean norm of the propagated features of a node."""
-        return float(torch.cat(self.propagated).double().norm(dim=1).mean().clamp(min=1e-12))
+    def row_sum(self) -> float:
+        """Mean sum of the absolute propagated features of a node."""
+        return float(torch.cat(self.propagated).double().abs().sum(1).mean().clamp(min=1e-12))
 
     def scaled(self, factor: float) -> Problem:
         """Return the same problem with features times ``factor``, which draws from the same streams."""
