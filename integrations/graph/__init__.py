@@ -12,11 +12,11 @@ from ddkit.integrations.graph.artifact import load, save
 from ddkit.integrations.graph.budget import stored_bytes
 from ddkit.integrations.graph.condenser import GraphCondenser
 from ddkit.integrations.graph.evaluation import evaluate, evaluate_whole
-from ddkit.integrations.graph.generated import block_model, karate_club, random_families
+from ddkit.integrations.graph.generated import block_model, citation_model, karate_club, random_families
 from ddkit.integrations.graph.graph_evaluation import evaluate_graphs
 from ddkit.integrations.graph.graphs import GraphOptions
 from ddkit.integrations.graph.judging import Training
-from ddkit.integrations.graph.matching import Options
+from ddkit.integrations.graph.learned import Options
 from ddkit.integrations.graph.models import MODELS
 from ddkit.integrations.graph.planetoid import planetoid
 from ddkit.integrations.graph.presets import METHODS
@@ -32,6 +32,7 @@ __all__ = [
     "Options",
     "Training",
     "block_model",
+    "citation_model",
     "evaluate",
     "evaluate_graphs",
     "evaluate_whole",

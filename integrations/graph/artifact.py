@@ -22,6 +22,8 @@ from ddkit.integrations.graph.host import Data
 
 FORMAT = "ddkit.condensed-graph"
 FORMAT_VERSION = 1
+#: Labels are compared as float64.
+MOST_LABELS = 2**53
 
 
 def save(condensed: Data | Sequence[Data], path: Path | str) -> Path:
@@ -71,6 +73,8 @@ def load(path: Path | str) -> Data | list[Data]:
     """
     path = Path(path)
     try:
+        if not path.is_file():  # opening a pipe would wait for its other end
+            raise ArtifactError(f"cannot read '{path}': there is no such file; check the path")
         with path.open("rb") as stream:
             content, tensors = unpack(stream, path.stat().st_size, kind=FORMAT, version=FORMAT_VERSION)
     except OSError as error:
@@ -109,7 +113,7 @@ def _check(content: Any, tensors: dict[str, Tensor]) -> None:
     counted = all(isinstance(own, list) and all(type(n) is int and n >= 0 for n in own) for own in (nodes, edges))
     told = content["provenance"]
     if not counted or not nodes or len(edges) != len(nodes) or min(nodes) < 1:
-        raise ArtifactError(f"{nodes} nodes and {edges} edges are not counts of graphs with nodes")
+        raise ArtifactError("nodes and edges are not the counts of graphs with nodes: write the file anew")
     if not isinstance(told, list) or len(told) != len(nodes) or not all(isinstance(own, dict) for own in told):
         raise ArtifactError("the provenance is not one mapping a graph")
     single = content["kind"] == "nodes"
@@ -118,7 +122,7 @@ def _check(content: Any, tensors: dict[str, Tensor]) -> None:
         or (single and len(nodes) != 1)
         or type(content["weighted"]) is not bool
     ):
-        raise ArtifactError(f"kind {content['kind']!r} with {len(nodes)} graphs is unknown")
+        raise ArtifactError(f"kind {str(content['kind'])[:20]!r} with {len(nodes)} graphs is unknown")
     wanted: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
         "y": (torch.int64, (nodes[0] if single else len(nodes),)),
     }
@@ -127,15 +131,17 @@ def _check(content: Any, tensors: dict[str, Tensor]) -> None:
         if content["weighted"]:
             wanted["edge_weight"] = (torch.float32, (sum(edges),))
     if set(tensors) != {"x", *wanted}:
-        raise ArtifactError(
-            f"holds the tensors {', '.join(sorted(tensors))} instead of {', '.join(sorted({'x', *wanted}))}"
-        )
+        found = ", ".join(repr(name[:20]) for name in sorted(tensors)[:8])
+        raise ArtifactError(f"holds the tensors {found} instead of {', '.join(sorted({'x', *wanted}))}")
     x = tensors["x"]
     if x.dtype != torch.float32 or x.dim() != 2 or len(x) != sum(nodes) or not bool(torch.isfinite(x).all()):
         raise ArtifactError(f"features {tuple(x.shape)} {x.dtype} are not {sum(nodes)} finite float32 rows")
     for name, (dtype, shape) in wanted.items():
         if tensors[name].dtype != dtype or tuple(tensors[name].shape) != shape:
             raise ArtifactError(f"{name} is {tuple(tensors[name].shape)} {tensors[name].dtype}, not {shape} {dtype}")
+    wrong = tensors["y"][(tensors["y"] < 0) | (tensors["y"] >= MOST_LABELS)]
+    if len(wrong):
+        raise ArtifactError(f"y holds {int(wrong[0])}, which is no class: classes are numbered from 0 and below 2^53")
     if not sum(edges):
         return
     limits = torch.tensor(nodes).repeat_interleave(torch.tensor(edges))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,24 @@ def glorot(outputs: int, inputs: int, generator: torch.Generator) -> Tensor:
     """Return a weight (outputs, inputs), uniform with the bound of Glorot and Bengio, as PyG's layers start."""
     bound = (6 / (inputs + outputs)) ** 0.5
     return (2 * torch.rand(outputs, inputs, generator=generator) - 1) * bound
+
+
+def authors_weight(outputs: int, inputs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return a weight (outputs, inputs) and a bias (outputs,), uniform within 1 / sqrt(inputs), as GCond's start."""
+    bound = inputs**-0.5
+    return tuple((2 * torch.rand(shape, generator=generator) - 1) * bound for shape in ((outputs, inputs), (outputs,)))
+
+
+def glorot_weight(outputs: int, inputs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return a weight (outputs, inputs) by Glorot and Bengio, and a bias (outputs,) of zeros, as PyG's layers start."""
+    return glorot(outputs, inputs, generator), torch.zeros(outputs)
+
+
+#: How the networks of gradient matching start.
+WEIGHTS: dict[str, Callable[[int, int, torch.Generator], tuple[Tensor, Tensor]]] = {
+    "glorot": glorot_weight,
+    "authors": authors_weight,
+}
 
 
 class Backbone(ABC):
@@ -62,9 +80,11 @@ class SGCBackbone(Backbone):
 
     Args:
         problem: what is condensed.
+        weights: how networks start, of :data:`WEIGHTS`.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, weights: str = "glorot") -> None:
+        self.draw = WEIGHTS[weights]
         self.hops, self.counts, self.labels = problem.hops, problem.counts, problem.labels
         self.real = torch.cat(problem.propagated)
         self.real_counts = [len(own) for own in problem.propagated]
@@ -74,8 +94,7 @@ class SGCBackbone(Backbone):
 
     def restart(self, generator: torch.Generator, lr: float) -> None:
         """Draw new weights."""
-        self.weight = glorot(len(self.counts), self.real.shape[1], generator)
-        self.bias = torch.zeros(len(self.counts))
+        self.weight, self.bias = self.draw(len(self.counts), self.real.shape[1], generator)
         self._optimise([self.weight, self.bias], lr)
 
     def real_gradients(self) -> list[Tensor]:
@@ -111,9 +130,11 @@ class GCNBackbone(Backbone):
     Args:
         problem: what is condensed.
         hidden: width of the hidden layer.
+        weights: how networks start, of :data:`WEIGHTS`.
     """
 
-    def __init__(self, problem: Problem, hidden: int) -> None:
+    def __init__(self, problem: Problem, hidden: int, weights: str = "glorot") -> None:
+        self.draw = WEIGHTS[weights]
         self.counts, self.labels, self.hidden = problem.counts, problem.labels, hidden
         once = problem.matrix @ problem.task.x
         blocks = [rows_and_reach(problem.matrix, nodes) for nodes in problem.task.labelled()]
@@ -122,9 +143,10 @@ class GCNBackbone(Backbone):
 
     def restart(self, generator: torch.Generator, lr: float) -> None:
         """Draw new weights."""
-        drawn = (glorot(self.hidden, self.features, generator), glorot(len(self.counts), self.hidden, generator))
-        self.weights = [weight.requires_grad_() for weight in drawn]
-        self.biases = [torch.zeros(len(weight), requires_grad=True) for weight in drawn]
+        drawn = [
+            self.draw(*shape, generator) for shape in ((self.hidden, self.features), (len(self.counts), self.hidden))
+        ]
+        self.weights, self.biases = ([part.requires_grad_() for part in parts] for parts in zip(*drawn, strict=True))
         self._optimise([*self.weights, *self.biases], lr)
 
     def real_gradients(self) -> list[Tensor]:

@@ -45,15 +45,24 @@ def node_counts(
 ) -> list[int]:
     """Return the number of condensed nodes of every class.
 
-    A ratio is shared in proportion to the labelled nodes by largest remainders, at least one node a class. Where it
-    gives fewer nodes than classes, it is raised to one a class with a warning.
+    A ratio is rounded to whole nodes, as papers do (0.9 % of 3327 are 30), and shared in proportion to the labelled
+    nodes by largest remainders, at least one node a class. Where it gives fewer nodes than classes, it is raised to one
+    a class with a warning; more nodes than the graph has draw one too.
     """
     labelled = [len(nodes) for nodes in task.labelled()]
     if nodes_per_class is not None:
+        if nodes_per_class * task.num_classes > task.num_nodes:
+            warnings.warn(
+                f"nodes_per_class={nodes_per_class} makes {nodes_per_class * task.num_classes} nodes of a graph of "
+                f"{task.num_nodes}: nothing is condensed, lower it",
+                stacklevel=4,
+            )
         return [nodes_per_class] * task.num_classes
     assert ratio is not None
     base = task.num_nodes if ratio_of == "nodes" else sum(labelled)
-    total = int(ratio * base + 1e-9)
+    total = int(ratio * base + 0.5)
+    if int(ratio * base) == sum(labelled) < total:  # 5.2 % of Cora, 140.8, are its 140 labelled nodes in papers
+        total = sum(labelled)
     if total < task.num_classes:
         warnings.warn(
             f"ratio={ratio} gives {total} nodes for {task.num_classes} classes: raised to one a class, a ratio of "
@@ -106,3 +115,13 @@ def stored_bytes(graph: Data) -> int:
     weight = getattr(graph, "edge_weight", None)
     kept = [graph.x, graph.edge_index, graph.y, *([] if weight is None else [weight])]
     return sum(tensor.nbytes for tensor in kept)
+
+
+def warn_of_bytes(condensed: int, source: int) -> None:
+    """Say where a condensed graph takes more bytes than what it was made from."""
+    if condensed > source:
+        warnings.warn(
+            f"the condensed graph takes {condensed} bytes and the original {source}, with features and edges stored "
+            f"sparse: fewer nodes or fewer edges make it smaller, float32 features are dense",
+            stacklevel=4,
+        )

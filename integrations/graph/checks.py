@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import warnings
 from typing import Any, Literal
 
@@ -45,6 +46,24 @@ def check_kind(data: Any) -> None:
             "data.private is set, and condensing a graph gives no differential privacy (nodes depend on their "
             "neighbours): graphs are out of the scope of ddkit.integrations.private too, so condense public graphs only"
         )
+
+
+def node_count(data: Data) -> int:
+    """Return N; without features the labels tell, as the edges do not name isolated nodes.
+
+    Raises:
+        DataError: the graph says something else than a whole number.
+    """
+    try:
+        if data.x is None and "num_nodes" not in data and isinstance(data.y, Tensor):
+            return len(data.y)
+        count = data.num_nodes
+        found = 0 if count is None else operator.index(count)
+    except (IndexError, RuntimeError, TypeError, ValueError):
+        raise DataError("x, y or num_nodes do not tell how many nodes the graph has: give x (N, F), y (N,)") from None
+    if found < 0:
+        raise DataError(f"num_nodes={found} must not be negative: leave it out, x tells it")
+    return found
 
 
 def tensor_of(value: Any, name: str) -> Tensor:

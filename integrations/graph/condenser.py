@@ -8,22 +8,22 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
-import torch
-
 from ddkit import __version__
-from ddkit.errors import ConfigError, DataError, DivergedError, unknown_name
+from ddkit.errors import ConfigError, DataError, unknown_name
 from ddkit.integrations.graph.budget import (
     RatioOf,
     check_selectable,
     check_size,
     node_counts,
-    smallest_bytes,
     stored_bytes,
+    warn_of_bytes,
 )
 from ddkit.integrations.graph.checks import Directed, Features
 from ddkit.integrations.graph.graphs import GraphOptions, condense_graphs
-from ddkit.integrations.graph.host import Data, GraphDataset, host_version
-from ddkit.integrations.graph.matching import Options, match_gradients
+from ddkit.integrations.graph.host import BaseTransform, Data, GraphDataset, host_version
+from ddkit.integrations.graph.learned import Options
+from ddkit.integrations.graph.matching import match_gradients
+from ddkit.integrations.graph.packing import packed
 from ddkit.integrations.graph.presets import LEARNED, METHODS, Structure
 from ddkit.integrations.graph.problem import Condensed, Problem
 from ddkit.integrations.graph.structure import MOST_NODES
@@ -33,12 +33,17 @@ from ddkit.registry import checked_options
 from ddkit.streams import Streams
 
 Setting = Literal["transductive", "inductive"]
+#: Arguments that the provenance of a graph repeats.
+_TOLD = ("setting", "structure", "threshold", "hops", "backbone", "features", "directed", "ratio_of")
 #: Arguments that sets of graphs do not have.
 _OF_NODES = ("ratio_of", "hops", "backbone", "structure", "threshold", "setting", "split", "missing", "directed")
 
 
-class GraphCondenser:
+class GraphCondenser(BaseTransform):
     """Condense the nodes of a graph, or a set of graphs.
+
+    It is a transform of PyG: ``T.Compose([T.NormalizeFeatures(), GraphCondenser("kmeans", ratio=0.026)])``. A dataset
+    keeps what ``pre_transform=`` makes and computes ``transform=`` anew at every access, with the same result.
 
     Args:
         method: ``means`` (one propagated mean a class), ``kmeans``, ``random``, ``herding``, ``kcenter``, ``gcond``,
@@ -105,6 +110,17 @@ class GraphCondenser:
         self.structure = self._structure(structure)
         self._check()
         self.options = self._options(options)
+
+    def forward(self, data: Data) -> Data:
+        """Condense one graph, as :meth:`condense` does."""
+        return self.condense(data)
+
+    def __repr__(self) -> str:
+        """Return what was asked for; PyG tells by it whether a dataset was processed alike."""
+        own = {name: value for name, value in vars(self).items() if name not in ("method", "options")}
+        own |= dataclasses.asdict(self.options) if self.options is not None else {}
+        told = "".join(f", {name}={value!r}" for name, value in own.items() if value is not None)
+        return f"GraphCondenser({self.method!r}{told})"
 
     def _structure(self, structure: Structure | None) -> str:
         own = LEARNED[self.method].structure if self.method in LEARNED else "identity"
@@ -212,7 +228,10 @@ class GraphCondenser:
         task = whole.of_nodes(whole.train) if inductive else whole
         problem = Problem(task, self._counts(task), self.hops, Streams(self.seed))
         made = self._make(problem)
-        return self._pack(made, whole, task, time.process_time() - begun)
+        told = {"ratio_asked": self.ratio, **{name: getattr(self, name) for name in _TOLD}}
+        small = packed(made, whole, task, {**self._told(made.facts, time.process_time() - begun), **told})
+        warn_of_bytes(small.provenance["bytes"], small.provenance["source"]["bytes"])
+        return small
 
     def _counts(self, task: NodeTask) -> list[int]:
         if self.method == "means":
@@ -238,42 +257,6 @@ class GraphCondenser:
         match = LEARNED[self.method].match
         return match(problem, self.options, self.structure, self.backbone, self.threshold)
 
-    def _pack(self, made: Condensed, whole: NodeTask, task: NodeTask, seconds: float) -> Data:
-        if not bool(torch.isfinite(made.x).all()):
-            raise DivergedError("the condensed features are not finite: scale x of the graph, such as rows to sum 1")
-        edge_index, weight = made.edges
-        y = torch.tensor(task.classes)[made.y]
-        small = Data(x=made.x.contiguous(), edge_index=edge_index, edge_attr=weight[:, None], y=y)
-        small.edge_weight = weight
-        small.train_mask = torch.ones(len(y), dtype=torch.bool)
-        small.num_nodes = len(y)
-        small.provenance = {
-            **self._told(made.facts, seconds),
-            "setting": self.setting,
-            "structure": self.structure,
-            "threshold": self.threshold,
-            "hops": self.hops,
-            "backbone": self.backbone,
-            "features": self.features,
-            "directed": self.directed,
-            "classes": list(task.classes),
-            "dropped_classes": list(task.dropped),
-            "counts": torch.bincount(made.y, minlength=task.num_classes).tolist(),
-            "ratio": len(y) / task.num_nodes,
-            "ratio_asked": self.ratio,
-            "ratio_of": self.ratio_of,
-            "bytes": stored_bytes(small),
-            "source": {
-                "nodes": whole.num_nodes,
-                "edges": whole.edge_index.shape[1],
-                "features": whole.x.shape[1],
-                "labelled": len(whole.train),
-                "bytes": smallest_bytes(whole.x, whole.edge_index.shape[1], bool((whole.edge_weight != 1).any())),
-                "fingerprint": whole.fingerprint(),
-            },
-        }
-        return small
-
     def _told(self, facts: dict[str, Any], seconds: float) -> dict[str, Any]:
         return {
             "method": self.method,
@@ -294,6 +277,7 @@ class GraphCondenser:
         made, source = condense_graphs(
             graphs, self.graphs_per_class, self.nodes, options, self.features, Streams(self.seed)
         )
+        warn_of_bytes(sum(stored_bytes(graph) for graph in made), source["bytes"])
         told = self._told({}, time.process_time() - begun)
         for graph in made:
             graph.provenance = {**told, "features": self.features, "bytes": stored_bytes(graph), "source": source}

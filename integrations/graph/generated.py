@@ -1,4 +1,4 @@
-"""Which graphs need no download: the karate club, a stochastic block model, and graphs of three random families?"""
+"""Which graphs need no download: the karate club, models of blocks and citations, graphs of three random families?"""
 
 from __future__ import annotations
 
@@ -66,6 +66,95 @@ def block_model(
     place = torch.cat([torch.randperm(nodes_per_class, generator=streams("split")) for _ in range(classes)])
     train, val = place < labelled, (place >= labelled) & (place < 2 * labelled)
     return masks(data, *(m.nonzero().flatten() for m in (train, val, ~(train | val))))
+
+
+def citation_model(
+    nodes: int = 3000,
+    classes: int = 6,
+    features: int = 2000,
+    words: float = 30.0,
+    repeated: bool = False,
+    topical: float = 0.3,
+    degree: float = 4.0,
+    homophily: float = 0.75,
+    labelled: int = 20,
+    validation: int = 500,
+    test: int = 1000,
+    seed: int = 0,
+) -> Data:
+    """Draw a graph like those of citations: bags of words as features, few edges, most of them within a class.
+
+    Words follow a law of Zipf that every class bends its own way; some nodes have far more edges than others, and some
+    none. Classes differ in size by up to three times.
+
+    Args:
+        nodes: N.
+        classes: C.
+        features: F, words of the vocabulary.
+        words: mean number of words of a node, at least three each.
+        repeated: x counts words; otherwise it says which ones a node has.
+        topical: share of words that a node draws from its class, not from all.
+        degree: mean number of edges of a node, before repeated ones become one.
+        homophily: share of edges within a class.
+        labelled: training nodes of every class.
+        validation: nodes that validate.
+        test: nodes that test.
+        seed: of the draw.
+
+    Raises:
+        ConfigError: not enough nodes for the splits, or a share out of range.
+    """
+    if classes < 2 or min(features, labelled) < 1 or 6 * classes * labelled + validation + test > nodes:
+        raise ConfigError(
+            f"nodes={nodes} must be at least six times labelled={labelled} for each of {classes} classes, beside "
+            f"{validation + test} to validate and test on"
+        )
+    if not (0 <= topical <= 1 and 0 <= homophily <= 1 and words > 0 and degree > 0):
+        raise ConfigError(
+            f"topical={topical} and homophily={homophily} are shares, 0 to 1, and words={words} and degree={degree} "
+            f"positive numbers"
+        )
+    streams = Streams(seed)
+    y = torch.multinomial(
+        0.5 + torch.rand(classes, generator=streams("sizes")), nodes, replacement=True, generator=streams("classes")
+    )
+    x = _bags(y, classes, features, words, repeated, topical, streams)
+    data = Data(x=x, edge_index=_citations(y, degree, homophily, streams("edges")), y=y)
+    order = torch.randperm(nodes, generator=streams("split"))
+    train = torch.cat([order[y[order] == row][:labelled] for row in range(classes)])
+    rest = order[~torch.isin(order, train)]
+    return masks(data, train, rest[:validation], rest[validation : validation + test])
+
+
+def _bags(
+    y: Tensor, classes: int, features: int, words: float, repeated: bool, topical: float, streams: Streams
+) -> Tensor:
+    """Return bags of words (N, F)."""
+    common = 1 / (torch.randperm(features, generator=streams("words")) + 10.0)
+    topics = common * torch.exp(1.5 * torch.randn(classes, features, generator=streams("topics")))
+    chance = (1 - topical) * common / common.sum() + topical * topics / topics.sum(1, keepdim=True)
+    length = torch.poisson(torch.full((len(y),), float(words)), generator=streams("lengths")).clamp(min=3, max=features)
+    drawn = torch.multinomial(chance[y], int(length.max()), replacement=repeated, generator=streams("bags"))
+    return torch.zeros(len(y), features).scatter_add_(
+        1, drawn, (torch.arange(drawn.shape[1]) < length[:, None]).float()
+    )
+
+
+def _citations(y: Tensor, degree: float, homophily: float, generator: torch.Generator) -> Tensor:
+    """Return edges (2, E) in both directions between nodes whose activity has a heavy tail."""
+    active = (1 - torch.rand(len(y), generator=generator)).pow(-0.5)
+    source = torch.multinomial(active, int(len(y) * degree / 2), replacement=True, generator=generator)
+    within = torch.rand(len(source), generator=generator) < homophily
+    target = torch.empty_like(source)
+    for row in range(int(y.max()) + 1):
+        for same in (True, False):
+            asked = ((y[source] == row) & (within == same)).nonzero().flatten()
+            if len(asked):
+                wanted = active * ((y == row) == same)
+                target[asked] = torch.multinomial(wanted, len(asked), replacement=True, generator=generator)
+    edges = torch.stack([source, target])[:, source != target]
+    keys = torch.cat([edges[0] * len(y) + edges[1], edges[1] * len(y) + edges[0]]).unique()
+    return torch.stack([keys // len(y), keys % len(y)])
 
 
 def random_families(per_class: int = 200, nodes: int = 20, noise: float = 0.3, seed: int = 0) -> list[Data]:

@@ -15,11 +15,13 @@ try:
         from torch_geometric.datasets import KarateClub
         from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv, SGConv
         from torch_geometric.nn.dense.linear import Linear
+        from torch_geometric.transforms import BaseTransform
         from torch_geometric.utils import coalesce, is_undirected, remove_self_loops, subgraph, to_edge_index
 except ImportError as error:
     raise MissingExtraError("graph condensation with PyTorch Geometric", "graph") from error
 
 __all__ = [
+    "BaseTransform",
     "Batch",
     "Data",
     "GATConv",

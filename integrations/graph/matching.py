@@ -2,155 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddkit.errors import ConfigError, DivergedError, unknown_name
 from ddkit.integrations.graph.backbones import Backbone, GCNBackbone, SGCBackbone, glorot
+from ddkit.integrations.graph.learned import Learned, Options
 from ddkit.integrations.graph.problem import Condensed, Problem
-from ddkit.integrations.graph.structure import LearnedStructure, edges_above, spread
-from ddkit.integrations.graph.untrained import centres
+from ddkit.integrations.graph.structure import spread
 from ddkit.kernels.infinite import FullyConnectedKernel
 from ddkit.objectives.class_means import class_means
-from ddkit.objectives.distances import METRICS, gradient_distance
+from ddkit.objectives.distances import gradient_distance
 from ddkit.objectives.kernel_losses import target_loss
-
-Init = Literal["kmeans", "propagated", "features"]
-INITS = ("kmeans", "propagated", "features")
-
-
-@dataclass(frozen=True)
-class Options:
-    """How long and how fast features and edges are learned.
-
-    Args:
-        restarts: networks drawn one after the other.
-        outer_steps: steps of condensation for every network.
-        inner_steps: steps of that network on the condensed graph between two of them.
-        lr: of the features, in units of the root mean square of propagated features. It has to stay well below 1, as
-            Adam moves every feature by about this much a step.
-        lr_structure: of the edge predictor.
-        lr_model: of the inner steps.
-        keep_moments: Adam of the inner steps keeps its moments from one outer step to the next, as in the authors'
-            program, instead of starting anew.
-        metric: of :func:`ddkit.objectives.distances.gradient_distance`; ``mse`` is divided by the squared norm of the
-            real gradient.
-        init: where features start: ``kmeans`` centres of propagated features, ``propagated`` rows of labelled nodes or
-            their own ``features``.
-        hidden: width of a GCN backbone, of random embeddings and of the edge predictor.
-        regulariser: of kernel ridge regression, relative to the mean diagonal.
-        structure_period: with learned edges, networks in a period ...
-        structure_share: ... and how many of them, from the first, move the edge predictor; the others move features.
-    """
-
-    restarts: int = 60
-    outer_steps: int = 20
-    inner_steps: int = 15
-    lr: float = 0.03
-    lr_structure: float = 1e-3
-    lr_model: float = 0.01
-    keep_moments: bool = False
-    metric: str = "ours"
-    init: Init = "kmeans"
-    hidden: int = 128
-    regulariser: float = 1e-3
-    structure_period: int = 50
-    structure_share: int = 10
-
-    def check(self) -> None:
-        """Refuse what is out of range.
-
-        Raises:
-            ConfigError: naming the option.
-        """
-        for name in ("restarts", "outer_steps", "hidden", "structure_period"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.inner_steps < 0 or not 0 <= self.structure_share <= self.structure_period:
-            raise ConfigError(
-                f"inner_steps={self.inner_steps} must not be negative, nor structure_share={self.structure_share} "
-                f"outside 0 to structure_period={self.structure_period}"
-            )
-        for name in ("lr", "lr_structure", "lr_model", "regulariser"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name}={getattr(self, name)} must be a positive number")
-        if self.metric not in METRICS:
-            raise unknown_name("gradient distance", self.metric, METRICS)
-        if self.init not in INITS:
-            raise unknown_name("initialisation", self.init, INITS)
-
-
-def initial_features(problem: Problem, init: Init) -> Tensor:
-    """Return (n, F): features of every node's own class; a class with too few labelled nodes repeats them."""
-    if init == "kmeans":
-        return torch.cat(_capped_centres(problem))
-    rows = problem.propagated if init == "propagated" else [problem.task.x[nodes] for nodes in problem.task.labelled()]
-    generator = problem.streams("initial features")
-    chosen = []
-    for own, count in zip(rows, problem.counts, strict=True):
-        order = torch.randperm(len(own), generator=generator)
-        chosen.append(own[order[torch.arange(count) % len(own)]])
-    return torch.cat(chosen).clone()
-
-
-def _capped_centres(problem: Problem) -> list[Tensor]:
-    """Return k-means centres; copies beyond the labelled nodes of a class are set apart by a little noise."""
-    generator = problem.streams("initial features")
-    found = []
-    for own, rows in zip(centres(problem), problem.propagated, strict=True):
-        noise = 0.1 * problem.scale * torch.randn(own.shape, generator=generator)
-        found.append(torch.where(torch.arange(len(own))[:, None] >= len(rows), own + noise, own))
-    return found
-
-
-class Learned:
-    """Features, and edges if they are learned, with their optimisers.
-
-    Args:
-        problem: what is condensed.
-        options: rates and initialisation.
-        structure: ``identity`` or ``learned``.
-    """
-
-    def __init__(self, problem: Problem, options: Options, structure: str) -> None:
-        self.options = options
-        self.x = initial_features(problem, options.init).requires_grad_()
-        self.edges = (
-            LearnedStructure(self.x.shape[1], options.hidden, problem.streams("structure"))
-            if structure == "learned"
-            else None
-        )
-        self.feature_optimiser = torch.optim.Adam([self.x], lr=options.lr * problem.scale, fused=True)
-        if self.edges is not None:
-            self.edge_optimiser = torch.optim.Adam(self.edges.parameters(), lr=options.lr_structure, fused=True)
-
-    def adjacency(self) -> Tensor | None:
-        """Return A' (n, n), differentiable, or None for the identity."""
-        return None if self.edges is None else self.edges(self.x)
-
-    def step(self, loss: Tensor, restart: int) -> None:
-        """Move the edge predictor or the features, never both, as GCond does."""
-        turn = restart % self.options.structure_period < self.options.structure_share
-        optimiser, moved = self.feature_optimiser, [self.x]
-        if self.edges is not None and turn:
-            optimiser, moved = self.edge_optimiser, list(self.edges.parameters())
-        if not bool(torch.isfinite(loss.detach())):
-            raise DivergedError(f"the matching loss is {float(loss.detach())}: lower lr={self.options.lr:g}")
-        for parameter, gradient in zip(moved, torch.autograd.grad(loss, moved), strict=True):
-            parameter.grad = gradient
-        optimiser.step()
-
-    def result(self, problem: Problem, threshold: float, **facts: Any) -> Condensed:
-        """Return the condensed graph; weaker edges than ``threshold`` are left out."""
-        with torch.no_grad():
-            edges = edges_above(self.adjacency(), threshold)
-        return Condensed(self.x.detach(), problem.labels, edges, facts)
 
 
 def match_gradients(problem: Problem, options: Options, structure: str, backbone: str, threshold: float) -> Condensed:
@@ -165,10 +33,15 @@ def match_gradients(problem: Problem, options: Options, structure: str, backbone
     DosCond, arXiv 2206.07746, Eq. 6, is the same with one step for every network and none of training. Real
     gradients take all labelled nodes on the whole graph instead of sampled neighbourhoods: exact and cheaper.
     """
-    network: Backbone = SGCBackbone(problem) if backbone == "sgc" else GCNBackbone(problem, options.hidden)
+    factor = 1.0 if options.row_sum is None else options.row_sum / problem.row_sum
+    problem = problem.scaled(factor)
+    start = options.weights
+    network: Backbone = (
+        SGCBackbone(problem, start) if backbone == "sgc" else GCNBackbone(problem, options.hidden, start)
+    )
     learned = Learned(problem, options, structure)
     weights = torch.tensor(problem.counts, dtype=torch.float32) / max(problem.counts)
-    loss, adjacency = torch.zeros(()), learned.adjacency()
+    adjacency = learned.adjacency()
     for restart in range(options.restarts):
         network.restart(problem.streams("networks"), options.lr_model)
         for outer in range(options.outer_steps):
@@ -179,7 +52,9 @@ def match_gradients(problem: Problem, options: Options, structure: str, backbone
             adjacency = learned.adjacency()
             if outer + 1 < options.outer_steps:
                 network.train(learned.x, adjacency, options.inner_steps, options.keep_moments)
-    return learned.result(problem, threshold, loss=float(loss.detach()))
+    rows = {"ours": sum(gradient.shape[1] for gradient in real), "mse": 1, "cos": 1}
+    made = learned.result(problem, threshold, float(weights.sum()) * rows.get(options.metric, math.inf))
+    return dataclasses.replace(made, x=made.x / factor)
 
 
 def _distances(own: list[Tensor], real: list[Tensor], metric: Any) -> Tensor:
@@ -205,7 +80,6 @@ def match_means(problem: Problem, options: Options, structure: str, backbone: st
     real, sizes = torch.cat(problem.propagated), torch.tensor([len(own) for own in problem.propagated])
     groups = classes.repeat_interleave(sizes)
     weights = torch.tensor(problem.counts, dtype=torch.float32) / max(problem.counts)
-    loss = torch.zeros(())
     for restart in range(options.restarts):
         weight = glorot(options.hidden, real.shape[1], problem.streams("embeddings")) / problem.scale
         target = class_means(F.relu(real @ weight.T), groups, classes)
@@ -214,7 +88,7 @@ def match_means(problem: Problem, options: Options, structure: str, backbone: st
             own = class_means(F.relu(rows @ weight.T), problem.labels, classes)
             loss = ((own - target).square().sum(1) * weights).sum()
             learned.step(loss, restart)
-    return learned.result(problem, threshold, loss=float(loss.detach()))
+    return learned.result(problem, threshold)
 
 
 def match_kernel(problem: Problem, options: Options, structure: str, backbone: str, threshold: float) -> Condensed:
@@ -229,13 +103,12 @@ def match_kernel(problem: Problem, options: Options, structure: str, backbone: s
     real = torch.cat(problem.propagated) / problem.scale
     labels = torch.arange(count).repeat_interleave(torch.tensor([len(own) for own in problem.propagated]))
     rows, support_rows = (F.one_hot(y, count).double() - 1 / count for y in (labels, problem.labels))
-    loss = torch.zeros(())
     for step in range(options.restarts * options.outer_steps):
         support = spread(learned.x, learned.adjacency(), problem.hops) / problem.scale
         predicted = kernel.predict(real, support, kernel.fit(support, support_rows, options.regulariser))
         loss = target_loss("sum", predicted, rows, labels, torch.zeros(())) / len(real)
         learned.step(loss, step // options.outer_steps)
-    return learned.result(problem, threshold, loss=float(loss.detach()))
+    return learned.result(problem, threshold)
 
 
 Match = Callable[[Problem, Options, str, str, float], Condensed]

@@ -1,103 +1,52 @@
-"""How are the files of Planetoid (Cora, CiteSeer, PubMed) read without unpickling and without writing beside them?
-
-The authors published pickles. Here they are interpreted with every class replaced by a record of this module, which
-does nothing when it is built: a file can make numbers, texts, lists and records, and nothing else.
-"""
+"""How do the files of Planetoid (Cora, CiteSeer, PubMed) become a graph with the public split, without a download?"""
 
 from __future__ import annotations
 
-import io
-import pickle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ddkit.data.storage import data_root
 from ddkit.errors import DataError, unknown_name
 from ddkit.integrations.graph.host import Data
+from ddkit.integrations.graph.planetoid_files import MOST_ENTRIES, read_array, read_neighbours, read_order
 
 SETS = {"cora": "Cora", "citeseer": "CiteSeer", "pubmed": "PubMed"}
-_PARTS = ("x", "tx", "allx", "y", "ty", "ally", "graph")
-_LARGEST = 2**28
+#: Nodes after the labelled ones that validate.
+VALIDATION = 500
+
+_Arrays = dict[str, NDArray[np.float32]]
 
 
-class _Record:
-    """Stands for an array, a number format or a sparse matrix of a file; keeps what the file says of it."""
-
-    def __init__(self, *arguments: Any) -> None:
-        self.arguments = arguments
-        self.state: Any = None
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-class _Array(_Record):
-    pass
-
-
-class _Format(_Record):
-    pass
-
-
-class _Matrix(_Record):
-    pass
-
-
-class _Neighbours(dict[int, Any]):
-    """Stands for ``defaultdict(list)``."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__()
-
-
-def _rebuilt(*arguments: Any) -> _Array:
-    return _Array()
-
-
-_KNOWN: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Format,
-    ("numpy.core.multiarray", "_reconstruct"): _rebuilt,
-    ("scipy.sparse.csr", "csr_matrix"): _Matrix,
-    ("collections", "defaultdict"): _Neighbours,
-    ("__builtin__", "list"): list,
-}
-
-
-class _Interpreter(pickle.Unpickler):
-    """Interprets a pickle; no name of a file reaches the import system."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return the harmless stand-in of a class."""
-        if (module, name) not in _KNOWN:
-            raise DataError(f"names {module}.{name}, which no file of Planetoid does: it may be an attack, delete it")
-        return _KNOWN[module, name]
-
-
-def planetoid(name: str, root: Path | str | None = None) -> Data:
+def planetoid(name: str, root: Path | str | None = None, *, normalise: bool = False) -> Data:
     """Return Cora, CiteSeer or PubMed with the public split, as PyG's ``Planetoid`` does; nothing is downloaded.
 
     Args:
         name: ``cora``, ``citeseer`` or ``pubmed``.
         root: folder that holds ``Planetoid/Cora/raw/ind.cora.x`` and so on, or ``Cora/raw/...``; None for $DDKIT_DATA.
+        normalise: divide every row of x by its sum, as PyG's ``NormalizeFeatures`` and every published figure of
+            condensation do; otherwise x is as in the files (word counts of Cora and CiteSeer).
 
     Raises:
         DataError: a file is missing or is not what it should be.
     """
-    if name.lower() not in SETS:
+    if str(name).lower() not in SETS:
         raise unknown_name("Planetoid set", name, SETS)
+    stem = f"ind.{name.lower()}"
     folder = _folder(name.lower(), data_root(root))
-    parts = {part: _read(folder / f"ind.{name.lower()}.{part}") for part in _PARTS}
-    order = _test_order(folder / f"ind.{name.lower()}.test.index")
+    arrays = {part: read_array(folder / f"{stem}.{part}") for part in ("x", "tx", "allx", "y", "ty", "ally")}
+    neighbours = read_neighbours(folder / f"{stem}.graph")
+    order = read_order(folder / f"{stem}.test.index")
     try:
-        return _assemble(parts, order)
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise DataError(f"the files in '{folder}' do not fit together ({error}): copy them again") from None
+        data = _assemble(arrays, neighbours, order)
+    except DataError as error:
+        raise DataError(f"the files in '{folder}' do not fit together, {error}: copy them again") from None
+    if normalise:
+        data.x = data.x / data.x.sum(1, keepdim=True).clamp(min=1.0)
+    return data
 
 
 def _folder(name: str, root: Path) -> Path:
@@ -110,63 +59,59 @@ def _folder(name: str, root: Path) -> Path:
     )
 
 
-def _read(path: Path) -> Any:
-    try:
-        if path.stat().st_size > _LARGEST:
-            raise DataError(f"'{path}' is larger than any file of Planetoid: copy it again")
-        value = _Interpreter(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-        return value if isinstance(value, dict) else _numbers(value)
-    except OSError as error:
-        raise DataError(f"cannot read '{path}': {error.strerror}; copy it again") from None
-    except DataError as error:
-        raise DataError(f"'{path}' {error}") from None
-    except Exception as error:  # a damaged file can end in any of the errors of the interpreter
-        raise DataError(f"'{path}' is damaged ({type(error).__name__}: {error}): copy it again") from None
-
-
-def _numbers(record: Any) -> Any:
-    """Return the array or the dense form of the matrix that a record describes."""
-    if isinstance(record, _Matrix):
-        state = dict(record.state)
-        parts = (_numbers(state["data"]), _numbers(state["indices"]), _numbers(state["indptr"]))
-        return csr_matrix(parts, shape=state["_shape"]).toarray()
-    _, shape, kind, fortran, raw = record.state
-    code = kind.arguments[0]
-    if code not in ("f4", "f8", "i4", "i8", "u1", "b1"):
-        raise DataError(f"holds numbers of format {code!r}: copy it again")
-    raw = raw.encode("latin1") if isinstance(raw, str) else raw
-    order = kind.state[1] if kind.state[1] in "<>" else "="
-    return np.frombuffer(raw, np.dtype(code).newbyteorder(order)).reshape(shape, order="F" if fortran else "C")
-
-
-def _test_order(path: Path) -> Tensor:
-    try:
-        return torch.tensor([int(line) for line in path.read_text(encoding="ascii").split()])
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read '{path}': {error}; copy it again") from None
-
-
-def _assemble(parts: dict[str, Any], order: Tensor) -> Data:
+def _assemble(arrays: _Arrays, neighbours: dict[int, list[int]], order: list[int]) -> Data:
     """Put test rows, which the files keep in another order and without isolated nodes, in their places."""
-    known = len(parts["allx"])
-    count = max(int(order.max()) + 1, known + len(parts["tx"]))
-    x = torch.zeros(count, parts["allx"].shape[1])
-    scores = torch.zeros(count, parts["ally"].shape[1])
+    count = _checked_count(arrays, neighbours, order)
+    known, labelled, test = len(arrays["allx"]), len(arrays["y"]), torch.tensor(order)
+    x = torch.zeros(count, arrays["allx"].shape[1])
+    scores = torch.zeros(count, arrays["ally"].shape[1])
     for whole, first, last in ((x, "allx", "tx"), (scores, "ally", "ty")):
-        whole[:known] = torch.from_numpy(np.ascontiguousarray(parts[first], dtype=np.float32))
-        whole[order] = torch.from_numpy(np.ascontiguousarray(parts[last], dtype=np.float32))
-    pairs = [(source, target) for source, own in parts["graph"].items() for target in own]
-    edges = torch.tensor(pairs, dtype=torch.int64).T
-    edges = edges[:, edges[0] != edges[1]]
-    keys = torch.cat([edges[0] * count + edges[1], edges[1] * count + edges[0]]).unique()
-    data = Data(x=x, edge_index=torch.stack([keys // count, keys % count]), y=scores.argmax(1))
-    labelled = len(parts["y"])
+        whole[:known] = torch.from_numpy(arrays[first])
+        whole[test] = torch.from_numpy(arrays[last])
+    data = Data(x=x, edge_index=_edges(neighbours, count), y=scores.argmax(1))
     for name, nodes in (
         ("train", torch.arange(labelled)),
-        ("val", torch.arange(labelled, labelled + 500)),
-        ("test", order),
+        ("val", torch.arange(labelled, labelled + VALIDATION)),
+        ("test", test),
     ):
         mask = torch.zeros(count, dtype=torch.bool)
         mask[nodes] = True
         data[f"{name}_mask"] = mask
     return data
+
+
+def _checked_count(arrays: _Arrays, neighbours: dict[int, list[int]], order: list[int]) -> int:
+    """Return N, once rows, columns and node numbers of all files agree and no memory is taken beyond theirs."""
+    for rows, columns in (("x", "y"), ("tx", "ty"), ("allx", "ally")):
+        if len(arrays[rows]) != len(arrays[columns]):
+            raise DataError(f"{rows} has {len(arrays[rows])} rows and {columns} {len(arrays[columns])}")
+    for first, others in (("allx", ("x", "tx")), ("ally", ("y", "ty"))):
+        for other in others:
+            if arrays[other].shape[1] != arrays[first].shape[1]:
+                raise DataError(f"{other} has {arrays[other].shape[1]} columns and {first} {arrays[first].shape[1]}")
+    if any(((own != 0) & (own != 1)).any() or (own.sum(1) > 1).any() for own in (arrays[p] for p in ("ally", "ty"))):
+        raise DataError("a row of ally or ty does not mark one class")
+    known, labelled = len(arrays["allx"]), len(arrays["y"])
+    if labelled + VALIDATION > known:
+        raise DataError(f"{labelled} labelled and {VALIDATION} validation nodes are more than the {known} of allx")
+    if len(order) != len(arrays["tx"]) or len(set(order)) != len(order):
+        raise DataError(f"test.index names {len(set(order))} nodes for the {len(arrays['tx'])} rows of tx")
+    # Isolated test nodes have no row of tx, but the graph names them.
+    count = max(known + len(order), len(neighbours))
+    strange = [node for node in order if not known <= node < count]
+    if strange:
+        raise DataError(f"test.index names node {strange[0]}, which is not among the test nodes {known} to {count - 1}")
+    if count * arrays["allx"].shape[1] > MOST_ENTRIES:
+        raise DataError(f"{count} nodes with {arrays['allx'].shape[1]} features are more than any set of Planetoid has")
+    return count
+
+
+def _edges(neighbours: dict[int, list[int]], count: int) -> Tensor:
+    """Return edges (2, E) in both directions, ordered, without self loops."""
+    pairs = [(source, target) for source, own in neighbours.items() for target in own if source != target]
+    strange = [node for pair in pairs for node in pair if not 0 <= node < count]
+    if strange:
+        raise DataError(f"graph names node {str(strange[0])[:20]} of {count} nodes")
+    edges = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
+    keys = torch.cat([edges[0] * count + edges[1], edges[1] * count + edges[0]]).unique()
+    return torch.stack([keys // count, keys % count])

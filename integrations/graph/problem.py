@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddkit.errors import DivergedError
 from ddkit.integrations.graph.propagation import propagate, propagation_matrix
 from ddkit.integrations.graph.task import NodeTask
 from ddkit.streams import Streams
@@ -37,9 +39,16 @@ class Problem:
 
     @functools.cached_property
     def propagated(self) -> list[Tensor]:
-        """Propagated features of the labelled nodes of every class: C tensors (n_c, F)."""
+        """Propagated features of the labelled nodes of every class: C tensors (n_c, F).
+
+        Raises:
+            DivergedError: they are not finite.
+        """
         spread = propagate(self.matrix, self.task.x, self.hops)
-        return [spread[nodes] for nodes in self.task.labelled()]
+        rows = [spread[nodes] for nodes in self.task.labelled()]
+        if not all(bool(torch.isfinite(own).all()) for own in rows):
+            raise DivergedError("the propagated features are not finite: scale x of the graph, such as rows to sum 1")
+        return rows
 
     @functools.cached_property
     def labels(self) -> Tensor:
@@ -51,6 +60,15 @@ class Problem:
         """Root mean square of the propagated features: the unit of learning rates."""
         rows = torch.cat(self.propagated)
         return float(rows.square().mean().sqrt().clamp(min=1e-12))
+
+    @functools.cached_property
+    def row_sum(self) -> float:
+        """Mean sum of the absolute propagated features of a node."""
+        return float(torch.cat(self.propagated).double().abs().sum(1).mean().clamp(min=1e-12))
+
+    def scaled(self, factor: float) -> Problem:
+        """Return the same problem with features times ``factor``, which draws from the same streams."""
+        return dataclasses.replace(self, task=dataclasses.replace(self.task, x=self.task.x * factor))
 
 
 def no_edges() -> tuple[Tensor, Tensor]:

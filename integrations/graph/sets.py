@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ddkit.errors import ConfigError, DataError
-from ddkit.integrations.graph.checks import Features, check_kind, edges_of, features_of, labels_of
+from ddkit.integrations.graph.checks import Features, check_kind, edges_of, features_of, labels_of, node_count
 from ddkit.integrations.graph.propagation import Constant, mean_matrix, propagation_matrix, sparse_adjacency
 
 
@@ -48,14 +48,18 @@ def checked_graphs(
     parts, labels = [], []
     for number, graph in enumerate(graphs):
         check_kind(graph)
-        count = int(graph.num_nodes or 0)
+        count = node_count(graph)
         if not count:
             raise DataError(f"graph {number} has no nodes: remove it from the set")
         if graph.y is None or torch.as_tensor(graph.y).numel() != 1:
-            raise DataError(f"graph {number} needs one label y of the whole graph, not {graph.y!r}")
+            found = "none" if graph.y is None else f"one of shape {tuple(torch.as_tensor(graph.y).shape)}"
+            raise DataError(f"graph {number} needs one label y of the whole graph, not {found}")
         label = float(labels_of(torch.as_tensor(graph.y).reshape(1), 1, "graph"))
-        if not math.isfinite(label):
-            raise DataError(f"graph {number} has the label {label}: remove it from the set")
+        if not (math.isfinite(label) and label >= 0):
+            raise DataError(
+                f"graph {number} has the label {label:g}, which means unlabelled: remove it from the set, or number "
+                f"the classes from 0"
+            )
         edge_index, _ = edges_of(graph, count, "symmetrise")
         parts.append((features_of(graph, count, edge_index, features), edge_index))
         labels.append(int(label))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from ddkit.integrations.graph.checks import (
     edges_of,
     features_of,
     labels_of,
+    node_count,
     nodes_in,
 )
 from ddkit.integrations.graph.host import Data, subgraph
@@ -122,12 +124,13 @@ def node_task(
         raise ConfigError(f"missing={missing!r} must be 'error' or 'skip'")
     check_kind(data)
     data = copy.copy(data).cpu()  # Data.cpu() moves in place
-    count = _count(data)
+    count = node_count(data)
     if not count:
         raise DataError("the graph has no nodes: nothing can be condensed")
     raw = labels_of(data.y, count)
-    splits: dict[str, Any] = {name: nodes_in(data, f"{name}_mask", count, split) for name in ("train", "val", "test")}
-    _check_splits(raw, splits)
+    splits = _labelled_splits(
+        raw, {name: nodes_in(data, f"{name}_mask", count, split) for name in ("train", "val", "test")}
+    )
     edge_index, weight = edges_of(data, count, directed)
     seen = edge_index
     if inductive:
@@ -140,19 +143,28 @@ def node_task(
     return NodeTask(x, edge_index, weight, y, **splits, classes=classes, dropped=dropped)
 
 
-def _count(data: Data) -> int:
-    """Return N; without features the labels tell, as the edges do not name isolated nodes."""
-    if data.x is None and "num_nodes" not in data and isinstance(data.y, Tensor):
-        return len(data.y)
-    return int(data.num_nodes or 0)
+def _labelled_splits(raw: Tensor, splits: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the nodes of every split that have a label; a negative one means none, as -1 does in PyG.
 
-
-def _check_splits(raw: Tensor, splits: dict[str, Tensor]) -> None:
-    """Refuse nodes without a label and nodes of two splits: no test node may train a network or choose its epoch."""
+    Raises:
+        DataError: a label that is NaN, no labelled node to train on, or a node of two splits: no test node may train a
+            network or choose its epoch.
+    """
     for name, nodes in splits.items():
         unlabelled = nodes[~raw[nodes].isfinite()]
         if len(unlabelled):
             raise DataError(f"node {int(unlabelled[0])} of {name}_mask has no label: remove it from the mask")
+    kept = {name: nodes[raw[nodes] >= 0] for name, nodes in splits.items()}
+    left_out = {name: len(nodes) - len(kept[name]) for name, nodes in splits.items() if len(kept[name]) < len(nodes)}
+    if left_out:
+        warnings.warn(
+            f"negative labels mean unlabelled, as in PyG: left out of "
+            f"{', '.join(f'{name}_mask {count} nodes' for name, count in left_out.items())}; number the classes from 0 "
+            f"if these are one",
+            stacklevel=4,
+        )
+    if not len(kept["train"]):
+        raise DataError("no node of train_mask has a label of at least 0: number the classes from 0")
     for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
         shared = splits[first][torch.isin(splits[first], splits[second])]
         if len(shared):
@@ -160,15 +172,14 @@ def _check_splits(raw: Tensor, splits: dict[str, Tensor]) -> None:
                 f"node {int(shared[0])} is in {first}_mask and in {second}_mask, so that accuracies would be those of "
                 f"nodes that train or select: separate the masks"
             )
+    return kept
 
 
 def _classes(
     raw: Tensor, splits: dict[str, Tensor], missing: Missing
 ) -> tuple[Tensor, tuple[int, ...], tuple[int, ...]]:
-    """Number the classes from 0; a negative or missing label outside all masks means an unlabelled node."""
-    masked = torch.cat(list(splits.values()))
+    """Number the classes from 0; a negative or missing label means an unlabelled node."""
     known = raw.isfinite() & (raw >= 0)
-    known[masked] = raw[masked].isfinite()
     labels = raw[known].unique()
     train = raw[splits["train"]].unique()
     absent = labels[~torch.isin(labels, train)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,12 @@ TENSORS = {
         ({}, {"y": torch.zeros(3, dtype=torch.int64)}),
         ({}, {"x": torch.ones(2, 3).double()}),
         ({}, {"z": torch.ones(1)}),
+        ({}, {"a\nb": torch.ones(1)}),
+        ({}, {"y": torch.tensor([0, -1])}),
+        ({}, {"y": torch.tensor([0, 2**53])}),
+        ({}, {"y": torch.tensor([0, 2**63 - 1])}),
+        ({"kind": "a\nb"}, {}),
+        ({"nodes": "a\nb"}, {}),
     ],
 )
 def test_documents_and_tensors_that_contradict_each_other_are_refused(
@@ -105,8 +112,15 @@ def test_documents_and_tensors_that_contradict_each_other_are_refused(
     path.write_bytes(pack(TENSORS, GOOD, kind=FORMAT, version=1))
     assert isinstance(load(path), Data)
     path.write_bytes(pack({**TENSORS, **tensors}, {**GOOD, **content}, kind=FORMAT, version=1))
-    with pytest.raises(ArtifactError):
+    with pytest.raises(ArtifactError) as error:
         load(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ArtifactError, match="no such file"):
+        load(tmp_path / "pipe")
 
 
 def test_graphs_that_cannot_be_stored_are_refused(tmp_path: Path) -> None:

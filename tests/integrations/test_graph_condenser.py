@@ -223,3 +223,54 @@ def test_the_result_trains_a_plain_pyg_model() -> None:
     model.eval()
     right = model(data.x, data.edge_index).argmax(1) == data.y
     assert float(right[data.test_mask].float().mean()) > 0.8
+
+
+@pytest.mark.parametrize("method", ["gcond", "gcond-x", "doscond"])
+@pytest.mark.parametrize("factor", [2.0**-9, 2.0**10])
+def test_features_of_another_unit_give_the_same_graph_in_that_unit(method: str, factor: float) -> None:
+    data = small_graph()
+    options = QUICK[method]
+    small = condensed(data, method, **options)
+    other = condensed(small_graph(x=data.x * factor), method, **options)
+    assert torch.equal(other.x, small.x * factor)
+    assert torch.equal(other.edge_index, small.edge_index) and torch.equal(other.edge_weight, small.edge_weight)
+    unscaled = condensed(small_graph(x=data.x * factor), method, row_sum=None, **options)
+    assert not torch.allclose(unscaled.x, small.x * factor, rtol=1e-3)
+
+
+def test_networks_start_within_the_bounds_of_the_authors_or_of_glorot() -> None:
+    from ddkit.integrations.graph.backbones import WEIGHTS
+
+    generator = torch.Generator().manual_seed(0)
+    for name, bound, bias in (("authors", 400**-0.5, 400**-0.5), ("glorot", (6 / 403) ** 0.5, 0.0)):
+        weight, shift = WEIGHTS[name](3, 400, generator)
+        assert weight.shape == (3, 400) and 0.99 * bound < float(weight.abs().max()) <= bound
+        assert float(shift.abs().max()) <= bias and bool((shift != 0).any()) == (bias > 0)
+
+
+@pytest.mark.parametrize("backbone", ["sgc", "gcn"])
+def test_the_start_of_networks_changes_what_is_learned(backbone: str) -> None:
+    data = small_graph()
+    found = [condensed(data, "gcond", backbone=backbone, weights=w, **QUICK["gcond"]) for w in ("authors", "glorot")]
+    assert not torch.equal(found[0].x, found[1].x)
+
+
+def with_nodes(count: int, classes: int, labelled: int) -> Data:
+    """A graph of as many nodes, with as many labelled ones in every class."""
+    y = torch.arange(count) % classes
+    mask = torch.arange(count) < classes * labelled
+    return Data(x=torch.rand(count, 3), edge_index=torch.empty(2, 0, dtype=torch.int64), y=y, train_mask=mask)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "classes", "ratio", "expected"),
+    [
+        *((3327, 6, ratio, n) for ratio, n in ((0.009, 30), (0.018, 60), (0.036, 120))),  # CiteSeer in papers
+        *((2708, 7, ratio, n) for ratio, n in ((0.013, 35), (0.026, 70), (0.052, 140))),  # Cora
+        (1000, 4, 0.0125, 13),
+        (1000, 4, 0.0124, 12),
+    ],
+)
+def test_a_ratio_is_rounded_to_the_node_counts_of_papers(nodes: int, classes: int, ratio: float, expected: int) -> None:
+    small = GraphCondenser("kmeans", ratio=ratio).condense(with_nodes(nodes, classes, 20))
+    assert small.num_nodes == expected

@@ -13,7 +13,7 @@ from ddkit.integrations.graph.backbones import GCNBackbone, SGCBackbone
 from ddkit.integrations.graph.budget import shares, smallest_bytes
 from ddkit.integrations.graph.graph_evaluation import GRAPH_MODELS, GraphNetwork
 from ddkit.integrations.graph.graphs import checked_graphs
-from ddkit.integrations.graph.matching import initial_features
+from ddkit.integrations.graph.learned import initial_features
 from ddkit.integrations.graph.models import MODELS, GraphInput
 from ddkit.integrations.graph.problem import Problem
 from ddkit.integrations.graph.propagation import Constant, normalised_dense, propagation_matrix, rows_and_reach

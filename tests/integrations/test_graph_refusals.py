@@ -12,7 +12,7 @@ import torch
 from torch_geometric.data import Data, HeteroData, TemporalData
 
 from ddkit.errors import ConfigError, DataError, DivergedError
-from ddkit.integrations.graph import GraphCondenser, Training, evaluate
+from ddkit.integrations.graph import GraphCondenser, Training, evaluate, random_families
 from tests.integrations.graph_small import condensed, dense_normalised, small_graph
 
 
@@ -247,3 +247,102 @@ def test_without_the_extra_the_import_says_what_to_install() -> None:
     assert done.stdout.strip() == (
         "graph condensation with PyTorch Geometric needs an optional dependency: run `pip install 'ddkit[graph]'`"
     )
+
+
+def test_more_condensed_nodes_than_the_graph_has_draw_a_word() -> None:
+    with pytest.warns(UserWarning, match="makes 63 nodes of a graph of 60"):
+        assert condensed(small_graph(), "doscond", nodes_per_class=21, restarts=1).num_nodes == 63
+
+
+def test_a_condensed_graph_of_more_bytes_than_the_original_draws_a_word() -> None:
+    sparse = torch.zeros(60, 400)
+    sparse[torch.arange(60), torch.arange(60)] = 1.0
+    with pytest.warns(UserWarning, match=r"takes 9648 bytes and the original \d{4},") as seen:
+        small = condensed(small_graph(x=sparse), "kmeans", nodes_per_class=2)
+    assert small.provenance["bytes"] > small.provenance["source"]["bytes"]
+    assert len(seen) == 1 and "\n" not in str(seen[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        condensed(small_graph(), "kmeans", nodes_per_class=2)
+
+
+def test_minus_one_means_unlabelled_in_every_mask() -> None:
+    data = small_graph()
+    drawn = [int(data[f"{name}_mask"].nonzero()[-1]) for name in ("train", "val", "test")]
+    marked = small_graph(y=data.y.index_fill(0, torch.tensor(drawn), -1))
+    without_them = small_graph(
+        **{
+            name: data[name].index_fill(0, torch.tensor(drawn), False)
+            for name in ("train_mask", "val_mask", "test_mask")
+        }
+    )
+    with pytest.warns(UserWarning, match="train_mask 1 nodes, val_mask 1 nodes, test_mask 1 nodes"):
+        small = condensed(marked)
+    assert torch.equal(small.x, condensed(without_them).x)
+    assert small.provenance["classes"] == [0, 1, 2] and small.provenance["source"]["labelled"] == 17
+    with pytest.warns(UserWarning, match="unlabelled"):
+        found = evaluate(small, marked, ["sgc"], 1, training=Training(epochs=60), means=False)
+    assert found.rows[0].last == evaluate(small, without_them, ["sgc"], 1, training=Training(epochs=60)).rows[0].last
+
+
+def test_classes_numbered_from_minus_one_are_told_to_start_from_0() -> None:
+    with (
+        pytest.warns(UserWarning, match="number the classes from 0"),
+        pytest.raises(DataError, match="all training nodes are of class 1"),
+    ):
+        condensed(small_graph(y=torch.where(small_graph().y == 0, -1, 1)))
+    with pytest.warns(UserWarning), pytest.raises(DataError, match="no node of train_mask has a label"):
+        condensed(small_graph(y=-torch.ones(60)))
+
+
+def test_a_split_of_pyg_over_unlabelled_nodes_can_be_condensed() -> None:
+    from torch_geometric.transforms import RandomNodeSplit
+
+    data = small_graph()
+    data.y[::5] = -1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        data = RandomNodeSplit("random", num_train_per_class=4, num_val=10, num_test=20)(data)
+    assert bool((data.y[data.val_mask | data.test_mask] == -1).any())
+    with pytest.warns(UserWarning, match="unlabelled, as in PyG"):
+        assert condensed(data).y.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("label", [-1.0, torch.nan])
+def test_graphs_of_a_set_need_a_label(label: float) -> None:
+    graphs = random_families(12, 8)
+    graphs[3].y = torch.tensor([label])
+    with pytest.raises(DataError, match="graph 3 has the label"):
+        GraphCondenser("random", graphs_per_class=1).condense(graphs)
+    graphs[3].y = torch.ones(2, 2)
+    with pytest.raises(DataError, match=r"graph 3 needs one label y .* shape \(2, 2\)") as error:
+        GraphCondenser("random", graphs_per_class=1).condense(graphs)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("count", [torch.tensor([60, 60]), -3, 2.5])
+def test_a_number_of_nodes_that_is_none_is_refused(count: Any) -> None:
+    with pytest.raises(DataError, match=r"how many nodes|must not be negative"):
+        condensed(small_graph(num_nodes=count))
+
+
+def test_a_diverging_condensation_warns_or_stops() -> None:
+    data = small_graph()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        small = condensed(data, "gcond-x", restarts=5)
+    assert 0 < small.provenance["moved"] < 1.2
+    with pytest.warns(UserWarning, match=r"may have diverged, the features have moved by \d.*lower lr=1,") as seen:
+        far = condensed(data, "gcond-x", restarts=5, lr=1.0)
+    assert far.provenance["moved"] > 1.2 and seen[0].filename.endswith("graph_small.py")
+    with pytest.raises(DivergedError, match=r"after 100 steps the condensed features have moved by .* lower lr=30"):
+        condensed(data, "gcond-x", restarts=5, lr=30.0)
+
+
+def test_a_loss_that_does_not_fall_warns() -> None:
+    large = small_graph(x=1000 * small_graph().x)
+    with pytest.warns(UserWarning, match="the matching loss went from 8.8 to 9: lower"):
+        condensed(large, "gcond-x", restarts=5, row_sum=None)  # networks that see such features are certain at once
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        condensed(large, "gcond-x", restarts=5)

@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from ddkit.errors import ConfigError, DataError, UnknownNameError
-from ddkit.integrations.graph import GraphCondenser, Training, block_model, evaluate, karate_club, planetoid
+from ddkit.integrations.graph import (
+    GraphCondenser,
+    Training,
+    block_model,
+    citation_model,
+    evaluate,
+    karate_club,
+    planetoid,
+)
 
 
 @pytest.fixture
@@ -32,8 +40,7 @@ def test_cora_is_read_as_pyg_reads_it(cora_root: Path) -> None:
 
 
 def test_class_means_of_cora_train_a_gcn(cora_root: Path) -> None:
-    data = planetoid("cora", cora_root)
-    data.x = data.x / data.x.sum(1, keepdim=True).clamp(min=1.0)
+    data = planetoid("cora", cora_root, normalise=True)
     small = GraphCondenser("means").condense(data)
     assert small.num_nodes == 7 and small.provenance["source"]["edges"] == 10556
     found = evaluate(small, data, ["sgc"], 1, training=Training(epochs=200), means=False)
@@ -87,3 +94,25 @@ def test_the_block_model_has_more_edges_within_blocks() -> None:
         block_model(3, 10, labelled=5)
     with pytest.raises(ConfigError, match="probabilities"):
         block_model(within=1.5)
+
+
+def test_the_citation_model_has_bags_of_words_and_edges_within_classes() -> None:
+    data = citation_model(1000, 3, 200, words=20, labelled=10, validation=100, test=200, homophily=0.8, seed=1)
+    assert data.validate() and data.is_undirected() and not data.has_self_loops()
+    assert data.x.unique().tolist() == [0.0, 1.0] and 18 < float(data.x.sum(1).mean()) < 22
+    same = (data.y[data.edge_index[0]] == data.y[data.edge_index[1]]).float().mean()
+    assert 0.7 < float(same) < 0.9
+    assert [int(data[f"{name}_mask"].sum()) for name in ("train", "val", "test")] == [30, 100, 200]
+    assert data.y[data.train_mask].bincount().tolist() == [10, 10, 10]
+    again = citation_model(1000, 3, 200, words=20, labelled=10, validation=100, test=200, homophily=0.8, seed=1)
+    assert torch.equal(data.x, again.x) and torch.equal(data.edge_index, again.edge_index)
+    counted = citation_model(1000, 3, 50, words=40, repeated=True, labelled=10, validation=100, test=200, homophily=1.0)
+    assert float(counted.x.max()) > 1 and bool(
+        (counted.y[counted.edge_index[0]] == counted.y[counted.edge_index[1]]).all()
+    )
+
+
+@pytest.mark.parametrize("options", [{"nodes": 900}, {"classes": 1}, {"topical": 1.5}, {"words": 0}, {"homophily": -1}])
+def test_citation_models_that_cannot_be_drawn_are_refused(options: dict) -> None:
+    with pytest.raises(ConfigError):
+        citation_model(**options)
