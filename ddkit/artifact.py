@@ -30,7 +30,7 @@ from __future__ import annotations
 import io
 import stat
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from json import loads
@@ -46,7 +46,7 @@ from ddkit.artifact_checks import Content, LabelKind, check, checked
 from ddkit.budget import Budget
 from ddkit.container import canonical_json, pack, unpack, written_checksum
 from ddkit.data.preprocessing import Preprocessing
-from ddkit.errors import ArtifactError
+from ddkit.errors import ArtifactError, shortened
 from ddkit.files import write_atomically
 from ddkit.label_loss import label_loss
 
@@ -330,8 +330,10 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
                 raise ArtifactError("tensors are not exactly images and labels: write the file anew")
             images, labels, compact = stored["images"], stored["labels"], None
         else:
-            decode: Callable[..., tuple[Tensor, Tensor]] = import_module("ddkit.synthesis").decode
-            images, labels = decode(content.synthesis, stored, content.synthesis_options)
+            synthesis, options = import_module("ddkit.synthesis"), content.synthesis_options
+            if content.synthesis in synthesis.registry:
+                synthesis.require_decodable(content.synthesis, stored, options, content.budget.decoded_images)
+            images, labels = synthesis.decode(content.synthesis, stored, options)
             compact = stored
         dataset = cls(
             images,
@@ -378,12 +380,9 @@ def _only_artifact_errors(where: str) -> Iterator[None]:
     try:
         yield
     except ArtifactError as error:
-        raise ArtifactError(_one_line(f"cannot load {where}: {error}")) from None
+        raise ArtifactError(shortened(f"cannot load {where}: {error}", 600)) from None
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        raise ArtifactError(_one_line(f"cannot load {where}: {reason}: the file is damaged, write it anew")) from error
-
-
-def _one_line(text: str) -> str:
-    line = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
-    return line if len(line) <= 600 else f"{line[:400]} ... {line[-190:]}"
+        raise ArtifactError(
+            shortened(f"cannot load {where}: {reason}: the file is damaged, write it anew", 600)
+        ) from error

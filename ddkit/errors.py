@@ -60,6 +60,12 @@ class InterruptedRunError(RunError):
     exit_status = 130
 
 
+def shortened(text: str, most: int = 160) -> str:
+    """Return ``text`` on one line of at most ``most`` characters: what is too long loses its middle."""
+    line = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+    return line if len(line) <= most else f"{line[: most * 2 // 3]} ... {line[-(most // 3 - 5) :]}"
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """Build the error for an unknown ``name`` of some ``kind``, suggesting the nearest of the ``known`` ones."""
     known = sorted(known)

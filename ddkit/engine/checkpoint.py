@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ddkit import container
-from ddkit.errors import ArtifactError, CheckpointError
+from ddkit.errors import ArtifactError, CheckpointError, shortened
 from ddkit.files import write_atomically
 
 KIND = "ddkit.checkpoint"
@@ -72,7 +72,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         with path.open("rb") as stream:
             structure, tensors = container.unpack(stream, path.stat().st_size, kind=KIND, version=VERSION)
         return dict(restore(tensors, structure))
-    except (OSError, ArtifactError, KeyError, ValueError, TypeError) as error:
+    except (OSError, ArtifactError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"cannot read checkpoint '{path}' ({error}): start again with another --out, or restore the file"
+            f"cannot read checkpoint '{path}' ({shortened(str(error), 400)}): start again with another --out, or "
+            f"restore the file"
         ) from None

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from ddkit.engine import restoring
 from ddkit.engine.callbacks import Callback
 from ddkit.engine.run import Run
 from ddkit.engine.session import Session
@@ -39,7 +40,7 @@ class Checkpoints:
         Its seconds count as the run's, as it may be most of the work (a generator to train).
 
         Raises:
-            CheckpointError: the checkpoint is damaged.
+            CheckpointError: the checkpoint is damaged or does not fit the run.
         """
         state = self.run.folder.load_checkpoint() if self.run.folder else None
         began = time.monotonic()
@@ -61,10 +62,13 @@ class Checkpoints:
             raise
 
     def _take(self, state: dict[str, Any]) -> None:
-        self.run.step, self.run.seconds, self.run.stop = int(state["step"]), float(state["seconds"]), state["stop"]
-        self.run.prepare_seconds = float(state["prepare_seconds"])
-        self.session.load_state_dict(state["session"])
-        _remember(self.callbacks, state["callbacks"])
+        with restoring.fitting():
+            self.run.step = restoring.whole(state, "step", self.run.config.steps)
+            self.run.seconds = restoring.seconds(state, "seconds")
+            self.run.prepare_seconds = restoring.seconds(state, "prepare_seconds")
+            self.run.stop = restoring.text(state, "stop")
+            restoring.take(self.session, state["session"])
+            _remember(self.callbacks, state["callbacks"])
 
     def _report(self, what: str, done: int, total: int) -> None:
         for callback in self.callbacks:

@@ -80,7 +80,7 @@ class Session:
         precision = self._precision(objective, networks)
         spec = ModelSpec.parse(config.model)
         network = Network(spec, real.shape, real.num_classes, device=self.device, precision=precision)
-        self.objective, self.networks = objective, networks
+        self.objective, self.networks, self.network = objective, networks, network
         self.signal.setup(self.real, self.streams, augmentation, objective.real_batch)
         context = Context(
             real.num_classes,

@@ -14,7 +14,7 @@ from ddkit.data import RealData
 from ddkit.errors import ArtifactError, ConfigError
 from ddkit.synthesis.base import Synthesizer, registry
 from ddkit.synthesis.labels import LabelKind
-from ddkit.synthesis.latent import MOST_NUMBERS
+from ddkit.synthesis.limits import Decoding, check_learned, image_shape, required, whole
 
 #: Share of the budget that bases take where their number is not given: that of the published CIFAR-10 setting.
 BASE_SHARE = 0.4
@@ -177,27 +177,31 @@ class AddressedMemory(Synthesizer):
         return {"num_classes": self.num_classes, "shape": list(self.shape)}
 
     @staticmethod
-    def from_stored(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Decode all images; hard labels follow from the order.
+    def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding:
+        """Return what one product of both tables takes.
 
         Raises:
             ArtifactError: tables that do not fit together or do not make images of the stored shape.
         """
-        bases, addressing = stored["bases"], stored["addressing"]
-        num_classes, shape = int(options["num_classes"]), [int(side) for side in options["shape"]]
-        if num_classes < 1 or len(addressing) % num_classes or addressing.shape[1:] != bases.shape[:1]:
+        bases, addressing = required(stored, {"bases": 4, "addressing": 2})
+        num_classes, shape = whole(options, "num_classes"), image_shape(options)
+        if len(addressing) % num_classes or addressing.shape[1:] != bases.shape[:1]:
             raise ArtifactError(
                 f"addressing of shape {tuple(addressing.shape)} does not fit {len(bases)} bases and {num_classes} "
                 f"classes: write the file anew"
             )
-        if bases.dim() != 4 or bases.shape[1] != shape[0] or shape[1] % bases.shape[2] or shape[2] % bases.shape[3]:
+        if bases.shape[1] != shape[0] or shape[1] % bases.shape[2] or shape[2] % bases.shape[3]:
             raise ArtifactError(
                 f"bases of {tuple(bases.shape[1:])} do not make images of {tuple(shape)}: write the file anew"
             )
-        if len(addressing) * math.prod(shape) > MOST_NUMBERS:
-            raise ArtifactError(f"the decoded images hold more than {MOST_NUMBERS} numbers: distil fewer")
+        return Decoding(len(addressing), shape, work=len(addressing) * bases.numel())
+
+    @staticmethod
+    def from_stored(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Decode all images; hard labels follow from the order."""
+        num_classes, shape = whole(options, "num_classes"), image_shape(options)
         with torch.no_grad():
-            images = recall(bases, addressing, shape).contiguous()
+            images = recall(stored["bases"], stored["addressing"], shape).contiguous()
         if "labels" in stored:
             return images, stored["labels"]
         return images, torch.arange(num_classes).repeat_interleave(len(images) // num_classes)
@@ -225,8 +229,7 @@ def _checked_rows(
             f"ipc={ipc} is a budget of {budget:,}: choose rows <= {most}"
         )
     count = most if rows is None else rows
-    if num_classes * count * math.prod(shape) > MOST_NUMBERS:
-        raise ConfigError(
-            f"{count} rows per class decode to more than {MOST_NUMBERS:,} numbers: set synthesis.rows, or more bases"
-        )
+    stored = bases * size + count * num_classes * bases
+    remedy = "set synthesis.rows, or more bases"
+    check_learned(f"{count} rows per class", num_classes * count * math.prod(shape), stored, remedy)
     return count

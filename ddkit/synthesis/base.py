@@ -16,6 +16,7 @@ from ddkit.errors import ConfigError, unknown_name
 from ddkit.progress import Report, silent
 from ddkit.registry import Registry
 from ddkit.synthesis.labels import HardLabels, LabelKind, make_labels
+from ddkit.synthesis.limits import Decoding
 
 registry: Registry[type[Synthesizer]] = Registry("synthesis", "ddkit.synthesis")
 
@@ -246,6 +247,17 @@ class Synthesizer(nn.Module, ABC):
     def options(self) -> dict[str, Any]:
         """Return what, besides :meth:`stored`, is needed to decode (JSON-able)."""
         return {}
+
+    @staticmethod
+    def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding | None:
+        """Return what :meth:`from_stored` will take, from shapes and options alone: a file may come from a stranger.
+
+        None where it takes nothing beside the stored tensors, or is not known.
+
+        Raises:
+            ArtifactError: tensors and options that contradict each other.
+        """
+        return None
 
     @staticmethod
     @abstractmethod

@@ -13,7 +13,8 @@ from ddkit.data import RealData
 from ddkit.errors import ArtifactError, ConfigError, DataError
 from ddkit.synthesis.base import Synthesizer, registry
 from ddkit.synthesis.labels import LabelKind
-from ddkit.synthesis.latent import CHUNK, MOST_NUMBERS, checked_codes, code_sides, decode_pairs, sizes
+from ddkit.synthesis.latent import CHUNK, checked_codes, code_sides, decode_pairs, sizes
+from ddkit.synthesis.limits import Decoding, divided, image_shape, required, whole
 from ddkit.synthesis.pixels import check_ipc_fits
 
 #: Standard deviation of the initial codes, and the learning rates of the warm start.
@@ -203,24 +204,35 @@ class SharedDecoders(Synthesizer):
         return {"num_classes": self.num_classes, "shape": list(self.shape)}
 
     @staticmethod
-    def from_stored(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Decode all pairs; hard labels follow from the order.
+    def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding:
+        """Return what all pairs take.
 
         Raises:
             ArtifactError: codes that do not divide among the classes or do not reach the size of the images.
         """
-        codes, decoders = stored["codes"], [stored[name] for name in _DECODER]
-        num_classes, shape = int(options["num_classes"]), [int(side) for side in options["shape"]]
-        channels = decoders[2].shape[2]
-        if num_classes < 1 or len(codes) % num_classes:
-            raise ArtifactError(f"{len(codes)} codes do not divide among {num_classes} classes: write the file anew")
-        if shape[0] != channels or tuple(codes.shape[2:]) != code_sides(shape):
+        dimensions = {"codes": 4, "first_weight": 5, "first_bias": 2, "second_weight": 5, "second_bias": 2}
+        codes, *decoders = required(stored, dimensions)
+        num_classes, shape = whole(options, "num_classes"), image_shape(options)
+        divided(len(codes), num_classes, "codes")
+        count, code_channels, hidden = decoders[0].shape[:3]
+        channels, code = decoders[2].shape[2], tuple(codes.shape[2:])
+        if shape[0] != channels or code != code_sides(shape):
             raise ArtifactError(
-                f"codes of {tuple(codes.shape[2:])} and decoders of {channels} channels do not make images of "
-                f"{tuple(shape)}: write the file anew"
+                f"codes of {code} and decoders of {channels} channels do not make images of {shape}: write the file "
+                f"anew"
             )
-        if len(codes) * len(decoders[0]) * math.prod(shape) > MOST_NUMBERS:
-            raise ArtifactError(f"the decoded images hold more than {MOST_NUMBERS} numbers: distil fewer codes")
+        wanted = [(count, code_channels, hidden, 4, 4), (count, hidden), (count, hidden, channels, 4, 4)]
+        if [tuple(tensor.shape) for tensor in decoders] != [*wanted, (count, channels)]:
+            raise ArtifactError("the weights of the decoders do not fit each other: write the file anew")
+        inner = count * hidden * 4 * math.prod(code)  # maps between the two layers
+        work = len(codes) * inner * 4 * (code_channels + 4 * channels)
+        return Decoding(len(codes) * count, shape, at_once=inner, work=work)
+
+    @staticmethod
+    def from_stored(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Decode all pairs; hard labels follow from the order."""
+        codes, decoders = stored["codes"], [stored[name] for name in _DECODER]
+        num_classes, shape = whole(options, "num_classes"), image_shape(options)
         with torch.no_grad():
             images = decode_pairs(codes, decoders, shape).flatten(0, 1).contiguous()
         if "labels" in stored:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -13,6 +14,7 @@ from ddkit.data import Preprocessing, RealData
 from ddkit.errors import ArtifactError, ConfigError, DataError, unknown_name
 from ddkit.synthesis.base import Synthesizer, registry
 from ddkit.synthesis.labels import LabelKind
+from ddkit.synthesis.limits import Decoding, check_learned, numbers_of, required, whole
 from ddkit.synthesis.patches import DecodeType, decode_patches, formations, layout, mosaic, patch_bounds
 
 #: What fills a patch beyond the border of a stored image in pixel space, as in the authors' program.
@@ -92,7 +94,8 @@ class MultiFormation(Synthesizer):
             raise ConfigError(f"synthesis.batch_images={batch_images} must be at least 1")
         _check_factor(factor, shape)
         parts = formations(decode_type, ipc, factor, batch_images)
-        decoded = sum(part.decoded for part in parts)
+        decoded, size = sum(part.decoded for part in parts), num_classes * math.prod(shape)
+        check_learned(f"ipc={ipc} and factor={factor}", decoded * size, ipc * size, "lower ipc or synthesis.factor")
         super().__init__(num_classes, ipc, shape, labels, label_confidence, decoded)
         self.factor, self.decode_type, self.batch_images = factor, decode_type, batch_images
         self.start_parts = parts[-1:] if decode_type == "multi" else parts
@@ -209,12 +212,37 @@ class MultiFormation(Synthesizer):
         }
 
     @staticmethod
-    def from_stored(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Decode like the run did, bit for bit on the same kind of device.
+    def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding:
+        """Return what all patches take.
 
         Raises:
-            ArtifactError: numbers of images and labels that do not fit together.
+            ArtifactError: options that no run has, or stored images that are not ``ipc`` for each class.
         """
+        (images,) = required(stored, {"images": 4})
+        ipc, factor = whole(options, "ipc"), whole(options, "factor")
+        bound, kind = whole(options, "batch_images"), options.get("decode_type")
+        channels, height, width = images.shape[1:]
+        if factor > max(1, min(height, width) // SMALLEST_PATCH):
+            raise ArtifactError(
+                f"factor {factor} leaves patches of less than {SMALLEST_PATCH} pixels in images of {height}x{width}: "
+                f"write the file anew"
+            )
+        if kind not in get_args(DecodeType) or len(images) % ipc:
+            raise ArtifactError(
+                f"{len(images)} stored images are not ipc={ipc} for each class, or their decode type is unknown: write "
+                f"the file anew"
+            )
+        if any(len(numbers_of(options, name)) != channels for name in ("mean", "std")):
+            raise ArtifactError(f"mean and std are not {channels} numbers each: write the file anew")
+        per_class = sum(part.decoded for part in formations(kind, ipc, factor, bound))
+        decoded = len(images) // ipc * per_class
+        patch = math.ceil(height / factor), math.ceil(width / factor)
+        work = decoded * channels * height * patch[1] * (patch[0] + width)
+        return Decoding(decoded, (channels, height, width), work=work)
+
+    @staticmethod
+    def from_stored(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Decode like the run did, bit for bit on the same kind of device."""
         images, ipc = stored["images"], options["ipc"]
         parts = formations(options["decode_type"], ipc, options["factor"], options["batch_images"])
         per_class = sum(part.decoded for part in parts)
@@ -222,11 +250,6 @@ class MultiFormation(Synthesizer):
         labels = stored.get("labels")
         if labels is None:
             labels = torch.arange(len(images) // ipc).repeat_interleave(per_class)
-        if len(images) % ipc or len(labels) != decoded:
-            raise ArtifactError(
-                f"{len(images)} stored images decode to {decoded} at factor {options['factor']} and ipc={ipc}, but "
-                f"there are {len(labels)} labels: write the file anew"
-            )
         padding = GREY if options["in_pixels"] else 0.0
         mean, std = (torch.tensor(options[name]).to(images).view(-1, 1, 1) for name in ("mean", "std"))
         patches = decode_patches(images, layout(parts), ipc, torch.arange(decoded), padding)

@@ -14,7 +14,7 @@ from ddkit.data import RealData
 from ddkit.errors import ArtifactError, ConfigError
 from ddkit.synthesis.base import Synthesizer, registry
 from ddkit.synthesis.labels import LabelKind
-from ddkit.synthesis.latent import MOST_NUMBERS
+from ddkit.synthesis.limits import Decoding, check_learned, divided, image_shape, required, whole
 from ddkit.synthesis.pixels import check_ipc_fits
 
 #: Share of the default initialisation that is added to identity kernels, so that hallucinators differ.
@@ -134,12 +134,9 @@ class Hallucinators(Synthesizer):
                 f"synthesis.batch_hallucinators={batch_hallucinators} must lie between 1 and "
                 f"synthesis.hallucinators={hallucinators}"
             )
-        numbers = num_classes * ipc * hallucinators * math.prod(shape)
-        if numbers > MOST_NUMBERS:
-            raise ConfigError(
-                f"{num_classes * ipc} bases x {hallucinators} hallucinators decode to {numbers:,} numbers, the most is "
-                f"{MOST_NUMBERS:,}: lower ipc or synthesis.hallucinators"
-            )
+        count, stored = num_classes * ipc, num_classes * ipc * (base_channels or shape[0]) * shape[1] * shape[2]
+        what, numbers = f"{count} bases x {hallucinators} hallucinators", count * hallucinators * math.prod(shape)
+        check_learned(what, numbers, stored, "lower ipc or synthesis.hallucinators")
         super().__init__(num_classes, ipc, shape, labels, label_confidence, decoded_per_class=ipc * hallucinators)
         self.kernel, self.identity_start, self.batch_hallucinators = kernel, identity_start, batch_hallucinators
         channels, inner = shape[0], (shape[0], shape[1] - kernel + 1, shape[2] - kernel + 1)
@@ -257,15 +254,25 @@ class Hallucinators(Synthesizer):
         return {"num_classes": self.num_classes, "shape": list(self.shape)}
 
     @staticmethod
-    def from_stored(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Decode all pairs; hard labels follow from the order.
+    def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding:
+        """Return what all pairs take.
 
         Raises:
             ArtifactError: bases that do not divide among the classes, or hallucinators that do not fit them.
         """
-        bases, style = stored["bases"], [stored[name] for name in _STYLE]
-        num_classes, shape = int(options["num_classes"]), [int(side) for side in options["shape"]]
-        _check_stored(bases, dict(zip(_STYLE, style, strict=True)), num_classes, shape)
+        dimensions = (5, 2, 4, 4, 5, 2)
+        bases, *style = required(stored, {"bases": 4, **dict(zip(_STYLE, dimensions, strict=True))})
+        shape = image_shape(options)
+        divided(len(bases), whole(options, "num_classes"), "bases")
+        _check_stored(bases, dict(zip(_STYLE, style, strict=True)), shape)
+        images, taps = len(bases) * len(style[0]), style[0].shape[-1] ** 2
+        work = images * math.prod(shape) * taps * (bases.shape[1] + shape[0])
+        return Decoding(images, shape, at_once=len(style[0]) * math.prod(shape), work=work)
+
+    @staticmethod
+    def from_stored(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Decode all pairs; hard labels follow from the order."""
+        bases, style, num_classes = stored["bases"], [stored[name] for name in _STYLE], whole(options, "num_classes")
         with torch.no_grad():
             images = hallucinate(bases, style).flatten(0, 1).contiguous()
         if "labels" in stored:
@@ -273,14 +280,12 @@ class Hallucinators(Synthesizer):
         return images, torch.arange(num_classes).repeat_interleave(len(images) // num_classes)
 
 
-def _check_stored(bases: Tensor, style: Mapping[str, Tensor], num_classes: int, shape: Sequence[int]) -> None:
+def _check_stored(bases: Tensor, style: Mapping[str, Tensor], shape: Sequence[int]) -> None:
     """Refuse stored tensors that do not make images of ``shape``.
 
     Raises:
         ArtifactError: naming what does not fit.
     """
-    if num_classes < 1 or len(bases) % num_classes:
-        raise ArtifactError(f"{len(bases)} bases do not divide among {num_classes} classes: write the file anew")
     channels, height, width = shape
     count, kernel = len(style["sigma"]), style["encoder_weight"].shape[-1]
     inner = (count, channels, height - kernel + 1, width - kernel + 1)
@@ -296,5 +301,3 @@ def _check_stored(bases: Tensor, style: Mapping[str, Tensor], num_classes: int, 
     if wrong or tuple(bases.shape[2:]) != (height, width):
         name = wrong[0] if wrong else "bases"
         raise ArtifactError(f"'{name}' does not make images of {tuple(shape)}: write the file anew")
-    if len(bases) * count * math.prod(shape) > MOST_NUMBERS:
-        raise ArtifactError(f"the decoded images hold more than {MOST_NUMBERS} numbers: distil fewer bases")

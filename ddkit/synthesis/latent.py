@@ -10,13 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddkit.errors import ConfigError
+from ddkit.synthesis.limits import MOST_AT_ONCE, check_learned
 
 #: Code pixels become squares of this side: two layers of stride 2.
 UPSAMPLING = 4
 #: Negative slope of the leaky ReLU between the two layers.
 SLOPE = 0.1
-#: Most numbers in all decoded images: 4 GiB of float32.
-MOST_NUMBERS = 2**30
 #: Decoded images per call of the decoders.
 CHUNK = 1024
 #: (decoders, hidden channels), the largest first.
@@ -68,7 +67,8 @@ def decode_pairs(codes: Tensor, decoders: Sequence[Tensor], shape: Sequence[int]
     count = len(first_weight)
     spread = first_weight.transpose(0, 1).flatten(1, 2)
     images = []
-    for part in codes.split(max(1, CHUNK // count)):
+    inner = count * first_weight.shape[2] * 4 * math.prod(codes.shape[2:])
+    for part in codes.split(max(1, min(CHUNK // count, MOST_AT_ONCE // inner))):
         hidden = F.conv_transpose2d(part, spread, first_bias.flatten(), stride=2, padding=1)
         hidden = F.leaky_relu(hidden, SLOPE)
         bias = second_bias.flatten()
@@ -102,12 +102,9 @@ def checked_codes(num_classes: int, ipc: int, shape: Sequence[int], codes: int |
             f"is a budget of {budget:,}: choose codes <= {most}, a larger ipc or smaller decoders"
         )
     count = most if codes is None else codes
-    numbers = num_classes * count * decoders * math.prod(shape)
-    if numbers > MOST_NUMBERS:
-        raise ConfigError(
-            f"{count} codes x {decoders} decoders per class decode to {numbers:,} numbers, the most is "
-            f"{MOST_NUMBERS:,}: lower synthesis.codes or synthesis.decoders, or raise synthesis.code_channels"
-        )
+    numbers, what = num_classes * count * decoders * math.prod(shape), f"{count} codes x {decoders} decoders per class"
+    remedy = "lower synthesis.codes or synthesis.decoders, or raise synthesis.code_channels"
+    check_learned(what, numbers, weights + count * per_code, remedy)
     return count
 
 

@@ -12,6 +12,7 @@ from ddkit.data import RealData
 from ddkit.errors import DataError
 from ddkit.synthesis.base import Synthesizer, registry
 from ddkit.synthesis.labels import LabelKind
+from ddkit.synthesis.limits import Decoding, stored_images
 
 
 @registry.register("pixels")
@@ -88,6 +89,11 @@ class Pixels(Synthesizer):
     def stored(self) -> dict[str, Tensor]:
         """Return ``images`` and ``labels``."""
         return {"images": self.images.detach(), "labels": self.stored_labels()}
+
+    @staticmethod
+    def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding:
+        """Return the number and shape of the stored images."""
+        return stored_images(stored)
 
     @staticmethod
     def from_stored(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from ddkit.data import RealData
 from ddkit.errors import ConfigError
 from ddkit.synthesis.base import Synthesizer, registry
 from ddkit.synthesis.labels import LabelKind
-from ddkit.synthesis.latent import MOST_NUMBERS
+from ddkit.synthesis.limits import MOST_NUMBERS, Decoding, stored_images
 from ddkit.synthesis.teaching_layers import ConditionalGenerator
 
 #: Shortest side of an image that two up-samplings reach.
@@ -154,6 +154,11 @@ class TeachingGenerator(Synthesizer):
         with torch.no_grad():
             images = self.decode(torch.arange(len(self), device=self.classes.device))
         return {"images": images, "labels": self.stored_labels()}
+
+    @staticmethod
+    def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding:
+        """Return the number and shape of the stored images."""
+        return stored_images(stored)
 
     @staticmethod
     def from_stored(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

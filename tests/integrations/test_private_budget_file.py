@@ -189,7 +189,7 @@ def test_a_file_that_was_changed_is_refused(harm: str, tmp_path: Path) -> None:
         path.unlink()
     if harm == "folder":
         path.mkdir()
-    with pytest.raises(ConfigError, match="restore it|restore its|is a folder") as error:
+    with pytest.raises(ConfigError, match=r"restore it|restore its|is a folder") as error:
         spend(path)
     assert "\n" not in str(error.value)
 

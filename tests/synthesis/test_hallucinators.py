@@ -298,7 +298,7 @@ def test_damaged_stored_tensors_are_refused() -> None:
         ({"bases": torch.zeros(6, 3, 9, 12)}, {}, "'bases' does not make images of"),
         ({"bases": torch.zeros(6, 2, 8, 12)}, {}, "'encoder_weight' does not make images of"),
         ({"mu": torch.zeros(2, 3, 1, 1)}, {}, "'mu' does not make images of"),
-        ({"bases": torch.zeros(1, 3, 8, 12).expand(3 * 10**6, -1, -1, -1)}, {}, "more than 1073741824 numbers"),
+        ({"bases": torch.zeros(1, 3, 8, 12).expand(3 * 10**6, -1, -1, -1)}, {}, "where 1,073,741,824 are the most"),
     ]
     for tensors, changed, message in damaged:
         with pytest.raises(ArtifactError, match=message):

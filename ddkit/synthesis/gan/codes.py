@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ddkit.synthesis.gan.given import frozen_generator
 from ddkit.synthesis.gan.inversion import invert, train_features
 from ddkit.synthesis.gan.training import train_generator
 from ddkit.synthesis.labels import LabelKind
+from ddkit.synthesis.limits import MOST_AT_ONCE, Decoding, check_learned, numbers_of
 
 #: Most images that a generator draws in one call.
 DECODE_CHUNK = 256
@@ -117,6 +119,9 @@ class GANCodes(Synthesizer):
         channels, height, columns = shape
         self.generator = frozen_generator(generator, num_classes, (channels, height, columns), code_size, width)
         code_size = getattr(self.generator, "code_size", code_size)
+        stored = sum(tensor.numel() for tensor in self.generator.state_dict().values()) + len(self) * (code_size + 1)
+        if isinstance(self.generator, Generator):  # another one's images are stored as they are
+            check_learned(f"{len(self)} codes", len(self) * math.prod(shape), stored, "lower ipc")
         self.codes = nn.Parameter(torch.zeros(len(self), code_size))
         self.register_buffer("scale", torch.ones(shape[0]))
         self.register_buffer("shift", torch.zeros(shape[0]))
@@ -262,27 +267,31 @@ class GANCodes(Synthesizer):
         return {**self.generator.options(), "scale": self.scale.tolist(), "shift": self.shift.tolist()}
 
     @staticmethod
-    def from_stored(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Rebuild the generator and draw all images.
+    def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding:
+        """Return what drawing all images takes.
 
         Raises:
             ArtifactError: tensors or options that are not those of GAN codes.
         """
-        sizes = {name: value for name, value in options.items() if name not in ("scale", "shift")}
-        weights = {k.removeprefix("generator."): v for k, v in stored.items() if k.startswith("generator.")}
-        generator = rebuild(sizes, weights)
-        codes, affine = stored.get("codes"), [torch.tensor(options.get(name, ())) for name in ("scale", "shift")]
+        generator, codes = _stored_generator(stored, options), stored.get("codes")
         if codes is None or codes.dtype != torch.float32 or codes.shape[1:] != (generator.code_size,):
             raise ArtifactError(f"codes are not (N, {generator.code_size}) float32: write the file anew with ddkit")
-        if any(values.shape != generator.shape[:1] or values.dtype != torch.float32 for values in affine):
+        if any(len(values) != generator.shape[0] for values in _affine(options)):
             raise ArtifactError(f"scale and shift are not {generator.shape[0]} numbers each: write the file anew")
         if "labels" not in stored or len(codes) % generator.num_classes:
             raise ArtifactError(f"{len(codes)} codes are not as many for each of {generator.num_classes} classes")
+        return Decoding(len(codes), generator.shape, generator.at_once, len(codes) * generator.work)
+
+    @staticmethod
+    def from_stored(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Rebuild the generator and draw all images."""
+        generator, codes, affine = _stored_generator(stored, options), stored["codes"], _affine(options)
         classes = torch.arange(generator.num_classes).repeat_interleave(len(codes) // generator.num_classes)
+        chunk = max(1, min(DECODE_CHUNK, MOST_AT_ONCE // generator.at_once))
         with torch.no_grad():
             parts = [
                 preprocessed(generator(code, label), *affine)
-                for code, label in zip(codes.split(DECODE_CHUNK), classes.split(DECODE_CHUNK), strict=True)
+                for code, label in zip(codes.split(chunk), classes.split(chunk), strict=True)
             ]
         return torch.cat(parts), stored["labels"]
 
@@ -317,6 +326,16 @@ class GANCodes(Synthesizer):
             return sizes
         feature, pixel = self.inversion.T.tolist()
         return {**sizes, "inversion": {"feature_loss": feature, "pixel_loss": pixel}}
+
+
+def _stored_generator(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Generator:
+    sizes = {name: value for name, value in options.items() if name not in ("scale", "shift")}
+    return rebuild(sizes, {k.removeprefix("generator."): v for k, v in stored.items() if k.startswith("generator.")})
+
+
+def _affine(options: Mapping[str, Any]) -> list[Tensor]:
+    """Return scale and shift per channel as they are stored."""
+    return [torch.tensor(numbers_of(options, name)) for name in ("scale", "shift")]
 
 
 def preprocessed(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

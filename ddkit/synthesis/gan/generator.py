@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -125,6 +125,18 @@ class Generator(nn.Module):
         top, left = ((have - want) // 2 for have, want in zip(x.shape[2:], self.shape[1:], strict=True))
         return torch.tanh(x[:, :, top : top + self.shape[1], left : left + self.shape[2]])
 
+    @property
+    def at_once(self) -> int:
+        """Numbers of the largest maps of one image: half of ``width`` maps of 4 x 4 times the first size."""
+        return self.width * self.rows * self.columns * GROWTH**2 // 2
+
+    @property
+    def work(self) -> int:
+        """Multiply-adds of one image; those of upsampling convolutions take 4 taps per output."""
+        pixels = self.rows * self.columns
+        blocks = 4 * pixels * 4 * self.width**2 + 16 * pixels * 4 * self.width**2 // 2
+        return self.code_size * self.width * pixels + blocks + 16 * pixels * 9 * self.shape[0] * self.width // 2
+
     def options(self) -> dict[str, Any]:
         """Return what :func:`rebuild` needs beside the weights, JSON-able."""
         return {
@@ -164,15 +176,19 @@ class Discriminator(nn.Module):
         return self.score(pooled).squeeze(1) + (self.projection(labels) * pooled).sum(1)
 
 
+#: A length that fits PyTorch's integers.
+_Size = Annotated[int, Field(ge=1, lt=2**31)]
+
+
 class _Options(BaseModel):
     """The stored form of :meth:`Generator.options`."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    shape: list[PositiveInt]
-    num_classes: PositiveInt
-    code_size: PositiveInt
-    width: PositiveInt
+    shape: list[_Size]
+    num_classes: _Size
+    code_size: _Size
+    width: _Size
 
 
 def rebuild(options: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Generator:
@@ -195,7 +211,7 @@ def rebuild(options: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Genera
     try:
         with torch.device("meta"):  # nothing is allocated before the weights are known to fit
             generator = Generator((channels, height, width), known.num_classes, known.code_size, known.width)
-    except (ConfigError, RuntimeError) as error:
+    except (ConfigError, RuntimeError, TypeError, OverflowError) as error:
         raise ArtifactError(f"options of a generator are wrong: {' '.join(str(error).split())}") from None
     expected = {name: tensor.shape for name, tensor in generator.state_dict().items()}
     if {name: tensor.shape for name, tensor in weights.items()} != expected:
