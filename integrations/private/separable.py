@@ -20,8 +20,8 @@ FLOAT32_ROUNDING = 5e-5
 COARSE_ROUNDING = 2e-2
 #: Companions far outside of the range of images make a weak influence on their neighbours plain.
 _LOUD = 1000.0
-#: Records in the largest batch that is tried.
-_MOST = 512
+#: Records in the largest batch that is tried: what signals show a network at once.
+_MOST = 256
 _COARSE = 4
 _REMEDY = "use a model without batch statistics, dropout or memory, such as convnet:norm=instance"
 
