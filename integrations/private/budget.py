@@ -279,7 +279,7 @@ class PrivacyBudget:
             "delta": self.delta,
             "accountant": self.accountant,
             "unit": self._unit,
-            "plans": {key: [float(q.sigma), float(q.rate), int(q.steps)] for key, q in sorted(plans.items())},
+            "plans": {key: [float(q.sigma), float(q.rate), int(q.steps)] for key, q in plans.items()},
         }
 
     def _take(self, state: Mapping[str, Any], name: str) -> None:
