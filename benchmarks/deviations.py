@@ -94,8 +94,9 @@ def rfad(train: RealData, held: RealData, seed: int, steps: int, centred: bool) 
         about = (whitening.channel_statistics(images)[0] * 255).repeat_interleave(pixels).to(mean)
         return about, covariance + torch.outer(mean - about, mean - about)
 
+    options: dict[str, Any] = RFAD
     with mock.patch("ddkit.data.whitening.covariance", fit if centred else uncentred):
-        distilled = Distiller("rfad", 1, seed=seed, steps=steps, **RFAD).fit(train)
+        distilled = Distiller("rfad", 1, seed=seed, steps=steps, **options).fit(train)
     return evaluate_kernel(distilled, held, repeats=1, seed=seed).rows[0].mean
 
 

@@ -36,7 +36,7 @@ class Statement:
         value = self.content.get(key)
         if value is None:
             return _UNKNOWN
-        return f"{value:.4g}" if isinstance(value, float) else str(value)
+        return f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())
 
     @property
     def private(self) -> bool:
@@ -85,7 +85,7 @@ class Statement:
         Args:
             data_files: which files hold the data.
         """
-        rows = "".join(f"| {name} | {value} |\n" for name, value in self.facts()[1:])
+        rows = "".join(f"| {name} | {value.replace('|', '/')} |\n" for name, value in self.facts()[1:])
         return (
             f"---\nconfigs:\n- config_name: default\n  data_files: {data_files}\n---\n\n# Privacy\n\n{self.quote}\n\n"
             f"| term | value |\n|---|---|\n{rows}\n`privacy.txt` and `privacy.json` hold the whole statement.\n"

@@ -127,17 +127,22 @@ class PrivacyBudget:
                 transaction.write(self._state())
 
     def save(self, path: str | Path) -> Path:
-        """Write :meth:`state_dict` to a new file, which :meth:`load` reads.
+        """Write :meth:`state_dict` to a file, which :meth:`load` reads; an earlier state of this budget is replaced.
 
         It does not follow what this object spends later; for that, make the budget with ``file``.
 
         Raises:
-            ConfigError: there is a budget already.
+            ConfigError: the file has queries that this budget does not know and that would be forgotten.
         """
+        if self._file is not None and self._file.path.resolve() == Path(path).resolve():
+            return Path(path)  # kept there anyway
         state = self.state_dict()
         with LedgerFile(path).locked() as transaction:
-            if transaction.read() is not None:
-                raise ConfigError(f"'{path}' holds a privacy budget already: choose another file, none is forgotten")
+            there = transaction.read()
+            if there is not None and not _includes(state, there):
+                raise ConfigError(
+                    f"'{path}' holds a privacy budget with other queries, which would be forgotten: choose another file"
+                )
             transaction.write(state)
         return Path(path)
 
@@ -274,7 +279,7 @@ class PrivacyBudget:
             "delta": self.delta,
             "accountant": self.accountant,
             "unit": self._unit,
-            "plans": {key: [float(q.sigma), float(q.rate), int(q.steps)] for key, q in sorted(plans.items())},
+            "plans": {key: [float(q.sigma), float(q.rate), int(q.steps)] for key, q in plans.items()},
         }
 
     def _take(self, state: Mapping[str, Any], name: str) -> None:
@@ -298,6 +303,15 @@ class PrivacyBudget:
         mine = {*self._asked, *(plan.key for plan in self._open)}
         self._others = {key: one for key, one in plans.items() if key not in mine}
         self._unit = unit
+
+
+def _includes(state: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
+    """Say whether a state has the terms of an earlier one and all its queries."""
+    plans = state["plans"]
+    kept = all(
+        key in plans and plans[key][:2] == one[:2] and plans[key][2] >= one[2] for key, one in earlier["plans"].items()
+    )
+    return kept and all(state[key] == earlier[key] for key in ("epsilon", "delta", "accountant"))
 
 
 def _reopened(epsilon: float, delta: float, accountant: Accountant, file: Path) -> PrivacyBudget:

@@ -13,7 +13,7 @@ from ddkit.errors import ConfigError, DataError
 from ddkit.integrations.private.arguments import checked_label_counts, require_whole
 from ddkit.integrations.private.budget import Plan
 from ddkit.integrations.private.noise import NoiseSource, SystemNoise
-from ddkit.integrations.private.separable import FLOAT32_ROUNDING, require_separate
+from ddkit.integrations.private.separable import FLOAT32_ROUNDING, clipped, require_separate
 
 #: Maps preprocessed images (n, C, H, W) and labels (n,) to one row per record (n, D); row i must depend on record i.
 RecordFunction = Callable[[Tensor, Tensor], Tensor]
@@ -179,7 +179,7 @@ class PrivateData:
 
             def tried(images: Tensor, labels: Tensor) -> Tensor:
                 device = self._real.device
-                return self._clipped(_checked_rows(rows(images.to(device), labels.to(device)), len(images)), clip)
+                return _checked_rows(rows(images.to(device), labels.to(device)), len(images))
 
             require_separate(tried, self.public, clip, self._plan.made, min(chunk, len(self._real)), rounding)
         self._plan.charge(sigma, rate)
@@ -208,9 +208,7 @@ class PrivateData:
 
     def _clipped(self, values: Tensor, clip: float) -> Tensor:
         """Bound the norm of every row (n, D); a row that is not finite becomes zero, as its norm bounds nothing."""
-        values = torch.where(torch.isfinite(values).all(1, keepdim=True), values, torch.zeros(()).double())
-        norms = values.norm(dim=1, keepdim=True)
-        return values * (clip / norms.clamp(min=clip))
+        return clipped(values, clip)
 
     def _scaled_noise(self, deviation: float, like: Tensor) -> Tensor:
         return deviation * self._noise.gaussian(tuple(like.shape))

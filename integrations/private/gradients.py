@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 
 import torch
@@ -90,7 +89,7 @@ def require_separate_gradients(network: Network, public: RealData, number: int =
     def rows(images: Tensor, labels: Tensor) -> Tensor:
         return gradients(network, images, labels).cpu().double()
 
-    require_separate(rows, public, math.inf, number, 64, rounding_of(network))
+    require_separate(rows, public, 1.0, number, 64, rounding_of(network))
 
 
 def unflattened(row: Tensor, module: nn.Module, names: Sequence[str]) -> list[Tensor]:

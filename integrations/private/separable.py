@@ -20,8 +20,8 @@ FLOAT32_ROUNDING = 5e-5
 COARSE_ROUNDING = 2e-2
 #: Companions far outside of the range of images make a weak influence on their neighbours plain.
 _LOUD = 1000.0
-#: Records in the largest batch that is tried.
-_MOST = 512
+#: Records in the largest batch that is tried: what signals show a network at once.
+_MOST = 256
 _COARSE = 4
 _REMEDY = "use a model without batch statistics, dropout or memory, such as convnet:norm=instance"
 
@@ -37,16 +37,17 @@ def require_separate(
 ) -> None:
     """Refuse rows that another record, its place in the batch or an earlier call can change.
 
-    Three public images are shown alone, among loud companions, in a batch as large as those of the query (of random
-    size after the first query) and alone again.
+    Three public images are shown alone, first in a small batch of ordinary companions, last in a batch with loud ones
+    as large as those of the query (of random size after the first query), and alone again. Rows are compared as they
+    are and clipped.
 
     Args:
-        rows: maps images (n, C, H, W) and labels (n,) to clipped rows (n, D).
+        rows: maps images (n, C, H, W) and labels (n,) to rows (n, D).
         public: stand-in, for shape, classes and preprocessing.
         clip: largest norm of a row.
         number: of the query; every one is tried with other images.
         most: records that the query shows at once.
-        rounding: largest difference, relative to the rows or to ``clip``, whichever is smaller.
+        rounding: largest difference, relative to the longest of the rows.
 
     Raises:
         ConfigError: saying what changes a row; the query was neither paid for nor made.
@@ -60,22 +61,40 @@ def require_separate(
 
     with torch.random.fork_rng(devices=[]):
         alone = one_by_one()
-        allowed = rounding * min(clip, float(alone.norm(dim=1).max()))
-
-        def differ(others: Tensor) -> bool:
-            return not float((alone - others).norm(dim=1).max()) <= allowed
-
-        for size, first in ((len(subjects) + 4, True), (_size(number, most, generator), False)):
+        for size, loud in ((len(subjects) + 4, False), (_size(number, most, generator), True)):
             count = max(1, size - len(subjects))
             images = public.preprocessing.apply(_companions(count, public.shape, generator))
-            images[:: len(images) if first else 5] *= _LOUD
+            if loud:
+                images[::4] *= _LOUD
+                images[3::4] *= _LOUD
             theirs = torch.randint(public.num_classes, (count,), generator=generator)
-            order = 1 if first else -1
+            order = -1 if loud else 1
             found = rows(torch.cat((subjects, images)[::order]), torch.cat((labels, theirs)[::order]))
-            if differ(found[: len(subjects)] if first else found[-len(subjects) :]):
-                raise _refusal(f"in a batch of {len(found)} it is another one", changes=differ(one_by_one()))
-        if differ(one_by_one()):
+            seen = found[-len(subjects) :] if loud else found[: len(subjects)]
+            if _differ(alone, seen, clip, rounding):
+                changes = _differ(alone, one_by_one(), clip, rounding)
+                raise _refusal(f"in a batch of {len(found)} it is another one", changes=changes)
+        if _differ(alone, one_by_one(), clip, rounding):
             raise _refusal("", changes=True)
+
+
+def _differ(rows: Tensor, others: Tensor, clip: float, rounding: float) -> bool:
+    """Say whether rows (n, D) are others by more than rounding, as they are or clipped."""
+    for one, other in ((_finite(rows), _finite(others)), (clipped(rows, clip), clipped(others, clip))):
+        if not float((one - other).norm(dim=1).max()) <= rounding * float(one.norm(dim=1).max()):
+            return True
+    return False
+
+
+def clipped(values: Tensor, clip: float) -> Tensor:
+    """Bound the norm of every row (n, D); a row that is not finite becomes zero, as its norm bounds nothing."""
+    values = _finite(values)
+    norms = values.norm(dim=1, keepdim=True)
+    return values * (clip / norms.clamp(min=clip))
+
+
+def _finite(values: Tensor) -> Tensor:
+    return torch.where(torch.isfinite(values).all(1, keepdim=True), values, torch.zeros(()).double())
 
 
 def require_stateless(module: nn.Module, public: RealData) -> None:

@@ -114,9 +114,12 @@ def test_a_state_can_be_saved_and_loaded(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="would forget"):
         again.load_state_dict(state)
     budget.save(tmp_path / "saved.json")
-    assert PrivacyBudget.load(tmp_path / "saved.json").ledger == again.ledger
-    with pytest.raises(ConfigError, match="holds a privacy budget already"):
-        again.save(tmp_path / "saved.json")
+    saved = PrivacyBudget.load(tmp_path / "saved.json")
+    assert saved.ledger == again.ledger and saved.save(tmp_path / "saved.json").is_file()
+    again.plan(Queries(20.0, 1.0, 1)).charge(20.0, 1.0)
+    again.save(tmp_path / "saved.json")  # knows all that was saved before
+    with pytest.raises(ConfigError, match="would be forgotten"):
+        budget.save(tmp_path / "saved.json")
     with pytest.raises(ConfigError, match="no privacy budget in"):
         PrivacyBudget.load(tmp_path / "typo.json")
     assert [path.name for path in tmp_path.glob("*typo*")] == []
@@ -125,7 +128,7 @@ def test_a_state_can_be_saved_and_loaded(tmp_path: Path) -> None:
 def test_another_process_gets_the_same_file_and_never_a_copy(tmp_path: Path) -> None:
     budget = spend(tmp_path / "budget.json")
     for other in (pickle.loads(pickle.dumps(budget)), copy.deepcopy(budget)):
-        assert other.ledger == budget.ledger
+        assert set(other.ledger) == set(budget.ledger)
         before = budget.spent()
         other.plan(Queries(20.0, 1.0, 1))
         assert budget.spent() > before
@@ -189,7 +192,7 @@ def test_a_file_that_was_changed_is_refused(harm: str, tmp_path: Path) -> None:
         path.unlink()
     if harm == "folder":
         path.mkdir()
-    with pytest.raises(ConfigError, match=r"restore it|restore its|is a folder") as error:
+    with pytest.raises(ConfigError, match=r"restore it|is a folder") as error:
         spend(path)
     assert "\n" not in str(error.value)
 

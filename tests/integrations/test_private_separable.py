@@ -149,8 +149,9 @@ def test_augmentation_drawn_by_place_is_refused() -> None:
         lambda images, labels: images.flatten(1) * (1 + labels.float().mean()),
         lambda images, _: images.flatten(1).flip(0),
         lambda images, _: images.flatten(1) + 1e-6 * images.mean(),
+        lambda images, _: 1e3 * images.flatten(1) * (1 + 0.1 * images.mean().tanh()),
     ],
-    ids=["mean", "labels", "order", "faint"],
+    ids=["mean", "labels", "order", "faint", "length alone, beyond the bound"],
 )
 def test_a_raw_query_is_tried_before_it_is_paid_for(rows: Callable[[Tensor, Tensor], Tensor]) -> None:
     private = wall()
