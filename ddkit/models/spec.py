@@ -16,7 +16,8 @@ from typing import Any, TypeAlias, get_type_hints
 import torch
 import torch.nn as nn
 
-from ddkit.errors import ConfigError
+from ddkit.errors import ConfigError, shortened
+from ddkit.memory import require_memory
 from ddkit.models.base import Shape
 from ddkit.models.initialisation import Initialisation, initialise_
 from ddkit.registry import Registry, checked_options
@@ -31,6 +32,8 @@ _INIT = "init"
 """The option that every model has beside its own, unless its factory has one of that name."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _TEXT = re.compile(r"\s*([^:(\s]+)\s*(?::(?P<colon>.*)|\((?P<paren>.*)\))?\s*", re.DOTALL)
+_LARGE_OPTION = 4096
+"""Options above this may stand for more weights than a machine holds."""
 _construction = threading.RLock()  # building borrows the process-wide default generator: one thread at a time
 
 
@@ -109,6 +112,7 @@ class ModelSpec:
         how: Initialisation = "default"
         if not _has_own_init(self.name, factory):
             how = options.pop(_INIT, how)
+        self._require_memory(factory, shape, num_classes, options)
         with seeded(seed):
             model = factory(shape, num_classes, **options)
             if how != "default" and isinstance(model, nn.Module):
@@ -120,6 +124,28 @@ class ModelSpec:
             )
         setattr(model, _RECORD, (self, shape, num_classes))
         return model
+
+    def _require_memory(self, factory: Factory, shape: Shape, num_classes: int, options: dict[str, Any]) -> None:
+        """Refuse a network of many more weights than this machine could hold, before any of them is allocated.
+
+        Networks without large options are not looked at: they would be built twice.
+
+        Raises:
+            ConfigError: too many weights, or numbers that PyTorch does not take.
+        """
+        if not any(type(value) is int and abs(value) > _LARGE_OPTION for value in options.values()):
+            return
+        try:
+            with torch.device("meta"):
+                weights = sum(tensor.numel() for tensor in factory(shape, num_classes, **options).parameters())
+        except NotImplementedError:  # a factory that needs real tensors
+            return
+        except (RuntimeError, TypeError, OverflowError, ValueError) as error:
+            raise ConfigError(
+                f"the model '{shortened(self.canonical())}' cannot be built ({shortened(str(error))}): choose smaller "
+                f"options"
+            ) from None
+        require_memory(f"the model '{self.canonical()}'", weights, "choose smaller options")
 
     def reset_(self, model: nn.Module, seed: int) -> None:
         """Give ``model`` the weights and buffers of a fresh build with ``seed``, in place.
