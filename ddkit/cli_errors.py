@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -14,7 +15,10 @@ from typing import NoReturn
 import click
 
 from ddkit.cli_tables import say
-from ddkit.errors import DDKitError, InterruptedRunError
+from ddkit.errors import DDKitError, InterruptedRunError, shortened
+
+#: Characters of a message, and of one word (a path) in it.
+LONGEST_MESSAGE, LONGEST_WORD = 600, 240
 
 
 @contextmanager
@@ -27,6 +31,8 @@ def on_one_line(verbose: bool) -> Iterator[None]:
     Raises:
         SystemExit: with status 2 for bad input, 1 for a failed run, 130 when interrupted, or what click asks for.
     """
+    if sys.stdout is None:  # closed by whoever started the process: what is printed is not wanted
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     with warnings.catch_warnings():
         if not verbose:
             warnings.showwarning = _once_on_one_line()
@@ -45,9 +51,26 @@ def on_one_line(verbose: bool) -> Iterator[None]:
         except BrokenPipeError:  # who reads the pipe has left, as `head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(1) from None
+        except OSError as error:
+            text, status = _system_error(error)
+            _fail(f"error: {text or _unforeseen(error, verbose)}", error, status, verbose)
         except Exception as error:
-            hint = "" if verbose else " (run again with -v for the traceback)"
-            _fail(f"error: {type(error).__name__}: {error}{hint}", error, 1, verbose)
+            _fail(f"error: {_unforeseen(error, verbose)}", error, 1, verbose)
+
+
+def _system_error(error: OSError) -> tuple[str | None, int]:
+    """Describe what the system says of a name or of standard output; return the exit status, too."""
+    if error.errno == errno.ENAMETOOLONG:
+        return f"'{error.filename}' is too long for the name of a file or folder: choose a shorter one", 2
+    if error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF) and error.filename is None:
+        # So that what is left in the buffer does not fail once more at the end of the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return f"cannot write to standard output: {error.strerror}; free space or write elsewhere", 1
+    return None, 1
+
+
+def _unforeseen(error: Exception, verbose: bool) -> str:
+    return f"{type(error).__name__}: {error}" + ("" if verbose else " (run again with -v for the traceback)")
 
 
 def _once_on_one_line() -> Callable[..., None]:
@@ -55,12 +78,17 @@ def _once_on_one_line() -> Callable[..., None]:
     seen: set[str] = set()
 
     def show(message: Warning | str, *place: object, **options: object) -> None:
-        text = " ".join(str(message).split())
+        text = brief(str(message))
         if text not in seen:
             seen.add(text)
             say(f"warning: {text}")
 
     return show
+
+
+def brief(text: str) -> str:
+    """Return a message on one line that fits a terminal: what someone typed or a file held may be of any length."""
+    return shortened(" ".join(shortened(word, LONGEST_WORD) for word in text.split()), LONGEST_MESSAGE)
 
 
 def _usage(error: click.ClickException) -> str:
@@ -73,5 +101,5 @@ def _usage(error: click.ClickException) -> str:
 def _fail(text: str, error: BaseException, status: int, verbose: bool) -> NoReturn:
     if verbose:
         traceback.print_exception(error)
-    say(" ".join(text.split()))
+    say(brief(text))
     raise SystemExit(status) from None

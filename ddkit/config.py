@@ -21,7 +21,8 @@ from pydantic import (
     model_validator,
 )
 
-from ddkit.errors import ConfigError, unknown_name
+from ddkit.documents import MAX_DEPTH
+from ddkit.errors import ConfigError, shortened, unknown_name
 from ddkit.precision import PrecisionName
 from ddkit.registry import describe_validation_error
 
@@ -302,23 +303,27 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     Values are read as YAML scalars (numbers, true, false, null, lists) and as text otherwise.
 
     Raises:
-        ConfigError: an assignment without ``=`` or with an empty key.
+        ConfigError: an assignment without ``=``, with an empty key, or with a value that is no setting.
     """
-    import yaml
+    from ddkit.yaml_text import NotYAMLError, parse_yaml
 
     result: dict[str, Any] = {}
     for text in assignments:
         key, equals, raw = text.partition("=")
         if not equals or not key.strip(". "):
-            raise ConfigError(f"'{text}' is not an assignment: write key=value, for instance steps=500")
+            raise ConfigError(f"'{shortened(text)}' is not an assignment: write key=value, for instance steps=500")
         try:
-            value = yaml.safe_load(raw) if raw else ""
-        except yaml.YAMLError:
+            value = parse_yaml(raw) if raw else ""
+        except NotYAMLError:
             value = raw
+        except ConfigError as error:
+            raise ConfigError(f"'{shortened(text)}' is no setting: {error}") from None
         if isinstance(value, str):
             with suppress(ValueError):  # YAML 1.1 reads 1e-3 as text
                 value = float(value)
         parts = key.strip().split(".")
+        if len(parts) > MAX_DEPTH:
+            raise ConfigError(f"'{shortened(text)}' is no setting: its key has more than {MAX_DEPTH} parts")
         nested: Any = value
         for part in reversed(parts[1:]):
             nested = {part: nested}

@@ -26,6 +26,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ddkit.documents import parse_json
 from ddkit.errors import ArtifactError
 
 METADATA_KEY = "ddkit"
@@ -179,8 +180,8 @@ def _read_envelope(stream: BinaryIO, size: int, kind: str, version: int) -> _Env
 def _parse(raw: bytes | str, what: str) -> dict[str, Any]:
     """Parse a JSON object, whatever the bytes are."""
     try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError):
+        value = parse_json(raw)
+    except ValueError:
         raise ArtifactError(f"{what} is not JSON: {_DAMAGED}") from None
     if not isinstance(value, dict):
         raise ArtifactError(f"{what} is not a JSON object: {_DAMAGED}")

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, ValidationError, create_model
 
-from ddkit.errors import ConfigError, unknown_name
+from ddkit.errors import ConfigError, shortened, unknown_name
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ def describe_validation_error(error: ValidationError) -> str:
     items = [item for item in error.errors() if item["type"] != "is_instance_of"] or error.errors()
     for item in items:
         key = ".".join(str(part) for part in item["loc"] if "[" not in str(part)) or "value"
-        value = " ".join(repr(item.get("input")).split())
+        value = shortened(repr(item.get("input")))
         parts.append(f"{key}={value}: {item['msg'].removeprefix('Value error, ')}")
     return "; ".join(parts)
 

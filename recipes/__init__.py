@@ -11,11 +11,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ddkit.config import merge
-from ddkit.errors import ConfigError, InterruptedRunError, unknown_name
+from ddkit.errors import ConfigError, InterruptedRunError, shortened, unknown_name
 from ddkit.privacy import refuse_inside_release
+from ddkit.yaml_text import MAX_LENGTH, parse_yaml
 
 FOLDER = Path(__file__).parent
 
@@ -104,9 +103,11 @@ def load(name: str | Path) -> Recipe:
             raise unknown_name("recipe", str(name), available())
         path = FOLDER / f"{name}.yaml"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        if path.stat().st_size > MAX_LENGTH:
+            raise ConfigError(f"it has {path.stat().st_size} bytes, the most is {MAX_LENGTH}")
+        content = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ConfigError) as error:
+        reason = error.strerror if isinstance(error, OSError) else shortened(str(error), 400)
         raise ConfigError(f"cannot read recipe '{path}': {reason}; check the path and the file") from None
     if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
         raise ConfigError(f"recipe '{path}' needs the fields recipe, title, expected and settings (a mapping)")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ddkit.data import RealData
 from ddkit.device import resolve_device
+from ddkit.documents import read_metrics
 from ddkit.engine.run import Run
 from ddkit.errors import CheckpointError, ConfigError, MissingExtraError
 from ddkit.files import write_atomically, write_text
@@ -149,16 +151,24 @@ class JsonlMetrics(Callback):
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of a JSONL file; a half-written last line is dropped."""
-    if not path.is_file():
-        return []
-    result = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            result.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return result
+    """Return the lines of ``metrics.jsonl`` that are whole; a warning counts those that are not.
+
+    A power cut may leave half a line, or bytes of anything, at the end: the run can go on without them.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    try:
+        lines, damaged = read_metrics(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot read '{path}': {error.strerror or error}: restore it or delete it") from None
+    if damaged:
+        warnings.warn(
+            f"'{path}' has {len(damaged)} damaged line{'s' * (len(damaged) > 1)} (the first is line {damaged[0]}), "
+            f"left out: a killed process or a power cut may have cut the last one",
+            stacklevel=2,
+        )
+    return list(lines.values())
 
 
 class TensorBoard(Callback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from ddkit.engine.run import Run, RunFolder, environment, peak_memory_bytes
 from ddkit.engine.selection import CoresetSession
 from ddkit.engine.session import Session, result_metadata
 from ddkit.errors import ConfigError, DataError, InterruptedRunError
+from ddkit.memory import require_memory
 from ddkit.networks import NetworkSource
 from ddkit.objectives import Objective, Signal
 from ddkit.objectives.constraints import Constraint
@@ -192,6 +194,9 @@ class Distiller:
         }
 
     def _session(self, config: DistillConfig, real: RealData, folder: RunFolder | None) -> Session | CoresetSession:
+        require_memory(
+            f"ipc={config.ipc}", config.ipc * real.num_classes * math.prod(real.shape), "choose a smaller ipc"
+        )
         if not config.selection:
             return Session(config, real, self.objects, folder.path if folder is not None else None)
         if self.objects:

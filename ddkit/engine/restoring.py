@@ -51,10 +51,9 @@ def take(session: Session, state: Any) -> None:
     """Let ``session`` go on from ``state``; call it inside :func:`fitting`."""
     for weights in _weights_in(state["networks"]):
         _require_weights(weights, session.network.module.state_dict())
-    settings = [optimiser.state_dict()[_SETTINGS] for optimiser in _optimisers(session)]
     session.load_state_dict(state)
-    for optimiser, before in zip(_optimisers(session), settings, strict=True):
-        _require_settings(optimiser.state_dict()[_SETTINGS], before)
+    for optimiser in _optimisers(session):
+        _require_settings(optimiser)
         _require_moments(optimiser)
     _require_same(session.state_dict(), state, "session")
 
@@ -94,6 +93,8 @@ def _weights_in(state: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _require_weights(found: Any, own: Mapping[str, Tensor]) -> None:
+    if not found and isinstance(found, Mapping):  # of a network that has not served yet
+        return
     if not isinstance(found, Mapping) or list(found) != list(own):
         raise _Misfit("weights of another network")
     for name, tensor in own.items():
@@ -119,12 +120,14 @@ def _steps(value: Any) -> bool:
     return isinstance(value, torch.optim.Optimizer)
 
 
-def _require_settings(found: list[dict[str, Any]], before: list[dict[str, Any]]) -> None:
-    """Compare settings but the rate, which a schedule changes; those that PyTorch has added since are its defaults."""
-    for new, old in zip(found, before, strict=True):
-        for key, value in old.items():
-            if key != "lr" and _plain(new[key]) != _plain(value):
-                raise _Misfit(f"{key}={new[key]!r} of an optimiser is not {value!r}")
+def _require_settings(optimiser: torch.optim.Optimizer) -> None:
+    """Compare settings with those it was made with, but the rate, which a schedule changes."""
+    for group in optimiser.param_groups:
+        for key, value in optimiser.defaults.items():
+            if key != "lr" and key in group and _plain(group[key]) != _plain(value):
+                raise _Misfit(f"{key}={group[key]!r} of an optimiser is not {value!r}")
+        if type(group["lr"]) is not float or not group["lr"] >= 0:
+            raise _Misfit(f"lr={group['lr']!r} of an optimiser is no rate")
 
 
 def _plain(value: Any) -> Any:

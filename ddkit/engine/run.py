@@ -17,8 +17,9 @@ import torch
 from ddkit.artifact import DistilledDataset
 from ddkit.config import DistillConfig
 from ddkit.data import RealData
+from ddkit.documents import read_json_object
 from ddkit.engine.checkpoint import load_checkpoint, save_checkpoint
-from ddkit.errors import CheckpointError, ConfigError
+from ddkit.errors import CheckpointError, ConfigError, shortened
 from ddkit.files import temporary_pattern, write_text
 from ddkit.streams import Streams
 from ddkit.synthesis import Synthesizer
@@ -155,15 +156,21 @@ class RunFolder:
             ConfigError: there is none, or it is damaged.
         """
         try:
-            content = json.loads(self.config.read_text(encoding="utf-8"))
+            content = read_json_object(self.config)
             DistillConfig.create(content["config"])
-            str(content["data"]["spec"])
-            dict(content["data"].get("options", {})), dict(content.get("callbacks", {}))
-            return dict(content)
+            data = content["data"]
+            if not all(isinstance(data[key], str) for key in ("spec", "fingerprint")):
+                raise ValueError("data.spec and data.fingerprint are no text")
+            dict(data.get("options", {})), dict(content.get("callbacks", {}))
+            if not isinstance(content.get("command"), str | None):
+                raise ValueError("command is no text")
+            return content
         except FileNotFoundError:
             raise ConfigError(f"'{self.path}' holds no run (no config.json): check the path") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"'{self.config}' is damaged: {error}; restore it or start again elsewhere") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"'{self.config}' is damaged: {shortened(str(error), 400)}; restore it or start again elsewhere"
+            ) from None
 
     def _check_same(self, content: dict[str, Any]) -> None:
         old = self.read()

@@ -12,6 +12,7 @@ from torch import nn
 
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
+from ddkit.documents import read_json_object
 from ddkit.errors import ConfigError, DataError
 from ddkit.evaluation.baselines import baseline_sets
 from ddkit.evaluation.choice import common_recipe, recipe_for_others, recipe_of, whole_recipe
@@ -245,11 +246,11 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json_object(path)
         for entry in content.get("results", []):
-            _key(entry)
-        return dict(content)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            hash(_key(entry))
+        return content
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         raise DataError(f"'{path}' is damaged: delete it and evaluate again") from None
 
 

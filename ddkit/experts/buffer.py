@@ -113,9 +113,11 @@ def read_record(folder: Path, identity: Identity, expert: int) -> ExpertRecord:
         raise ArtifactError(f"'{path}' holds {tensors}, not {expected}: remove it and run `ddkit experts` again")
     try:
         loss, accuracy = (tuple(float(value) for value in content[key]) for key in ("loss", "accuracy"))
+        if len(loss) != epochs + 1 or len(accuracy) != epochs + 1:
+            raise ValueError("other epochs")
         flatness, seconds = float(content["flatness"]), float(content["seconds"])
         record = ExpertRecord(expert, loss, accuracy, flatness, seconds, str(content["tensors"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise ArtifactError(
             f"'{path}' lacks measures of its training: remove it and run `ddkit experts` again"
         ) from None

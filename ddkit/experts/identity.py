@@ -15,7 +15,8 @@ from torch import nn
 from ddkit.container import canonical_json
 from ddkit.data import RealData
 from ddkit.data.preprocessing import Preprocessing
-from ddkit.errors import ArtifactError, ConfigError, DDKitError
+from ddkit.documents import read_json_object
+from ddkit.errors import ArtifactError, ConfigError, DDKitError, shortened
 from ddkit.experts.settings import ExpertSettings
 from ddkit.files import write_text
 
@@ -82,7 +83,7 @@ class Identity:
                 f"'{folder}' is a file, not a folder of experts: give the folder that holds {FILE_NAME}"
             )
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json_object(path)
             version = content["format_version"]
             if content["format"] != FORMAT or type(version) is not int:
                 raise ValueError(f"no '{FORMAT}'")
@@ -98,20 +99,23 @@ class Identity:
             ) from None
         except ArtifactError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, DDKitError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, DDKitError) as error:
             raise ArtifactError(
-                f"'{path}' cannot be read ({error}): copy the folder again or train experts anew"
+                f"'{path}' cannot be read ({shortened(str(error), 400)}): copy the folder again or train experts anew"
             ) from None
 
     @classmethod
     def _from(cls, values: dict[str, Any]) -> Identity:
-        channels, height, width = (int(length) for length in values["shape"])
-        parameters = tuple((str(name), tuple(int(n) for n in shape)) for name, shape in values["parameters"])
+        channels, height, width = (_length(n) for n in values["shape"])
+        parameters = tuple((str(name), tuple(_length(n) for n in shape)) for name, shape in values["parameters"])
         settings = ExpertSettings(**values["settings"])
         data, preprocessing = dict(values["data"]), dict(values["preprocessing"])
-        if not parameters or not {"name", "fingerprint"} <= set(data) or "probe" not in preprocessing:
+        if not parameters or not all(isinstance(data[key], str) for key in ("name", "fingerprint")):
             raise ValueError("fields are missing")
-        return cls(settings, (channels, height, width), int(values["num_classes"]), parameters, data, preprocessing)
+        constants = [preprocessing[key] for key in ("mean", "std", "probe")]
+        if not isinstance(preprocessing["zca"], bool) or not all(map(_are_numbers, constants)):
+            raise ValueError("preprocessing is not lists of numbers")
+        return cls(settings, (channels, height, width), _length(values["num_classes"]), parameters, data, preprocessing)
 
     def write(self, folder: Path) -> None:
         """Write ``buffer.json`` atomically, with the versions that made it."""
@@ -180,6 +184,17 @@ class Identity:
                 f"the experts saw images with {_in_words(self.preprocessing)}, this run has {_in_words(here)}: set "
                 f"zca to that of the experts (null, pixels or standardised), or use experts of this one"
             )
+
+
+def _length(value: Any) -> int:
+    """Return a length, of which a network has at most 2^31 - 1."""
+    if type(value) is not int or not 1 <= value < 2**31:
+        raise ValueError(f"{shortened(repr(value), 40)} is no length")
+    return value
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) in (int, float) and abs(value) < 1e30 for value in values)
 
 
 def parameter_shapes(module: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:

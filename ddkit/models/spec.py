@@ -15,7 +15,8 @@ from typing import Any, TypeAlias, get_type_hints
 import torch
 import torch.nn as nn
 
-from ddkit.errors import ConfigError
+from ddkit.errors import ConfigError, shortened
+from ddkit.memory import require_memory
 from ddkit.models.base import Shape
 from ddkit.models.contract import check_contract, draws_in_forward
 from ddkit.models.initialisation import Initialisation, initialise_
@@ -34,6 +35,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _TEXT = re.compile(r"\s*([^:(\s]+)\s*(?::(?P<colon>.*)|\((?P<paren>.*)\))?\s*", re.DOTALL)
 _checked_builds: dict[tuple[str, Shape, int], Factory] = {}
 """Networks whose contract was checked: text form, image shape and classes, with the factory that built them."""
+_LARGE_OPTION = 4096
+"""Options above this may stand for more weights than a machine holds."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,8 @@ class ModelSpec:
         model = self.build(shape, num_classes, 0)
         with seeded(0):
             return draws_in_forward(self.name, model, shape)
+        self._require_memory(factory, shape, num_classes, options)
+        with seeded(seed):
 
     def reset_(self, model: nn.Module, seed: int) -> None:
         """Give ``model`` the weights and buffers of a fresh build with ``seed``, in place.

@@ -181,7 +181,8 @@ def cost(run: RunContent) -> list[tuple[str, str]]:
             values["Real data"] = f"{formats.size(real_bytes)} (8-bit pixels and {LABEL_BYTES}-byte labels)"
             values["Compression"] = formats.ratio(_per(real_bytes, budget.bytes))
     values["Distillation"] = formats.duration(seconds) if seconds is not None else None
-    before = run.info.get("prepare_seconds") or 0.0
+    logged = run.info.get("prepare_seconds")
+    before = logged if formats.known(logged) else 0.0
     if before >= 1 and seconds is not None:
         values["Distillation"] = f"{formats.duration(seconds)}, {formats.duration(before)} before the first step"
     if steps and seconds and seconds > before:
@@ -198,10 +199,12 @@ def _experts(networks: object) -> str | None:
     """Say how many experts were followed and how they were trained; None where there were none."""
     if not isinstance(networks, Mapping) or "experts" not in networks:
         return None
-    settings = networks.get("settings") or {}
-    flat = f", rho {settings['rho']:g}, alpha {settings.get('alpha', 0):g}" if settings.get("rho") else ""
+    settings = networks.get("settings")
+    settings = settings if isinstance(settings, Mapping) else {}
+    rate, rho, alpha = (formats.number(settings.get(name, 0)) for name in ("lr", "rho", "alpha"))
+    flat = f", rho {rho}, alpha {alpha}" if settings.get("rho") else ""
     return (
-        f"{networks['experts']}, epochs 0 to {networks.get('epochs')}, learning rate {settings.get('lr', 0):g}, "
+        f"{networks['experts']}, epochs 0 to {networks.get('epochs')}, learning rate {rate}, "
         f"batches of {settings.get('batch_size')}{flat}; digest {_short(networks.get('digest'))}"
     )
 

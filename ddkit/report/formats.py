@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import TypeGuard
 
 NBSP = "\u00a0"
@@ -11,7 +11,7 @@ ABSENT = "–"
 
 def known(value: object) -> TypeGuard[float]:
     """Return whether ``value`` is a finite number; files that were read may hold anything."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:

@@ -6,13 +6,13 @@ A folder may be incomplete (interrupted, not evaluated yet, a bare artifact): ab
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ddkit.artifact import FILE_NAME, DistilledDataset
-from ddkit.errors import DataError
+from ddkit.documents import read_json_object, read_metrics
+from ddkit.errors import DataError, shortened
 from ddkit.privacy import Statement, figures_folder, statement_of
 from ddkit.report.formats import known
 
@@ -165,28 +165,17 @@ def _checksum(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read '{path}': {error}; restore it from a copy or delete it") from None
-
-
 def _read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file; an empty one when there is no file."""
     if not path.is_file():
         return {}
     try:
-        value = json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
+        return read_json_object(path)
+    except (OSError, ValueError) as error:
         raise DataError(
-            f"'{path}' is not valid JSON ({error}); delete it and repeat the command that wrote it"
+            f"cannot read '{path}' ({shortened(str(error))}); restore it from a copy, or delete it and repeat the "
+            f"command that wrote it"
         ) from None
-    if not isinstance(value, dict):
-        raise DataError(
-            f"'{path}' holds a JSON {type(value).__name__}, an object is needed; delete it and repeat the run"
-        )
-    return value
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -194,21 +183,14 @@ def _read_metrics(path: Path) -> list[dict[str, Any]]:
 
     A last line that a killed process left unfinished is ignored.
     """
-    if not path.is_file():
-        return []
-    lines = [line for line in _read_text(path).splitlines() if line.strip()]
+    try:
+        lines, damaged = read_metrics(path)
+    except OSError as error:
+        raise DataError(f"cannot read '{path}': {error.strerror or error}; restore it or delete it") from None
+    inside = [number for number in damaged if number < max(lines, default=0)]
+    if inside:
+        raise DataError(f"line {inside[0]} of '{path}' is not a JSON object with a number 'step'; delete that line")
     steps: dict[float, dict[str, Any]] = {}
-    for position, line in enumerate(lines):
-        try:
-            entry = json.loads(line)
-            if not known(entry["step"]):
-                raise ValueError
-            step = entry["step"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            if position == len(lines) - 1:
-                break
-            raise DataError(
-                f"line {position + 1} of '{path}' is not a JSON object with a number 'step'; delete that line"
-            ) from None
-        steps[step] = {**steps.get(step, {}), **entry}
+    for entry in lines.values():
+        steps[entry["step"]] = {**steps.get(entry["step"], {}), **entry}
     return [steps[step] for step in sorted(steps)]

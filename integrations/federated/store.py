@@ -59,7 +59,7 @@ class RoundStore:
                 distilled = DistilledDataset.load(path)
                 counts = tuple(int(count) for count in distilled.metadata[COUNTS])
                 kept[int(path.stem.removeprefix("client-"))] = ClientSet(distilled, counts)
-            except (ArtifactError, KeyError, ValueError):
+            except (ArtifactError, KeyError, ValueError, TypeError):
                 continue
         return kept
 
@@ -91,6 +91,8 @@ class RoundStore:
             return False
         with path.open("rb") as stream:
             _, tensors = unpack(stream, path.stat().st_size, kind=KIND, version=VERSION)
+        if {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in module.state_dict().items()}:
+            raise ArtifactError(f"'{path}' holds weights of another network: delete that round and go on")
         module.load_state_dict(tensors)
         return True
 

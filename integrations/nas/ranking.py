@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from ddkit.documents import parse_json
 from ddkit.errors import ConfigError, DataError
 from ddkit.files import write_text
 
@@ -232,13 +234,15 @@ class Ranking:
             DataError: text of another form.
         """
         try:
-            content = json.loads(text)
+            content = parse_json(text)
             if content.pop("format") != FORMAT:
                 raise ValueError("another format")
             entries = tuple(
                 Entry(**{**entry, "scores": tuple(entry["scores"]), "flags": tuple(entry["flags"])})
                 for entry in content.pop("entries")
             )
+            if not all(isinstance(one.name, str) and all(map(_is_score, one.scores)) for one in entries):
+                raise ValueError("another kind of scores")
             return cls(entries, Cost(**content.pop("cost")), notes=tuple(content.pop("notes")), **content)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(
@@ -273,6 +277,10 @@ def order_values(rungs: Any, scores: NDArray[np.float64]) -> NDArray[np.float64]
         members = rungs == rung
         within[..., members] = stats.rankdata(scores[..., members], axis=-1)
     return rungs * (len(rungs) + 1.0) + within
+
+
+def _is_score(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def _scores(entries: Sequence[Entry]) -> NDArray[np.float64]:

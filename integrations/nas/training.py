@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ddkit.data import RealData
+from ddkit.documents import read_json_object
 from ddkit.errors import DivergedError
 from ddkit.evaluation import TrainingRecipe, train_networks
 from ddkit.executor import Executor, InProcess
@@ -111,7 +113,7 @@ class Work:
         if self.cache is None:
             return None
         try:
-            return _outcome(json.loads((self.cache / f"{self.key(task)}.json").read_text(encoding="utf-8")))
+            return _outcome(read_json_object(self.cache / f"{self.key(task)}.json"))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -127,7 +129,7 @@ def _outcome(content: Mapping[str, Any]) -> Outcome:
     outcome = Outcome(**fields)
     numbers = (outcome.accuracy, outcome.loss, outcome.seconds, outcome.cpu_seconds, outcome.image_passes)
     if outcome.status not in ("ok", "diverged") or not all(
-        isinstance(number, int | float) and math.isfinite(number) for number in numbers
+        isinstance(number, int | float) and abs(number) <= sys.float_info.max for number in numbers
     ):
         raise ValueError("not an outcome")
     return outcome

@@ -247,8 +247,8 @@ def load_generator(path: Path | str) -> Generator:
     try:
         with path.open("rb") as stream:
             options, weights = unpack(stream, path.stat().st_size, kind=FORMAT, version=FORMAT_VERSION)
+        return rebuild(options, weights)
     except OSError as error:
         raise ArtifactError(f"cannot read the generator '{path}': {error.strerror}: check the path") from None
     except ArtifactError as error:
         raise ArtifactError(f"cannot read the generator '{path}': {error}") from None
-    return rebuild(options, weights)
