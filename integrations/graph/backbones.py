@@ -24,7 +24,8 @@ def glorot(outputs: int, inputs: int, generator: torch.Generator) -> Tensor:
 def authors_weight(outputs: int, inputs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return a weight (outputs, inputs) and a bias (outputs,), uniform within 1 / sqrt(inputs), as GCond's start."""
     bound = inputs**-0.5
-    return tuple((2 * torch.rand(shape, generator=generator) - 1) * bound for shape in ((outputs, inputs), (outputs,)))
+    weight = (2 * torch.rand(outputs, inputs, generator=generator) - 1) * bound
+    return weight, (2 * torch.rand(outputs, generator=generator) - 1) * bound
 
 
 def glorot_weight(outputs: int, inputs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -143,9 +144,8 @@ class GCNBackbone(Backbone):
 
     def restart(self, generator: torch.Generator, lr: float) -> None:
         """Draw new weights."""
-        drawn = [
-            self.draw(*shape, generator) for shape in ((self.hidden, self.features), (len(self.counts), self.hidden))
-        ]
+        shapes = ((self.hidden, self.features), (len(self.counts), self.hidden))
+        drawn = [self.draw(outputs, inputs, generator) for outputs, inputs in shapes]
         self.weights, self.biases = ([part.requires_grad_() for part in parts] for parts in zip(*drawn, strict=True))
         self._optimise([*self.weights, *self.biases], lr)
 
