@@ -8,13 +8,14 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 import click
 
 from ddkit.cli_tables import say
 from ddkit.errors import DDKitError, InterruptedRunError
+from ddkit.interrupt import Interrupt
 
 
 @contextmanager
@@ -71,7 +72,9 @@ def _usage(error: click.ClickException) -> str:
 
 
 def _fail(text: str, error: BaseException, status: int, verbose: bool) -> NoReturn:
-    if verbose:
-        traceback.print_exception(error)
-    say(" ".join(text.split()))
+    Interrupt.deaf = True  # the process is about to end: a second signal has nothing to stop
+    with suppress(OSError):  # standard error may be a terminal that is gone, which is what SIGHUP says
+        if verbose:
+            traceback.print_exception(error)
+        say(" ".join(text.split()))
     raise SystemExit(status) from None
