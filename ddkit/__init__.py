@@ -11,7 +11,6 @@ Nothing heavy is imported until it is used.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,10 +19,7 @@ if TYPE_CHECKING:
     from ddkit.engine import Distiller
     from ddkit.evaluation.evaluate import evaluate
 
-try:
-    __version__ = version("ddkit")
-except PackageNotFoundError:
-    __version__ = "unknown"
+    __version__: str
 
 _LAZY = {
     "DistilledDataset": "ddkit.artifact",
@@ -55,7 +51,18 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(_LAZY[name]), name)
     if name in _MODULES:
         return import_module(f"ddkit.{name}")
+    if name == "__version__":
+        return _version()
     raise AttributeError(f"module 'ddkit' has no attribute '{name}'")
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("ddkit")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def __dir__() -> list[str]:

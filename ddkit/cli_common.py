@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from ddkit.data import available
 from ddkit.errors import ConfigError
 
 DEFAULT_DATA = "digits"
 DEFAULT_IPC = 10
+
+
+def where_data_are(stored: Mapping[str, Any], run: Path) -> str:
+    """Return what names the data of a run now: the place where they were when it started, whatever folder this is.
+
+    Args:
+        stored: the entry ``data`` of its ``config.json``.
+        run: its folder.
+
+    Raises:
+        ConfigError: they are neither there nor, under the name that was typed, here.
+    """
+    spec, path = str(stored["spec"]), stored.get("path")
+    for place in (path, spec):
+        if place is not None and (str(place).lower() in available() or Path(str(place)).expanduser().exists()):
+            return str(place)
+    sought = f"'{path}'" if path is not None else f"'{Path.cwd()}'"
+    raise ConfigError(
+        f"the data of '{run}', '{spec}', are not in {sought} any more: say where they are with --data PATH"
+    )
 
 
 def check_writable(folder: Path) -> None:

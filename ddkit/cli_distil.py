@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ddkit import methods
 from ddkit.artifact import DistilledDataset
-from ddkit.cli_common import DEFAULT_DATA, DEFAULT_IPC, check_writable
+from ddkit.cli_common import DEFAULT_DATA, DEFAULT_IPC, check_writable, where_data_are
 from ddkit.config import DistillConfig, merge, parse_assignments, piece_from_text
-from ddkit.data import RealData, load
+from ddkit.data import RealData, available, load
 from ddkit.engine import (
     Callback,
     Distiller,
@@ -27,8 +27,9 @@ from ddkit.engine import (
     RunFolder,
     TensorBoard,
 )
-from ddkit.engine.run import without_paths
-from ddkit.errors import ConfigError, unknown_name
+from ddkit.engine.resume import how_to_go_on
+from ddkit.engine.run import PATHS, absolute_path, without_paths
+from ddkit.errors import ConfigError, InterruptedRunError, unknown_name
 from ddkit.registry import describe_validation_error
 from ddkit.streams import Streams
 
@@ -79,7 +80,7 @@ class DistillRequest:
 
     Args:
         out: run folder.
-        resume: continue the run in it.
+        resume: continue the run in it, or start one where there is none yet.
         method: name of a method.
         data: what is distilled.
         ipc: images per class.
@@ -89,7 +90,7 @@ class DistillRequest:
         data_options: by field of :class:`DataOptions`.
         callback_options: by field of :class:`CallbackOptions`.
         checkpoint_every: steps between checkpoints.
-        show_progress: draw a bar.
+        show_progress: say how far it is, by a bar on a terminal and by lines elsewhere.
         command: what the user typed.
     """
 
@@ -162,11 +163,15 @@ def distil(request: DistillRequest) -> DistilledDataset:
     """
     folder = RunFolder(request.out)
     _check_folder(folder, request.resume)
-    plan = _continued(request, folder) if request.resume else _new(request)
+    plan = _continued(request, folder) if request.resume and folder.config.is_file() else _new(request)
     if folder.finished:  # which needs neither data nor experts any more
+        folder.tidy()
         return DistilledDataset.load(folder.artifact)
     _check_plan(plan)
-    real, held_out = plan.load()
+    try:
+        real, held_out = plan.load()
+    except KeyboardInterrupt:
+        raise InterruptedRunError(how_to_go_on("interrupted while data were read, state kept", folder)) from None
     callbacks = _callbacks(plan.callback_options, held_out, request.show_progress)
     distiller = Distiller(plan.configure(real), callbacks=callbacks, checkpoint_every=request.checkpoint_every)
     return distiller.fit(
@@ -184,6 +189,8 @@ def _check_folder(folder: RunFolder, resume: bool) -> None:
     """Refuse early what :meth:`RunFolder.claim` would refuse once the data are loaded."""
     if folder.path.exists() and not folder.path.is_dir():
         raise ConfigError(f"'{folder.path}' is a file: choose another --out")
+    if not folder.config.is_file():
+        folder.require_empty()
     if folder.config.is_file() and not resume:
         raise ConfigError(f"'{folder.path}' holds another run: add --resume to continue it, or choose another --out")
     check_writable(folder.path)
@@ -191,15 +198,14 @@ def _check_folder(folder: RunFolder, resume: bool) -> None:
 
 def _new(request: DistillRequest) -> _Plan:
     if request.method is None:
-        raise ConfigError("--method is missing: choose one from `ddkit methods`")
+        none = f"'{request.out}' holds no run to resume, and " if request.resume else ""
+        raise ConfigError(f"{none}--method is missing: choose one from `ddkit methods`")
     method = methods.get(request.method)
     ipc = DEFAULT_IPC if request.ipc is None else request.ipc
     if ipc < 1:
         raise ConfigError(f"--ipc {ipc}: at least 1 image per class is needed")
     seed, overrides = request.seed or 0, request.overrides()
-    networks = overrides.get("networks")
-    if isinstance(networks, dict) and networks.get("buffer"):  # a resumed run may start in another folder
-        networks["buffer"] = str(Path(networks["buffer"]).expanduser().resolve())
+    _resolve_paths(overrides)
     for key in overrides:
         if key not in DistillConfig.model_fields:
             raise unknown_name("option", key, DistillConfig.model_fields)
@@ -207,7 +213,7 @@ def _new(request: DistillRequest) -> _Plan:
     if given.get("root"):
         given["root"] = str(Path(given["root"]).expanduser().resolve())
     return _Plan(
-        data=request.data or DEFAULT_DATA,
+        data=DEFAULT_DATA if request.data is None else request.data,
         seed=seed,
         data_options=DataOptions(**given),
         callback_options=CallbackOptions(**_given(request.callback_options)),
@@ -218,9 +224,7 @@ def _new(request: DistillRequest) -> _Plan:
 def _continued(request: DistillRequest, folder: RunFolder) -> _Plan:
     """Take everything from ``config.json``; an option given anew must say the same."""
     stored = folder.read()
-    data = str(stored["data"]["spec"])
-    if request.data not in (None, data):
-        raise _other(folder, f"--data {data}", request.data)
+    data = _data_of(stored["data"], request.data, folder)
     named = {"method": request.method, "ipc": request.ipc, "seed": request.seed}
     for key, value in named.items():
         if value is not None and value != stored["config"][key]:
@@ -230,12 +234,35 @@ def _continued(request: DistillRequest, folder: RunFolder) -> _Plan:
         folder, CallbackOptions, stored.get("callbacks", {}), request.callback_options, {"images_every", "tensorboard"}
     )
     overrides = request.overrides()
+    _resolve_paths(overrides)
     config = DistillConfig.create(merge(stored["config"], overrides))
     for key in overrides:
         old, new = DistillConfig.create(stored["config"]).as_dict()[key], config.as_dict()[key]
         if without_paths(key, old) != without_paths(key, new):
             raise _other(folder, f"{key}={_short(old, new)}", _short(new, old))
     return _Plan(data, config.seed, data_options, callback_options, lambda _: config)
+
+
+def _data_of(stored: Mapping[str, Any], given: str | None, folder: RunFolder) -> str:
+    """Return where the data of a run are now; that they are the same data is compared once they are loaded.
+
+    Raises:
+        ConfigError: data known by another name, or no data at that place.
+    """
+    spec = str(stored["spec"])
+    if given is None or given == spec:
+        return spec if folder.finished else where_data_are(stored, folder.path)
+    if spec.lower() in available() or absolute_path(given) is None:
+        raise _other(folder, f"--data {spec}", given)
+    return given
+
+
+def _resolve_paths(overrides: dict[str, Any]) -> None:
+    """Make the paths of files absolute: a resumed run may start in another folder."""
+    for piece, option in PATHS.items():
+        settings = overrides.get(piece)
+        if isinstance(settings, dict) and isinstance(settings.get(option), str) and settings[option]:
+            settings[option] = str(Path(settings[option]).expanduser().resolve())
 
 
 def _same(folder: RunFolder, kind: type[Kept], stored: Any, given: Mapping[str, Any], free: set[str]) -> Kept:

@@ -9,13 +9,14 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 import click
 
 from ddkit.cli_tables import say
 from ddkit.errors import DDKitError, InterruptedRunError, shortened
+from ddkit.interrupt import Interrupt
 
 #: Characters of a message, and of one word (a path) in it.
 LONGEST_MESSAGE, LONGEST_WORD = 600, 240
@@ -99,7 +100,9 @@ def _usage(error: click.ClickException) -> str:
 
 
 def _fail(text: str, error: BaseException, status: int, verbose: bool) -> NoReturn:
-    if verbose:
-        traceback.print_exception(error)
-    say(brief(text))
+    Interrupt.deaf = True  # the process is about to end: a second signal has nothing to stop
+    with suppress(OSError):  # standard error may be a terminal that is gone, which is what SIGHUP says
+        if verbose:
+            traceback.print_exception(error)
+        say(brief(text))
     raise SystemExit(status) from None

@@ -10,6 +10,8 @@ from typing import Annotated
 import click
 import typer
 
+from ddkit.errors import ConfigError
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of an error.")]
 DataRoot = Annotated[str | None, typer.Option(help="Where named data lie (default: $DDKIT_DATA).")]
@@ -20,6 +22,25 @@ RunPath = Annotated[Path, typer.Argument(help="A run folder or a .safetensors fi
 
 def silent_text(text: str) -> None:
     """Say nothing: with --json there is one document and no more."""
+
+
+def refuse_empty_words(arguments: list[str]) -> None:
+    """Refuse an empty word: a shell variable that is not set must not stand for a default.
+
+    Raises:
+        ConfigError: naming the option before it, or the word in which nothing follows the ``=``.
+    """
+    before = ""
+    for word in arguments:
+        option, is_assigned, value = word.partition("=")
+        if not word or (is_assigned and not value and option.startswith("--")):
+            named = option or (before if before.startswith("-") else "an argument")
+            raise ConfigError(f"{named} is empty (''): give it a value, or leave it out; is a shell variable not set?")
+        if before == "--set" and is_assigned and not value.strip():
+            raise ConfigError(f"--set {word} has no value: write {word}VALUE, or leave it out")
+        if word.isspace():
+            raise ConfigError(f"{before or 'an argument'} is blank ('{word}'): give it a value, or leave it out")
+        before = word
 
 
 def typed_command() -> str:

@@ -31,6 +31,10 @@ class ArtifactError(DDKitError, ValueError):
     """A distilled dataset file that is truncated, tampered with or inconsistent."""
 
 
+class LockedError(ConfigError):
+    """A folder in which another process is at work."""
+
+
 class CheckpointError(DDKitError, RuntimeError):
     """A checkpoint or result that cannot be written, read or continued."""
 
@@ -55,7 +59,7 @@ class DivergedError(RunError):
 
 
 class InterruptedRunError(RunError):
-    """A run stopped by the user; its state was saved first."""
+    """A run stopped by Ctrl-C, SIGTERM or SIGHUP; what could be saved was saved first."""
 
     exit_status = 130
 

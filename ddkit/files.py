@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from ddkit.errors import CheckpointError
 def write_atomically(path: Path | str, write: Callable[[Path], object]) -> Path:
     """Let ``write`` fill a temporary file beside ``path``, flush it to disk, then rename it over ``path``.
 
-    What was at ``path`` stays untouched until the new content is complete.
+    What was at ``path`` stays untouched until the new content is complete. The file may be read by whom the umask of
+    the process allows.
 
     Raises:
         CheckpointError: the disk is full or the folder cannot be written; nothing was changed.
@@ -22,14 +23,11 @@ def write_atomically(path: Path | str, write: Callable[[Path], object]) -> Path:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        prefix, suffix = temporary_pattern(path).split("*")
-        descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=path.parent)
-        os.close(descriptor)
-        temporary = Path(name)
+        temporary = path.parent / temporary_pattern(path).replace("*", secrets.token_hex(8))
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less the umask
         write(temporary)
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
         temporary.replace(path)
     except OSError as error:
         reason = error.strerror or str(error)

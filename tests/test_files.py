@@ -23,7 +23,7 @@ def test_text_is_written_with_its_folders(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["b.txt"]
 
 
-@pytest.mark.parametrize("target", ["os.fsync", "pathlib.Path.replace", "pathlib.Path.write_text", "tempfile.mkstemp"])
+@pytest.mark.parametrize("target", ["os.fsync", "pathlib.Path.replace", "pathlib.Path.write_text", "os.open"])
 def test_full_disk_leaves_the_old_file_and_no_other(target: str, tmp_path: Path, monkeypatch) -> None:
     path = write_text(tmp_path / "a.txt", "old")
     with monkeypatch.context() as patch:
@@ -55,5 +55,12 @@ def test_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         write_text(tmp_path / "file" / "a.txt", "x")
 
 
-def test_others_may_read_the_file(tmp_path: Path) -> None:
-    assert write_text(tmp_path / "a.txt", "x").stat().st_mode & 0o777 == 0o644
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_files_follow_the_umask(umask: int, mode: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        path = write_text(tmp_path / "a.txt", "x")
+        write_text(path, "written again")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == mode

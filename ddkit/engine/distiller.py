@@ -14,12 +14,13 @@ from ddkit.artifact import DistilledDataset
 from ddkit.config import DistillConfig
 from ddkit.data import RealData
 from ddkit.engine.callbacks import Callback, JsonlMetrics
-from ddkit.engine.interrupt import Interrupt
-from ddkit.engine.resume import Checkpoints
+from ddkit.engine.resume import Checkpoints, how_to_go_on
 from ddkit.engine.run import Run, RunFolder, environment, peak_memory_bytes
 from ddkit.engine.selection import CoresetSession
 from ddkit.engine.session import Session, result_metadata
 from ddkit.errors import ConfigError, DataError, InterruptedRunError
+from ddkit.interrupt import Interrupt
+from ddkit.lock import locked
 from ddkit.memory import require_memory
 from ddkit.networks import NetworkSource
 from ddkit.objectives import Objective, Signal
@@ -125,8 +126,8 @@ class Distiller:
 
         Args:
             real: the training data.
-            out: folder that keeps the run; None to work in memory.
-            resume: continue the run in ``out``.
+            out: folder that keeps the run, locked while this call is at work; None to work in memory.
+            resume: continue the run in ``out``, or start one where there is none yet.
             data_spec: how the data were named, kept so that the run can be repeated.
             data_options: with which options they were loaded, kept beside it; JSON-able.
             callback_options: what built the callbacks, kept for whoever builds them again to resume; JSON-able.
@@ -140,52 +141,80 @@ class Distiller:
             ConfigError: bad settings, or a folder that holds another run.
             DataError: data that do not fit the settings.
             DivergedError: a loss or gradient is no longer finite; the last checkpoint is kept.
+            LockedError: another process is at work in the folder.
             CheckpointError: the disk is full, or a checkpoint is damaged.
-            InterruptedRunError: the user pressed Ctrl-C; the state was saved first.
+            InterruptedRunError: Ctrl-C, SIGTERM or SIGHUP; the message says what was saved and how to go on.
         """
         if not isinstance(real, RealData):
             raise DataError(
                 f"fit() got a {type(real).__name__}: make a RealData of it first, by RealData.from_dataset(dataset) or "
                 f"RealData.from_tensors(images, labels)"
             )
-        config = self.configure(real)
         folder = RunFolder(out) if out is not None else None
+        kept = {
+            "data_spec": data_spec,
+            "data_options": data_options,
+            "callback_options": callback_options,
+            "command": command,
+        }
+        with ExitStack() as around, Interrupt() as interrupt:
+            if folder is not None:
+                folder.require_a_folder()
+                if not (resume and folder.finished):
+                    around.enter_context(locked(folder.path))
+                if resume:
+                    real = folder.as_named(real)
+            try:
+                return self._fit(real, folder, interrupt, resume, kept)
+            except KeyboardInterrupt:
+                if not interrupt.requested:
+                    raise
+                saved = folder is not None and folder.checkpoint.is_file()
+                where = (
+                    "interrupted, state of the last checkpoint kept" if saved else "interrupted before the first step"
+                )
+                raise InterruptedRunError(how_to_go_on(where, folder)) from None
+
+    def _fit(
+        self, real: RealData, folder: RunFolder | None, interrupt: Interrupt, resume: bool, kept: Mapping[str, Any]
+    ) -> DistilledDataset:
+        config = self.configure(real)
         session = self._session(config, real, folder)
         metadata = result_metadata(config, real, getattr(session, "neighbouring_views", 1))
-        if folder is not None:
-            folder.claim(
-                config,
-                real,
-                resume=resume,
-                data_spec=data_spec,
-                data_options=data_options,
-                callback_options=callback_options,
-                command=command,
-            )
-            if folder.finished:
-                return DistilledDataset.load(folder.artifact)
-        result, cost = self._distil(session, folder, metadata)
-        if folder is not None:
+        if folder is None:
+            return self._distil(session, None, metadata, interrupt)[0]
+        folder.claim(config, real, resume=resume, **kept)
+        if folder.finished:
+            folder.tidy()
+            return DistilledDataset.load(folder.artifact)
+        command = folder.command or kept["command"]
+        result, cost = self._distil(session, folder, metadata, interrupt)
+        with interrupt.waiting():  # what is left is short, and ends the run
             result.save(folder.artifact)
             device = str(session.device)
             summary = {"method": config.title, **cost, "peak_memory_bytes": peak_memory_bytes(device)}
-            folder.finish({**summary, "command": folder.command or command, **environment(device)})
+            folder.finish({**summary, "command": command, **environment(device)})
         return result
 
     def _distil(
-        self, session: Session | CoresetSession, folder: RunFolder | None, metadata: dict[str, Any]
+        self,
+        session: Session | CoresetSession,
+        folder: RunFolder | None,
+        metadata: dict[str, Any],
+        interrupt: Interrupt,
     ) -> tuple[DistilledDataset, dict[str, Any]]:
         """Run a session to its end; return the result and what ``run.json`` says of its steps and seconds."""
         if isinstance(session, CoresetSession):
             started = time.monotonic()
             picked = session.run(metadata)
             return picked, {"steps": 0, "seconds": round(time.monotonic() - started, 3), "state": "finished"}
-        run = self._loop(session, folder)
+        run = self._loop(session, folder, interrupt)
         metadata = {**metadata, "steps": run.step}
-        result = session.materialise(metadata)
-        if folder is not None and session.average is not None:
-            last = session.materialise({**metadata, "ema": "the data of the last step, not averaged"}, last=True)
-            last.save(folder.last)
+        with interrupt.waiting():
+            result = session.materialise(metadata)
+            if folder is not None and session.average is not None:
+                last = session.materialise({**metadata, "ema": "the data of the last step, not averaged"}, last=True)
+                last.save(folder.last)
         return result, {
             "steps": run.step,
             "seconds": round(run.seconds, 3),
@@ -206,7 +235,7 @@ class Distiller:
             )
         return CoresetSession(config, real)
 
-    def _loop(self, session: Session, folder: RunFolder | None) -> Run:
+    def _loop(self, session: Session, folder: RunFolder | None, interrupt: Interrupt) -> Run:
         """Step until the last step or a reason to stop; save the state on the way."""
         config = session.config
         callbacks = self._callbacks_around(folder)
@@ -214,11 +243,10 @@ class Distiller:
         checkpoints = Checkpoints(run, session, callbacks, self.checkpoint_every)
         checkpoints.restore()
         origin = time.monotonic() - run.seconds
-        with ExitStack() as closing:
+        with ExitStack() as closing, checkpoints.stopping(interrupt):
             for callback in callbacks:
                 callback.on_start(run)
                 closing.callback(callback.on_end, run)
-            interrupt = closing.enter_context(Interrupt())
             checkpoints.save_slow_start()
             while run.step < config.steps and not run.stop:
                 run.scalars = session.step(run.step + 1)
@@ -227,10 +255,7 @@ class Distiller:
                 run.seconds = time.monotonic() - origin
                 for callback in callbacks:
                     callback.on_step(run)
-                if interrupt.requested:
-                    checkpoints.save()
-                    raise InterruptedRunError(_how_to_go_on(run))
-                checkpoints.save_when_due()
+                checkpoints.save_when_due(interrupt)
             run.seconds = time.monotonic() - origin
         return run
 
@@ -239,10 +264,3 @@ class Distiller:
         if folder is None or any(isinstance(callback, JsonlMetrics) for callback in self.callbacks):
             return self.callbacks
         return [*self.callbacks, JsonlMetrics()]
-
-
-def _how_to_go_on(run: Run) -> str:
-    done = f"interrupted after step {run.step} of {run.config.steps}"
-    if run.folder is None:
-        return f"{done}: nothing was kept, as the run has no output folder"
-    return f"{done}, state saved: go on with `ddkit distill --out {run.folder.path} --resume`"

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ddkit.engine import restoring
 from ddkit.engine.callbacks import Callback
-from ddkit.engine.run import Run
+from ddkit.engine.run import Run, RunFolder
 from ddkit.engine.session import Session
 from ddkit.errors import InterruptedRunError
+from ddkit.interrupt import PATIENCE, Interrupt
 
 #: Seconds between two checkpoints, unless a number of steps is given.
 INTERVAL_SECONDS = 60.0
 #: A starting point that took longer than this to compute is saved before the first step.
 STARTING_SECONDS = 5.0
+#: After a step that took longer than this the state is saved, as a signal may cut the next one short.
+LONG_SECONDS = PATIENCE / 2
 
 
 class Checkpoints:
@@ -32,7 +37,8 @@ class Checkpoints:
 
     def __init__(self, run: Run, session: Session, callbacks: Sequence[Callback], every: int | None) -> None:
         self.run, self.session, self.callbacks, self.every = run, session, callbacks, every
-        self._saved_at = time.monotonic()
+        self._saved_at = self._stepped_at = time.monotonic()
+        self._saved_step: int | None = None
 
     def restore(self) -> None:
         """Go on from the last checkpoint, or from the starting point where there is none.
@@ -51,12 +57,13 @@ class Checkpoints:
                 self.run.seconds = self.run.prepare_seconds = time.monotonic() - began
             else:
                 self._take(state)
+                self._saved_step = self.run.step
         except KeyboardInterrupt:
             self._close()
-            raise InterruptedRunError(
-                "interrupted before the first step: experts that were finished are kept, any other starting point is "
-                "computed again; go on with the same command and --resume"
-            ) from None
+            where = "interrupted before the first step"
+            if state is not None:
+                where = f"interrupted before step {int(state['step']) + 1} of {self.run.config.steps}, state kept"
+            raise InterruptedRunError(how_to_go_on(where, self.run.folder)) from None
         except BaseException:
             self._close()
             raise
@@ -69,6 +76,21 @@ class Checkpoints:
             self.run.stop = restoring.text(state, "stop")
             restoring.take(self.session, state["session"])
             _remember(self.callbacks, state["callbacks"])
+
+    @contextmanager
+    def stopping(self, interrupt: Interrupt) -> Iterator[None]:
+        """Let a signal wait for the end of the present step; say what is saved where the step takes too long."""
+        self._stepped_at = time.monotonic()
+        try:
+            with interrupt.waiting():
+                yield
+        except KeyboardInterrupt:
+            if not interrupt.requested:
+                raise
+            where = f"interrupted in step {self.run.step + 1} of {self.run.config.steps}"
+            if self._saved_step is not None:
+                where += f", state after step {self._saved_step} saved"
+            raise InterruptedRunError(how_to_go_on(where, self.run.folder)) from None
 
     def _report(self, what: str, done: int, total: int) -> None:
         for callback in self.callbacks:
@@ -103,16 +125,34 @@ class Checkpoints:
                 "callbacks": [[type(callback).__name__, callback.state_dict()] for callback in self.callbacks],
             }
         )
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_step = time.monotonic(), self.run.step
 
-    def save_when_due(self) -> None:
-        """Replace the checkpoint when enough steps, or enough time, have gone by."""
-        if self.every is None:
-            due = time.monotonic() - self._saved_at > INTERVAL_SECONDS
-        else:
-            due = self.run.step % self.every == 0
-        if due:
+    def save_when_due(self, interrupt: Interrupt) -> None:
+        """Replace the checkpoint when enough steps, or enough time, have gone by, and when the run is to stop.
+
+        Raises:
+            InterruptedRunError: a signal has arrived; the state is saved.
+        """
+        run, now = self.run, time.monotonic()
+        if interrupt.requested:
+            with interrupt.finishing():
+                self.save()
+            where = f"interrupted after step {run.step} of {run.config.steps}, state saved"
+            raise InterruptedRunError(how_to_go_on(where, run.folder))
+        due = now - self._saved_at > INTERVAL_SECONDS if self.every is None else run.step % self.every == 0
+        if due or now - self._stepped_at > LONG_SECONDS:
             self.save()
+        self._stepped_at = time.monotonic()
+
+
+def how_to_go_on(where: str, folder: RunFolder | None) -> str:
+    """Return, on one line, where a run was stopped, what is kept of it and the command that goes on."""
+    if folder is None:
+        return f"{where.partition(', state')[0]}: nothing was kept, as the run has no output folder"
+    if not folder.config.is_file():
+        return f"{where}: nothing was written; give the same command again"
+    kept = "" if ", state" in where else "; experts that were finished are kept, any other start is computed again"
+    return f"{where}{kept}: go on with `ddkit distill --out {shlex.quote(str(folder.path))} --resume`"
 
 
 def _remember(callbacks: Sequence[Callback], memories: list[list[Any]]) -> None:

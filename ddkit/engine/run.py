@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import platform
 import resource
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,11 +18,13 @@ import torch
 
 from ddkit.artifact import DistilledDataset
 from ddkit.config import DistillConfig
-from ddkit.data import RealData
+from ddkit.data import RealData, available
 from ddkit.documents import read_json_object
 from ddkit.engine.checkpoint import load_checkpoint, save_checkpoint
-from ddkit.errors import CheckpointError, ConfigError, shortened
+from ddkit.errors import CheckpointError, ConfigError, LockedError, shortened
 from ddkit.files import temporary_pattern, write_text
+from ddkit.lock import FILE_NAME as LOCK_NAME
+from ddkit.lock import locked
 from ddkit.streams import Streams
 from ddkit.synthesis import Synthesizer
 
@@ -102,10 +106,12 @@ class RunFolder:
     ) -> None:
         """Take the folder for a run, or make sure that it holds this very run when resuming.
 
+        The folder is locked by whoever calls this, unless the run in it is finished.
+
         Args:
             config: full configuration.
             real: the training data, as the run sees them.
-            resume: whether the folder should hold this run already.
+            resume: whether the folder may hold this run already.
             data_spec: how the data were named; None for their own name.
             data_options: JSON-able options with which they were loaded (``root``, ``zca``, ``holdout``).
             callback_options: JSON-able options of the callbacks (``eval_every``, ``patience``, ...).
@@ -114,10 +120,12 @@ class RunFolder:
         Raises:
             ConfigError: the folder is a file, holds something else, or holds another configuration.
         """
-        content = {
+        spec = data_spec or real.name
+        content: dict[str, Any] = {
             "config": config.as_dict(),
             "data": {
-                "spec": data_spec or real.name,
+                "spec": spec,
+                "path": None if data_spec is None else absolute_path(spec),
                 "name": real.name,
                 "fingerprint": real.fingerprint,
                 "options": dict(data_options or {}),
@@ -125,29 +133,73 @@ class RunFolder:
             "callbacks": dict(callback_options or {}),
             "command": command,
         }
-        if self.path.exists() and not self.path.is_dir():
-            raise ConfigError(f"'{self.path}' is a file: choose another output folder")
-        leftovers = set(self._leftovers())
-        if self.path.is_dir() and set(self.path.iterdir()) - leftovers:
-            if not self.config.is_file():
-                raise ConfigError(f"'{self.path}' is not empty and holds no run: choose another output folder")
+        self.require_a_folder()
+        if self.config.is_file():
             if not resume:
                 raise ConfigError(
                     f"'{self.path}' holds another run: add --resume to continue it, or choose another --out"
                 )
             self._check_same(content)
-            for leftover in leftovers:
-                leftover.unlink(missing_ok=True)
-        elif resume:
-            raise ConfigError(f"'{self.path}' holds no run to resume: check --out, or leave --resume out")
-        else:
-            write_text(self.config, json.dumps(content, indent=2) + "\n")
+            if not self.finished:
+                self._remove(self._leftovers())
+                self._point_to(content["data"]["path"])
+            return
+        self.require_empty()
+        self._remove(self._leftovers())
+        write_text(self.config, json.dumps(content, indent=2) + "\n")
+
+    def as_named(self, real: RealData) -> RealData:
+        """Return the data of this run under the name that they had when it started, wherever they are now."""
+        stored = self.read()["data"] if self.config.is_file() else {}
+        if stored.get("name") in (None, real.name) or stored.get("fingerprint") != real.fingerprint:
+            return real
+        renamed = copy.copy(real)
+        renamed.name = str(stored["name"])
+        return renamed
+
+    def require_a_folder(self) -> None:
+        """Refuse a path that is no folder.
+
+        Raises:
+            ConfigError: so it is.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"'{self.path}' is a file: choose another output folder")
+
+    def require_empty(self) -> None:
+        """Refuse a folder that holds what no run has left behind before it began.
+
+        Raises:
+            ConfigError: so it does.
+        """
+        if self.path.is_dir() and set(self.path.iterdir()) - {*self._leftovers(), self.path / LOCK_NAME}:
+            raise ConfigError(f"'{self.path}' is not empty and holds no run: choose another output folder")
+
+    def tidy(self) -> None:
+        """Remove from a finished run what killed processes left in it, unless one is at work or it is read-only."""
+        with suppress(LockedError, CheckpointError, OSError):
+            leftovers = [*self._leftovers(), *([self.checkpoint] if self.checkpoint.exists() else [])]
+            if leftovers:
+                with locked(self.path):
+                    self._remove(leftovers)
 
     def _leftovers(self) -> list[Path]:
         """Return the temporary files that a killed process left behind."""
         files = (self.config, self.checkpoint, self.artifact, self.last, self.metrics, self.summary)
         found = [leftover for file in files for leftover in self.path.glob(temporary_pattern(file))]
         return found + list(self.images.glob(temporary_pattern(self.images / "*.png")))
+
+    @staticmethod
+    def _remove(leftovers: list[Path]) -> None:
+        for leftover in leftovers:
+            leftover.unlink(missing_ok=True)
+
+    def _point_to(self, path: str | None) -> None:
+        """Keep where the data of a continued run are now."""
+        content = self.read()
+        if path is not None and content["data"].get("path") != path:
+            content["data"]["path"] = path
+            write_text(self.config, json.dumps(content, indent=2) + "\n")
 
     def read(self) -> dict[str, Any]:
         """Return the content of ``config.json``.
@@ -176,7 +228,8 @@ class RunFolder:
         old = self.read()
         if old["data"]["fingerprint"] != content["data"]["fingerprint"]:
             raise ConfigError(
-                f"'{self.path}' was started on other data ('{old['data']['spec']}'): resume with the same data"
+                f"'{self.path}' was started on other data ('{old['data']['spec']}'): resume with the same data, whose "
+                f"images and labels are equal"
             )
         for key, value in content["config"].items():
             if without_paths(key, old["config"].get(key)) != without_paths(key, value):
@@ -194,7 +247,16 @@ class RunFolder:
         return load_checkpoint(self.checkpoint) if self.checkpoint.is_file() else None
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Write ``run.json`` and drop the checkpoint, which the result replaces."""
+        """Write ``run.json`` and drop the checkpoint, which the result replaces.
+
+        Raises:
+            CheckpointError: it cannot be written, or somebody has taken ``config.json`` away meanwhile.
+        """
+        if not self.config.is_file():
+            raise CheckpointError(
+                f"'{self.config}' was removed while the run was at work: the result is complete in '{self.artifact}', "
+                f"but the folder is no run any more"
+            )
         write_text(self.summary, json.dumps(summary, indent=2) + "\n")
         try:
             self.checkpoint.unlink(missing_ok=True)
@@ -202,16 +264,26 @@ class RunFolder:
             raise CheckpointError(f"cannot remove '{self.checkpoint}': {error}") from None
 
 
+#: Options of pieces that name files; they may move while a run is stopped.
+PATHS = {"networks": "buffer", "synthesis": "generator"}
+
+
 def without_paths(key: str, value: Any) -> Any:
-    """Return a setting without the folder of its experts: it may move while a run is stopped.
+    """Return a setting without the place of the files that it names.
 
     Args:
         key: field of :class:`~ddkit.config.DistillConfig`.
         value: as its ``as_dict`` gives it.
     """
-    if key != "networks" or not isinstance(value, Mapping) or not value.get("buffer"):
+    if not isinstance(value, Mapping) or not value.get(PATHS.get(key, "")):
         return value
-    return {**value, "buffer": "given"}
+    return {**value, PATHS[key]: "given"}
+
+
+def absolute_path(spec: str) -> str | None:
+    """Return where data are that were named by a path; None for data known by name."""
+    path = Path(spec).expanduser()
+    return None if spec.lower() in available() or not path.exists() else str(path.absolute())
 
 
 def environment(device: str) -> dict[str, Any]:

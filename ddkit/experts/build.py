@@ -23,6 +23,7 @@ from ddkit.experts.identity import FILE_NAME, Identity
 from ddkit.experts.settings import ExpertSettings
 from ddkit.experts.training import train_experts
 from ddkit.files import temporary_pattern
+from ddkit.lock import locked
 from ddkit.models import uses_batch_norm
 from ddkit.precision import Precision, PrecisionName, pass_cost, resolve_precision
 from ddkit.progress import Report, silent
@@ -96,6 +97,7 @@ def build_buffer(
     Raises:
         ConfigError: a folder of other settings, data or architecture; batch norm; too little room on the disk; a
             combination that makes no sense. Nothing was written.
+        LockedError: another process trains experts in the folder.
         ArtifactError: a damaged buffer, or weights that ``settings.dtype`` cannot hold.
         DivergedError: a weight is not finite any more; finished experts are kept.
     """
@@ -105,21 +107,23 @@ def build_buffer(
     how = resolved_precision(real, settings, device, precision, compile)
     if stacked and how.compile:
         raise ConfigError("stacked=True and compile=True exclude each other: leave one of them out")
-    identity, missing = missing_experts(real, folder, settings, count)
-    _require_room(folder, buffer_bytes(settings, real.shape, real.num_classes, len(missing)))
-    for leftover in folder.glob(temporary_pattern(folder / "expert-*.safetensors")):  # of a killed process
-        leftover.unlink(missing_ok=True)
-    if not missing:
-        return ExpertBuffer(folder)
-    if len(missing) == count:
-        identity.write(folder)
-    job = _Job(real, identity, folder, device, how)
-    width = STACK if stacked else 1
-    groups = [missing[start : start + width] for start in range(0, len(missing), width)]
-    if executor is None:
-        _train_here(job, groups, len(missing), progress)
-    else:
-        _train_elsewhere(job, groups, missing, executor, progress)
+    require_room(real, folder, settings, count)
+    if folder.is_dir() and not missing_experts(real, folder, settings, count)[1]:
+        return ExpertBuffer(folder)  # which may be read-only, or read by others
+    with locked(folder):
+        identity, missing = missing_experts(real, folder, settings, count)
+        for name in ("expert-*.safetensors", FILE_NAME):
+            for leftover in folder.glob(temporary_pattern(folder / name)):  # of a killed process
+                leftover.unlink(missing_ok=True)
+        if len(missing) == count:
+            identity.write(folder)
+        job = _Job(real, identity, folder, device, how)
+        width = STACK if stacked else 1
+        groups = [missing[start : start + width] for start in range(0, len(missing), width)]
+        if executor is None:
+            _train_here(job, groups, len(missing), progress)
+        else:
+            _train_elsewhere(job, groups, missing, executor, progress)
     return ExpertBuffer(folder)
 
 
@@ -198,7 +202,14 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def _require_room(folder: Path, needed: int) -> None:
+def require_room(real: RealData, folder: Path, settings: ExpertSettings, count: int) -> None:
+    """Refuse more experts than the disk holds, from sizes alone: before files are listed or opened.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    there = sum(1 for _ in folder.glob("expert-*.safetensors"))
+    needed = buffer_bytes(settings, real.shape, real.num_classes, max(0, count - there))
     free = free_bytes(folder)
     if needed > free:
         raise ConfigError(

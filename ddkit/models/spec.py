@@ -123,6 +123,7 @@ class ModelSpec:
                     initialise_(model, how)
             return model
 
+        self._require_memory(factory, shape, num_classes, options)
         model = once()
         known = (self.canonical(), shape, num_classes)
         if _checked_builds.get(known) is not factory:
@@ -141,8 +142,28 @@ class ModelSpec:
         model = self.build(shape, num_classes, 0)
         with seeded(0):
             return draws_in_forward(self.name, model, shape)
-        self._require_memory(factory, shape, num_classes, options)
-        with seeded(seed):
+
+    def _require_memory(self, factory: Factory, shape: Shape, num_classes: int, options: dict[str, Any]) -> None:
+        """Refuse a network of many more weights than this machine could hold, before any of them is allocated.
+
+        Networks without large options are not looked at: they would be built twice.
+
+        Raises:
+            ConfigError: too many weights, or numbers that PyTorch does not take.
+        """
+        if not any(type(value) is int and abs(value) > _LARGE_OPTION for value in options.values()):
+            return
+        try:
+            with torch.device("meta"):
+                weights = sum(tensor.numel() for tensor in factory(shape, num_classes, **options).parameters())
+        except NotImplementedError:  # a factory that needs real tensors
+            return
+        except (RuntimeError, TypeError, OverflowError, ValueError) as error:
+            raise ConfigError(
+                f"the model '{shortened(self.canonical())}' cannot be built ({shortened(str(error))}): choose smaller "
+                f"options"
+            ) from None
+        require_memory(f"the model '{self.canonical()}'", weights, "choose smaller options")
 
     def reset_(self, model: nn.Module, seed: int) -> None:
         """Give ``model`` the weights and buffers of a fresh build with ``seed``, in place.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -220,7 +221,7 @@ class SendSignal(Callback):
                 signal.raise_signal(self.number)  # two from outside may arrive as one
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_first_signal_saves_and_the_run_can_go_on(number: int, tmp_path: Path) -> None:
     out = tmp_path / "run"
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
@@ -242,12 +243,36 @@ def python_handles_interrupts() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("python_handles_interrupts")
-def test_second_signal_kills_at_once(tmp_path: Path) -> None:
+def test_second_signal_stops_the_step_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ddkit.interrupt.TOGETHER", 0.0)
     handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        small(callbacks=[SendSignal(3, times=2)]).fit(toy_data(), out=tmp_path / "run")
+    with pytest.raises(InterruptedRunError, match="in step 4 of 9, state after step 2 saved: go on with"):
+        small(callbacks=[SendSignal(3, times=2)], checkpoint_every=2).fit(toy_data(), out=tmp_path / "run")
     assert signal.getsignal(signal.SIGINT) is handler
-    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+    resumed = small().fit(toy_data(), out=tmp_path / "run", resume=True)
+    assert resumed.to_bytes() == small().fit(toy_data()).to_bytes()
+
+
+def test_two_signals_at_once_count_as_one(tmp_path: Path) -> None:
+    with pytest.raises(InterruptedRunError, match="after step 3 of 9, state saved"):
+        small(callbacks=[SendSignal(3, times=2)]).fit(toy_data(), out=tmp_path / "run")
+
+
+def test_step_that_does_not_end_is_cut_short_and_the_state_before_it_is_saved(tmp_path: Path, monkeypatch) -> None:
+    class Endless(Callback):
+        def on_step(self, run: Run) -> None:
+            if run.step == 3:
+                signal.raise_signal(signal.SIGTERM)
+                deadline = time.monotonic() + 60
+                while time.monotonic() < deadline:
+                    time.sleep(0.01)
+
+    monkeypatch.setattr("ddkit.interrupt.PATIENCE", 0.05)
+    monkeypatch.setattr("ddkit.engine.resume.LONG_SECONDS", 0.0)
+    with pytest.raises(InterruptedRunError, match="state after step 2 saved"):
+        small(callbacks=[Endless()]).fit(toy_data(), out=tmp_path / "run")
+    resumed = small().fit(toy_data(), out=tmp_path / "run", resume=True)
+    assert resumed.to_bytes() == small().fit(toy_data()).to_bytes()
 
 
 def test_signal_without_a_folder_says_that_nothing_was_kept() -> None:

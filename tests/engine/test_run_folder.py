@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ddkit.artifact import DistilledDataset
-from ddkit.engine import RunFolder
+from ddkit.engine import Callback, Run, RunFolder
 from ddkit.engine.devices import resolve_device
-from ddkit.errors import ConfigError
+from ddkit.errors import CheckpointError, ConfigError
 
 from .runs import Kill, small, toy_data
 
@@ -75,10 +75,43 @@ def test_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
-def test_resume_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds no run to resume"):
-        small().fit(toy_data(), out=tmp_path / "nothing", resume=True)
-    assert not (tmp_path / "nothing").exists()
+@pytest.mark.parametrize("made", [False, True])
+def test_resume_without_a_run_starts_one(made: bool, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    if made:
+        out.mkdir()
+    started = small().fit(toy_data(), out=out, resume=True)
+    assert started.to_bytes() == small().fit(toy_data()).to_bytes()
+    assert started.to_bytes() == small().fit(toy_data(), out=out, resume=True).to_bytes()
+
+
+def test_finished_run_loses_what_a_kill_left_behind(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    small().fit(toy_data(), out=out)
+    before = content_of(out)
+    for name in ("checkpoint.safetensors", ".config.json.abc.tmp", ".run.json.abc.tmp"):
+        (out / name).write_bytes(b"half")
+    small().fit(toy_data(), out=out, resume=True)
+    assert content_of(out) == before
+
+
+def test_configuration_removed_while_the_run_works_is_a_failed_run_with_its_result(tmp_path: Path) -> None:
+    class Vandal(Callback):
+        def on_step(self, run: Run) -> None:
+            (tmp_path / "run" / "config.json").unlink(missing_ok=True)
+
+    with pytest.raises(CheckpointError, match=r"config\.json' was removed .* result is complete in") as error:
+        small(callbacks=[Vandal()]).fit(toy_data(), out=tmp_path / "run")
+    assert error.value.exit_status == 1
+    assert DistilledDataset.load(tmp_path / "run" / "distilled.safetensors").metadata["steps"] == 9
+
+
+def test_data_that_have_moved_keep_their_name_in_the_result(tmp_path: Path) -> None:
+    whole, out = small().fit(toy_data(), data_spec="here"), tmp_path / "run"
+    killed_run(out)
+    moved = toy_data()
+    moved.name = "/somewhere/else"
+    assert small().fit(moved, out=out, resume=True, data_spec="/somewhere/else").to_bytes() == whole.to_bytes()
 
 
 def test_bad_settings_leave_no_folder(tmp_path: Path) -> None:
