@@ -132,7 +132,12 @@ CHOOSE_ANOTHER = "enlarge the images or choose 'convnet', which takes 2x2 px and
 
 
 def is_grey_28(shape: Shape) -> bool:
-    """Say whether images are 1x28x28 (MNIST): the field pads exactly these to 32 px in the first layer."""
+    """Say whether images are 1x28x28 (MNIST), which the first layer pads to 32 px.
+
+    The program of the field pads every grey image by as much, papers say nothing of it. Here others keep their size:
+    8x8 digits would be padded by half as much again. On held-out digits, ten random real images per class, it gives
+    95.4 +- 0.2 % that way, 93.9 +- 0.7 % this way (``benchmarks/deviations.py``).
+    """
     return tuple(shape) == (1, 28, 28)
 
 
