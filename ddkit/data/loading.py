@@ -130,7 +130,9 @@ def _readable(spec: str | Path) -> Iterator[None]:
         raise DataError(
             f"cannot read dataset '{str(spec)[:200]}': {one_line(error)}; check that its files exist and may be read"
         ) from error
-    except MemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):  # torch has no type for a full memory
+            raise
         raise DataError(f"dataset '{spec}' does not fit into memory: give fewer or smaller images") from error
 
 

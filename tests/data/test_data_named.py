@@ -136,6 +136,28 @@ def test_damaged_idx_files_are_refused(tmp_path: Path) -> None:
     refused("labels 0 to 9", "mnist", tmp_path)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_idx_headers_are_bounded_before_anything_is_read(tmp_path: Path, packed: bool) -> None:
+    write_mnist(tmp_path)
+    plain = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    whole = plain.read_bytes()
+    path = plain.with_name(plain.name + ".gz") if packed else plain
+    plain.unlink()
+    for shape, message in [
+        ((20_000_000, 28, 28), "claims 15680000000 bytes, more than 268435456"),
+        ((0xFFFFFFFF,) * 4, "more than 268435456"),
+        ((0, 28, 28), "do not hold images and as many labels"),
+        ((20, 0, 28), "do not hold images and as many labels"),
+        ((1,) * 5, "is not an IDX file"),
+    ]:
+        data = bytes((0, 0, 8, len(shape))) + b"".join(size.to_bytes(4, "big") for size in shape)
+        path.write_bytes(gzip.compress(data) if packed else data)
+        refused(message, "mnist", tmp_path)
+    endless = whole + bytes(2**22)
+    path.write_bytes(gzip.compress(endless) if packed else endless)
+    refused("holds more than 15680 bytes where its header says 15680", "mnist", tmp_path)
+
+
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_cifar_batches_are_read_through_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     kind = getattr(torchvision.datasets, name.upper())

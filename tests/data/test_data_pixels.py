@@ -170,6 +170,16 @@ def test_more_pixels_than_disk_or_memory_are_refused(tmp_path: Path, monkeypatch
     refused("the decoded images need 0.0 GB in '.*DDKIT_CACHE", lambda: load(tmp_path, memory_map_above=0))
 
 
+def test_a_full_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "train", {"a": pixels(3), "b": pixels(3, seed=1)})
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("ddkit.data.storage.torch.empty", full)
+    refused("dataset '.*' does not fit into memory", lambda: load(tmp_path))
+
+
 def test_large_images_are_decoded_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_folder(tmp_path / "train", {"a": pixels(9, seed=1), "b": pixels(7, seed=2)})
     expected = load(tmp_path).images
