@@ -210,9 +210,10 @@ class PrivateDistiller:
         finally:
             plan.release()
         self._report = self._signed(plan, private, signal, unit)
+        signed = self._card(distilled, private, out)
         if self._report.remark is not None:
             warnings.warn(self._report.remark, stacklevel=2)
-        return self._card(distilled, private, out)
+        return signed
 
     def report(self) -> PrivacyReport:
         """Return the report of the last fit.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,8 @@ class LedgerFile:
     """
 
     def __init__(self, path: str | Path) -> None:
+        if not isinstance(path, str | os.PathLike):
+            raise ConfigError(f"file={path!r} must be the path of a file for the privacy budget, such as budget.json")
         self.path = Path(path)
         self._guard = self.path.with_name(f".{self.path.name}.lock")
         if fcntl is None:

@@ -13,9 +13,12 @@ from ddkit.data import RealData
 from ddkit.errors import ConfigError
 from ddkit.networks import Network
 
-#: What a row may change by, relative to its length, before it is more than float32 rounding: batches of other sizes
-#: moved it by at most 5.2e-6 in ConvNet, MLP, LeNet, AlexNet, VGG-11 and ResNet-18 (features and gradients).
+#: What a row may change by, relative to its length, before it is more than float32 rounding: other batches moved
+#: features and gradients by at most 8.6e-7 in 450 ConvNets (width 16; 1x8x8, 1x28x28 and 3x32x32).
 FLOAT32_ROUNDING = 5e-5
+#: Rounding can switch a unit on or off, which moved gradients by 1e-2 in 2 of 332 trials (ConvNet, 1x28x28), but hardly
+#: in as many trials in a row; what is larger than the second number needs one.
+_TRIALS, _PLAIN = 5, 0.1
 #: The same where products are rounded to TF32 or bfloat16.
 COARSE_ROUNDING = 2e-2
 #: Companions far outside of the range of images make a weak influence on their neighbours plain.
@@ -52,7 +55,25 @@ def require_separate(
     Raises:
         ConfigError: saying what changes a row; the query was neither paid for nor made.
     """
-    generator = torch.Generator().manual_seed(number)
+    for trial in range(_TRIALS):
+        difference, refusal = _trial(rows, public, clip, number, trial, most, rounding)
+        if refusal is None:
+            return
+        if difference > _PLAIN or trial == _TRIALS - 1:
+            raise refusal
+
+
+def _trial(
+    rows: Callable[[Tensor, Tensor], Tensor],
+    public: RealData,
+    clip: float,
+    number: int,
+    trial: int,
+    most: int,
+    rounding: float,
+) -> tuple[float, ConfigError | None]:
+    """Show one choice of images; return by how much a row changed, and what to say if that is more than rounding."""
+    generator = torch.Generator().manual_seed(_TRIALS * number + trial)
     subjects = public.preprocessing.apply(_subjects(public.shape, generator))
     labels = (torch.arange(len(subjects)) + number) % public.num_classes
 
@@ -71,19 +92,22 @@ def require_separate(
             order = -1 if loud else 1
             found = rows(torch.cat((subjects, images)[::order]), torch.cat((labels, theirs)[::order]))
             seen = found[-len(subjects) :] if loud else found[: len(subjects)]
-            if _differ(alone, seen, clip, rounding):
-                changes = _differ(alone, one_by_one(), clip, rounding)
-                raise _refusal(f"in a batch of {len(found)} it is another one", changes=changes)
-        if _differ(alone, one_by_one(), clip, rounding):
-            raise _refusal("", changes=True)
+            difference = _difference(alone, seen, clip)
+            if difference > rounding:
+                changes = _difference(alone, one_by_one(), clip) > rounding
+                return difference, _refusal(f"in a batch of {len(found)} it is another one", changes=changes)
+        difference = _difference(alone, one_by_one(), clip)
+        return difference, _refusal("", changes=True) if difference > rounding else None
 
 
-def _differ(rows: Tensor, others: Tensor, clip: float, rounding: float) -> bool:
-    """Say whether rows (n, D) are others by more than rounding, as they are or clipped."""
+def _difference(rows: Tensor, others: Tensor, clip: float) -> float:
+    """Return the largest change of rows (n, D), as they are or clipped, relative to the longest of them."""
+    largest = 0.0
     for one, other in ((_finite(rows), _finite(others)), (clipped(rows, clip), clipped(others, clip))):
-        if not float((one - other).norm(dim=1).max()) <= rounding * float(one.norm(dim=1).max()):
-            return True
-    return False
+        change = float((one - other).norm(dim=1).max())
+        if change > 0:
+            largest = max(largest, change / max(float(one.norm(dim=1).max()), 1e-300))
+    return largest
 
 
 def clipped(values: Tensor, clip: float) -> Tensor:
@@ -145,10 +169,17 @@ def _size(number: int, most: int, generator: torch.Generator) -> int:
 
 
 def _subjects(shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
-    """Return a blank image, blobs and grain, uint8 (3, C, H, W)."""
-    return torch.cat(
-        [torch.zeros(1, *shape, dtype=torch.uint8), *(_images(kind, 1, shape, generator) for kind in "bg")]
-    )
+    """Return grain, blobs with grain and smooth shades, uint8 (3, C, H, W).
+
+    None of them is blank: a norm divides what is constant by next to nothing, so that rounding decides about the sign
+    of its activations, and with it about gradients.
+    """
+    channels, height, width = shape
+    grain, specks = (_images("g", 1, shape, generator) for _ in range(2))
+    coarse = torch.rand(1, channels, _COARSE, _COARSE, generator=generator)
+    shades = F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
+    blobs = _images("b", 1, shape, generator) // 2 + specks // 2
+    return torch.cat([grain, blobs, (255 * shades).to(torch.uint8) // 4 * 3 + specks // 4])
 
 
 def _companions(count: int, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:

@@ -215,6 +215,11 @@ def test_a_state_that_is_damaged_is_refused(state: dict[str, Any]) -> None:
     assert budget.ledger == ()
 
 
+def test_a_file_is_a_path() -> None:
+    with pytest.raises(ConfigError, match="must be the path of a file"):
+        PrivacyBudget(1, DELTA, file=5)  # type: ignore[arg-type]
+
+
 def test_the_file_follows_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:

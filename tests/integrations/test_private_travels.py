@@ -181,7 +181,7 @@ def test_a_recipe_does_not_write_its_figures_into_a_release(release: Path) -> No
         recipes.load("quickstart").run({}, release / "quickstart", print)
 
 
-def test_files_of_a_release_and_its_exports_follow_the_umask(tmp_path: Path) -> None:
+def test_an_exported_folder_follows_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
         made = PrivateDistiller(2, method="dp-dm", accountant="rdp", **{**TINY["dp-dm"], "ipc": 1})
