@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ddkit.errors import ConfigError
 from ddkit.integrations.continual.dark import SoftRows
+from ddkit.integrations.continual.exposure import Group
 from ddkit.integrations.continual.host import (
     AvalancheDataset,
     ExemplarsBuffer,
@@ -51,14 +52,19 @@ class RepeatedMemory(ExemplarsBuffer):  # type: ignore[misc]
         return size
 
     @property
-    def buffer_groups(self) -> Any:
-        """Of the policy, not repeated."""
-        return self.policy.buffer_groups
-
-    @property
     def buffer(self) -> AvalancheDataset:
         """The images of the policy, each repeated equally often."""
-        content = self.policy.buffer
+        return self._repeated(self.policy.buffer)
+
+    @property
+    def buffer_groups(self) -> dict[int, Group]:
+        """The images of each class of the policy, each class repeated likewise.
+
+        ``ER_AML`` draws full batches of every class and would wait for ever for one of a smaller class.
+        """
+        return {number: Group(self._repeated(group.buffer)) for number, group in self.policy.buffer_groups.items()}
+
+    def _repeated(self, content: AvalancheDataset) -> AvalancheDataset:
         count = len(content)
         if not count or count >= _ENOUGH_BATCHES * self.batch:
             return content
