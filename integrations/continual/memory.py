@@ -135,8 +135,9 @@ class ClassMemory(SharedMemory):
         self.post_adapt(strategy, strategy.experience)
 
     def update_from_dataset(self, new_data: Any, strategy: Any = None) -> None:
-        """Take in a dataset, as strategies do that replay features."""
-        self._receive(new_data, strategy, online=False)
+        """Take in a dataset, as strategies do that replay features; its items have task labels then in any case."""
+        if self._receive(new_data, strategy, online=False) and self._form is not None:
+            self._form, self._exposed = replace(self._form, task_labels=True), None
 
     def post_adapt(self, agent: Any, exp: Any) -> None:
         """Take in an experience, or the next part of that of an online stream.
