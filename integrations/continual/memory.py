@@ -14,11 +14,16 @@ from torch import Tensor
 from ddkit.artifact import DistilledDataset
 from ddkit.data import Preprocessing
 from ddkit.errors import ConfigError
-from ddkit.integrations.continual.dark import replays_logits, same_width
 from ddkit.integrations.continual.exposure import Group, exposed, grouped, joined
 from ddkit.integrations.continual.host import AvalancheDataset, OnlineCLExperience
 from ddkit.integrations.continual.incoming import Form, observe, read
 from ddkit.integrations.continual.keys import numbers_restart, words_of
+from ddkit.integrations.continual.needs import (
+    replays_logits,
+    require_full_batches,
+    same_width,
+    warn_of_idle_replay,
+)
 from ddkit.integrations.continual.parts import Facts
 from ddkit.integrations.continual.shares import SharedMemory
 from ddkit.integrations.continual.size import Size, parse_bytes
@@ -135,7 +140,11 @@ class ClassMemory(SharedMemory):
         self.post_adapt(strategy, strategy.experience)
 
     def update_from_dataset(self, new_data: Any, strategy: Any = None) -> None:
-        """Take in a dataset, as strategies do that replay features; its items have task labels then in any case."""
+        """Take in a dataset, as ``FeatureReplay`` does; its items have task labels then in any case.
+
+        That strategy waits for ever for a memory of fewer images than its ``batch_size_mem``: give it the
+        ``RepeatedMemory`` of this one.
+        """
         if self._receive(new_data, strategy, online=False) and self._form is not None:
             self._form, self._exposed = replace(self._form, task_labels=True), None
 
@@ -147,15 +156,16 @@ class ClassMemory(SharedMemory):
             ConfigError: a size that does not hold one image of each class, or a strategy that cannot replay from this
                 memory; the memory stays as it was.
         """
+        require_full_batches(agent, self)
         online = isinstance(exp, OnlineCLExperience)
         received = self._receive(exp.dataset.eval(), agent, online=online)
-        if not (online and received and self._is_last(exp)):
-            return
-        arrival, seen = self._window.sample()
-        if seen:
-            self._take_in(arrival, seen, agent, halved=not exp.access_task_boundaries)
-        self._window.clear()
-        self._exposed = None
+        if online and received and self._is_last(exp):
+            arrival, seen = self._window.sample()
+            if seen:
+                self._take_in(arrival, seen, agent, halved=not exp.access_task_boundaries)
+            self._window.clear()
+            self._exposed = None
+        warn_of_idle_replay(agent, self)
 
     def _receive(self, dataset: Any, agent: Any, *, online: bool) -> bool:
         """Take in a dataset: at once, or into the window; say whether there was anything in it."""

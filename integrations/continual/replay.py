@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddkit.errors import ConfigError
-from ddkit.integrations.continual.dark import SoftRows
 from ddkit.integrations.continual.exposure import Group
 from ddkit.integrations.continual.host import (
     AvalancheDataset,
@@ -19,6 +18,7 @@ from ddkit.integrations.continual.host import (
     TransformGroups,
 )
 from ddkit.integrations.continual.memory import ClassMemory
+from ddkit.integrations.continual.needs import SoftRows, require_full_batches
 
 #: A memory of this many batches or more is not repeated: its last, shorter batch hardly counts.
 _ENOUGH_BATCHES = 16
@@ -73,10 +73,15 @@ class RepeatedMemory(ExemplarsBuffer):  # type: ignore[misc]
 
     def update(self, strategy: Any, **kwargs: Any) -> None:
         """Let the policy take in the finished experience."""
-        self.policy.post_adapt(strategy, strategy.experience)
+        self.post_adapt(strategy, strategy.experience)
+
+    def update_from_dataset(self, new_data: Any, strategy: Any = None) -> None:
+        """Let the policy take in a dataset."""
+        self.policy.update_from_dataset(new_data, strategy)
 
     def post_adapt(self, agent: Any, exp: Any) -> None:
         """Let the policy take in an experience."""
+        require_full_batches(agent, self, self.batch)
         self.policy.post_adapt(agent, exp)
 
     def resize(self, strategy: Any, new_size: int) -> None:

@@ -150,6 +150,15 @@ def test_der_fills_a_small_memory_by_repetition() -> None:
     assert agent.batch_logits.shape == (4, 4)
 
 
+def test_a_memory_from_which_a_strategy_would_replay_nothing_is_named() -> None:
+    plugin = MIRPlugin(batch_size_mem=8, mem_size=8)
+    plugin.storage_policy = tiny()
+    mir = Naive(plugins=[plugin], criterion=torch.nn.CrossEntropyLoss(), **settings(model()))
+    for agent, least in ((dark(tiny(4)), 4), (mir, 9)):
+        with pytest.warns(UserWarning, match=rf"fewer than {least} images.*RepeatedMemory\(buffer, {least}\)"):
+            agent.train(benchmark().train_stream[0])
+
+
 def test_der_takes_soft_labels_beside_soft_targets_only() -> None:
     options: dict[str, Any] = {"soft_labels": True, "synthesis": {"name": "pixels", "labels": "soft"}}
     with pytest.raises(ConfigError, match="plugins=\\[SoftTargets"):
@@ -191,6 +200,10 @@ def test_er_aml_draws_full_batches_of_repeated_classes() -> None:
         mem_size=8, batch_size_mem=4, criterion=torch.nn.CrossEntropyLoss(), feature_extractor=features,
         **settings(network),
     )  # fmt: skip
+    for policy in (tiny(), RepeatedMemory(tiny(), 4)):
+        agent.storage_policy = policy
+        with pytest.raises(ConfigError, match=r"waits for ever .* storage_policy=RepeatedMemory\(buffer, 8\)"):
+            agent.train(benchmark().train_stream[0])
     agent.storage_policy = RepeatedMemory(tiny(), 8)
     for experience in benchmark().train_stream:
         agent.train(experience)
@@ -206,10 +219,11 @@ def test_feature_replay_keeps_vectors() -> None:
     agent = FeatureReplay(
         last_layer_name="last", mem_size=8, batch_size_mem=4, criterion=torch.nn.CrossEntropyLoss(), **settings(network)
     )
-    agent.storage_policy = buffer = tiny()
+    buffer = tiny(4)
+    agent.storage_policy = RepeatedMemory(buffer, 4)  # after one experience it holds two images
     for experience in benchmark().train_stream:
         agent.train(experience)
-    assert [tuple(item[0].shape) for item in buffer.buffer] == [(6,)] * 8
+    assert [tuple(item[0].shape) for item in buffer.buffer] == [(6,)] * 4
 
 
 @pytest.mark.parametrize("plugin", [ReplayPlugin, lambda **options: RARPlugin(batch_size_mem=4, **options)])
