@@ -60,9 +60,9 @@ try:
         from avalanche.benchmarks.utils.transform_groups import TransformGroups
         from avalanche.models import MultiTaskModule
         from avalanche.models.utils import avalanche_forward, is_multi_task_module
-        from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin, SupervisedPlugin
+        from avalanche.training.plugins import EvaluationPlugin, MIRPlugin, ReplayPlugin, SupervisedPlugin
         from avalanche.training.storage_policy import ClassBalancedBuffer, ExemplarsBuffer, ReservoirSamplingBuffer
-        from avalanche.training.supervised import DER, Naive
+        from avalanche.training.supervised import DER, ER_ACE, ER_AML, Naive
     if _settings_module is not None:
         sys.modules["avalanche.benchmarks.datasets"].dataset_utils = _settings_module  # type: ignore[attr-defined]
 except ImportError as error:
@@ -70,12 +70,15 @@ except ImportError as error:
 
 __all__ = [
     "DER",
+    "ER_ACE",
+    "ER_AML",
     "AvalancheDataset",
     "ClassBalancedBuffer",
     "DataAttribute",
     "EvaluationPlugin",
     "ExemplarsBuffer",
     "FlatData",
+    "MIRPlugin",
     "MultiTaskModule",
     "Naive",
     "OnlineCLExperience",

@@ -20,6 +20,8 @@ Shape = tuple[int, int, int]
 _CHUNK = 1024
 #: Values nearer to the range than this, in units of it, are rounding and not clipped.
 _TOLERANCE = 1e-4
+#: Of the range of the first vectors, on either side.
+_MARGIN = 0.25
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def observe(dataset: Any, pixels: Preprocessing | None) -> Form:
 
     Unless ``pixels`` says how images were preprocessed, the smallest and the largest value of each channel become the
     pixels 0 and 255, which is exact for normalised 8-bit images that use their whole range; images that lie in [0, 1]
-    are taken as they are. A vector is an image of one channel and one row.
+    are taken as they are. A vector is an image of one channel and one row; vectors to come may have values beyond those
+    of the first ones, for which there is a margin.
 
     Args:
         dataset: an Avalanche dataset with its ``eval`` transforms, not empty.
@@ -110,7 +113,8 @@ def observe(dataset: Any, pixels: Preprocessing | None) -> Form:
         for images, _ in _chunks(dataset, shape, image.ndim == 1):
             low = torch.minimum(low, images.amin(dim=(0, 2, 3)))
             high = torch.maximum(high, images.amax(dim=(0, 2, 3)))
-        pixels = _preprocessing_of_range(low, high)
+        margin = _MARGIN * (high - low) if image.ndim == 1 else 0
+        pixels = _preprocessing_of_range(low - margin, high + margin)
     elif not pixels.fits(shape):
         raise DataError(f"pixels={pixels.describe()} does not fit images of shape {shape}: give that of the stream")
     return Form(shape, pixels, hasattr(dataset, "targets_task_labels"), isinstance(label, Tensor), image.ndim == 1)

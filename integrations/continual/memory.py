@@ -14,15 +14,20 @@ from torch import Tensor
 from ddkit.artifact import DistilledDataset
 from ddkit.data import Preprocessing
 from ddkit.errors import ConfigError
-from ddkit.integrations.continual import state
-from ddkit.integrations.continual.dark import replays_logits, same_width
 from ddkit.integrations.continual.exposure import Group, exposed, grouped, joined
 from ddkit.integrations.continual.host import AvalancheDataset, OnlineCLExperience
 from ddkit.integrations.continual.incoming import Form, observe, read
 from ddkit.integrations.continual.keys import numbers_restart, words_of
+from ddkit.integrations.continual.needs import (
+    replays_logits,
+    require_full_batches,
+    same_width,
+    warn_of_idle_replay,
+)
 from ddkit.integrations.continual.parts import Facts
 from ddkit.integrations.continual.shares import SharedMemory
 from ddkit.integrations.continual.size import Size, parse_bytes
+from ddkit.integrations.continual.state import dump, read_file, write_file
 from ddkit.streams import Streams
 
 #: What every memory can be given beside its size.
@@ -71,6 +76,10 @@ class ClassMemory(SharedMemory):
     Raises:
         ConfigError: both sizes or none, one too small for the classes, or soft labels without a number of classes.
     """
+
+    _form: Form | None
+    _exposed: AvalancheDataset | None
+    _updates: int
 
     def __init__(
         self,
@@ -131,8 +140,13 @@ class ClassMemory(SharedMemory):
         self.post_adapt(strategy, strategy.experience)
 
     def update_from_dataset(self, new_data: Any, strategy: Any = None) -> None:
-        """Take in a dataset, as strategies do that replay features."""
-        self._receive(new_data, strategy, online=False)
+        """Take in a dataset, as ``FeatureReplay`` does; its items have task labels then in any case.
+
+        That strategy waits for ever for a memory of fewer images than its ``batch_size_mem``: give it the
+        ``RepeatedMemory`` of this one.
+        """
+        if self._receive(new_data, strategy, online=False) and self._form is not None:
+            self._form, self._exposed = replace(self._form, task_labels=True), None
 
     def post_adapt(self, agent: Any, exp: Any) -> None:
         """Take in an experience, or the next part of that of an online stream.
@@ -142,19 +156,19 @@ class ClassMemory(SharedMemory):
             ConfigError: a size that does not hold one image of each class, or a strategy that cannot replay from this
                 memory; the memory stays as it was.
         """
+        require_full_batches(agent, self)
         online = isinstance(exp, OnlineCLExperience)
-        received = self._receive(exp.dataset, agent, online=online)
-        if not (online and received and self._is_last(exp)):
-            return
-        arrival, seen = self._window.sample()
-        if seen:
-            self._take_in(arrival, seen, agent, halved=not exp.access_task_boundaries)
-        self._window.clear()
-        self._exposed = None
+        received = self._receive(exp.dataset.eval(), agent, online=online)
+        if online and received and self._is_last(exp):
+            arrival, seen = self._window.sample()
+            if seen:
+                self._take_in(arrival, seen, agent, halved=not exp.access_task_boundaries)
+            self._window.clear()
+            self._exposed = None
+        warn_of_idle_replay(agent, self)
 
     def _receive(self, dataset: Any, agent: Any, *, online: bool) -> bool:
         """Take in a dataset: at once, or into the window; say whether there was anything in it."""
-        dataset = dataset.eval()
         if not len(dataset):
             return False
         form = self._form or observe(dataset, self._pixels)
@@ -215,11 +229,11 @@ class ClassMemory(SharedMemory):
     def save(self, path: Path | str) -> Path:
         """Write the memory to one verified file without pickle, atomically."""
         window = self._window
-        raw = state.dump(
+        raw = dump(
             self._parts, self._facts, settings=self.settings(), updates=self._updates, max_size=self._max_size,
             form=self._form, window=window.kept, window_seen=window.seen, arrivals=window.arrivals,
         )  # fmt: skip
-        return state.write_file(path, raw)
+        return write_file(path, raw)
 
     def load(self, path: Path | str) -> None:
         """Take back a memory that a buffer with the same settings has saved.
@@ -228,7 +242,7 @@ class ClassMemory(SharedMemory):
             ArtifactError: the file is missing or damaged.
             ConfigError: it was saved with other settings.
         """
-        content, parts, window = state.read_file(path)
+        content, parts, window = read_file(path)
         mine = self.settings()
         for key in sorted({*mine, *content.settings}):
             if mine.get(key) != content.settings.get(key):
@@ -236,8 +250,10 @@ class ClassMemory(SharedMemory):
                     f"'{path}' was saved with {key}={content.settings.get(key)}, this buffer has {key}="
                     f"{mine.get(key)}: make the buffer with the settings of the file"
                 )
-        self._parts, self._facts, self._exposed = parts, content.facts_by_class(), None
-        self._form, self._updates, self.max_size = content.form_of_stream(), content.updates, content.max_size
+        self._parts, self._facts = parts, content.facts_by_class()
+        self._form, self._exposed = content.form_of_stream(), None
+        self._updates = content.updates
+        self.max_size = content.max_size
         self._outputs = same_width([part.logits for part in parts if part.logits is not None])
         self._window.put(window, content.window_by_class(window), content.arrivals)
 

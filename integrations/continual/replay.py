@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddkit.errors import ConfigError
-from ddkit.integrations.continual.dark import SoftRows
+from ddkit.integrations.continual.exposure import Group
 from ddkit.integrations.continual.host import (
     AvalancheDataset,
     ExemplarsBuffer,
@@ -18,6 +18,7 @@ from ddkit.integrations.continual.host import (
     TransformGroups,
 )
 from ddkit.integrations.continual.memory import ClassMemory
+from ddkit.integrations.continual.needs import SoftRows, require_full_batches
 
 #: A memory of this many batches or more is not repeated: its last, shorter batch hardly counts.
 _ENOUGH_BATCHES = 16
@@ -51,14 +52,19 @@ class RepeatedMemory(ExemplarsBuffer):  # type: ignore[misc]
         return size
 
     @property
-    def buffer_groups(self) -> Any:
-        """Of the policy, not repeated."""
-        return self.policy.buffer_groups
-
-    @property
     def buffer(self) -> AvalancheDataset:
         """The images of the policy, each repeated equally often."""
-        content = self.policy.buffer
+        return self._repeated(self.policy.buffer)
+
+    @property
+    def buffer_groups(self) -> dict[int, Group]:
+        """The images of each class of the policy, each class repeated likewise.
+
+        ``ER_AML`` draws full batches of every class and would wait for ever for one of a smaller class.
+        """
+        return {number: Group(self._repeated(group.buffer)) for number, group in self.policy.buffer_groups.items()}
+
+    def _repeated(self, content: AvalancheDataset) -> AvalancheDataset:
         count = len(content)
         if not count or count >= _ENOUGH_BATCHES * self.batch:
             return content
@@ -67,10 +73,15 @@ class RepeatedMemory(ExemplarsBuffer):  # type: ignore[misc]
 
     def update(self, strategy: Any, **kwargs: Any) -> None:
         """Let the policy take in the finished experience."""
-        self.policy.post_adapt(strategy, strategy.experience)
+        self.post_adapt(strategy, strategy.experience)
+
+    def update_from_dataset(self, new_data: Any, strategy: Any = None) -> None:
+        """Let the policy take in a dataset."""
+        self.policy.update_from_dataset(new_data, strategy)
 
     def post_adapt(self, agent: Any, exp: Any) -> None:
         """Let the policy take in an experience."""
+        require_full_batches(agent, self, self.batch)
         self.policy.post_adapt(agent, exp)
 
     def resize(self, strategy: Any, new_size: int) -> None:

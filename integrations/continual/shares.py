@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from ddkit.budget import Budget
-from ddkit.integrations.continual.dark import logits_of, same_width
 from ddkit.integrations.continual.host import AvalancheDataset, ExemplarsBuffer
 from ddkit.integrations.continual.incoming import Arrival, Form, Shape
 from ddkit.integrations.continual.keys import Key, counted, drawn, words_of
 from ddkit.integrations.continual.model import model_of
+from ddkit.integrations.continual.needs import logits_of, same_width
 from ddkit.integrations.continual.parts import Facts, Made, Material, Part, left_of
 from ddkit.integrations.continual.size import MaxSize, Size
 from ddkit.integrations.continual.updating import (

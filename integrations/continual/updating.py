@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import torch
 
-from ddkit.integrations.continual import state
 from ddkit.integrations.continual.distributed import on_first_rank
 from ddkit.integrations.continual.incoming import Arrival
 from ddkit.integrations.continual.keys import Key, words_of
 from ddkit.integrations.continual.model import untouched_random_state
 from ddkit.integrations.continual.parts import Facts, Made, Material, Part, real_parts
+from ddkit.integrations.continual.state import dump, restore
 
 
 def material_of(
@@ -120,9 +120,9 @@ def made_everywhere(make: Callable[[], list[Made]]) -> list[Made]:
             for one in made
             for key in one.part.keys
         }
-        return state.dump([one.part for one in made], facts)
+        return dump([one.part for one in made], facts)
 
-    content, parts, _ = state.restore(on_first_rank(raw))
+    content, parts, _ = restore(on_first_rank(raw))
     facts = content.facts_by_class()
     first = [facts[part.keys[0]] for part in parts]
     return [Made(part, one.how, one.seconds, one.steps) for part, one in zip(parts, first, strict=True)]

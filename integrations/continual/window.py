@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 
 import torch
-from torch import Tensor
 
 from ddkit.errors import ConfigError
 from ddkit.integrations.continual.incoming import Arrival
@@ -13,7 +12,9 @@ from ddkit.integrations.continual.keys import Key, counted
 
 
 class Window:
-    """A uniform sample of what has arrived since it was last taken, never larger than the room that it gets.
+    """A sample of what has arrived since it was last taken, never larger than the room that it gets.
+
+    It is uniform within a class, and as many are kept of each as there are, or its share of the room.
 
     Args:
         limit: images at most, and after how many arrived ones it is full.
@@ -37,7 +38,13 @@ class Window:
         return sum(self.seen.values()) >= self.limit
 
     def add(self, arrival: Arrival, generator: torch.Generator, room: int) -> None:
-        """Take in images: each gets a random key, and the ``room`` with the largest stay (reservoir sampling)."""
+        """Take in images: each gets a random key, and those with the largest of their class stay (reservoir sampling).
+
+        Args:
+            arrival: the images.
+            generator: of the keys.
+            room: for how many images there is room.
+        """
         self.seen.update(arrival.keys)
         self.arrivals += 1
         self._keys = torch.cat([self._keys, torch.rand(len(arrival.labels), generator=generator)])
@@ -45,29 +52,34 @@ class Window:
         self.trim(room)
 
     def trim(self, room: int) -> None:
-        """Keep no more than ``room`` images."""
+        """Keep no more than ``room`` images: the first of every class by their keys, then the second, and so on."""
         if self.kept is None:
             return
-        index = self._keys.topk(min(self.limit, room, len(self._keys))).indices.sort().values
+        places, taken = torch.empty(len(self._keys), dtype=torch.float64), Counter[Key]()
+        classes = self.kept.keys
+        for place in self._keys.argsort(descending=True).tolist():
+            places[place] = taken[classes[place]] + 1 - float(self._keys[place])
+            taken[classes[place]] += 1
+        index = places.argsort()[: min(self.limit, room)].sort().values
         self.kept, self._keys = self.kept.of(index), self._keys[index]
 
     def sample(self) -> tuple[Arrival, Counter[Key]]:
         """Return the sample and how many images of each of its classes it stands for."""
         assert self.kept is not None
-        return self.kept, counted(set(self.kept.keys), self.seen)  # of a rare class no image may be left
+        return self.kept, counted(set(self.kept.keys), self.seen)  # of a class may be none
 
     def clear(self) -> None:
         """Forget the sample."""
         self.put(None, Counter(), 0)
 
     def put(self, kept: Arrival | None, seen: Counter[Key], arrivals: int) -> None:
-        """Take back a sample that was saved; its images count as drawn uniformly."""
+        """Take back a sample that was saved; the images of a class count as drawn uniformly.
+
+        They get the largest keys that as many as were seen can be expected to have, which are evenly spaced.
+        """
         self.kept, self.seen, self.arrivals = kept, seen, arrivals
-        self._keys = _keys_after(sum(seen.values()), 0 if kept is None else len(kept.labels))
-
-
-def _keys_after(seen: int, kept: int) -> Tensor:
-    """Return keys of ``kept`` images that are the largest of ``seen``: evenly spaced, as expected of such keys."""
-    if not kept:
-        return torch.zeros(0)
-    return 1 - (torch.arange(kept) + 1) / (seen + 1)
+        self._keys = torch.zeros(0 if kept is None else len(kept.labels))
+        taken = Counter[Key]()
+        for place, key in enumerate([] if kept is None else kept.keys):
+            taken[key] += 1
+            self._keys[place] = 1 - taken[key] / (seen[key] + 1)

@@ -48,6 +48,12 @@ def test_arguments_are_checked_at_once(case: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_an_argument_of_avalanche_s_plugins_is_named() -> None:
+    for make in (tiny, CoresetReplayBuffer):
+        with pytest.raises(UnknownNameError, match="unknown option 'mem_size': did you mean 'max_size'"):
+            make(mem_size=8)
+
+
 def test_an_unknown_selection_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'herding'"):
         CoresetReplayBuffer(8, num_classes=4, selection="herdin")  # type: ignore[arg-type]
@@ -66,7 +72,9 @@ ITEMS: dict[str, tuple[list[Any], str]] = {
     "no pair": ([3], "item 0 is a int"),
     "bytes": ([(torch.zeros(1, 4, 4, dtype=torch.uint8), 1)], "torch.uint8 .*ToTensor"),
     "no tensor": ([("picture", 1)], "item 0 has a str image"),
-    "flat": ([(torch.zeros(16), 1)], r"\(16,\) image"),
+    "no channel": ([(torch.zeros(4, 4), 1)], r"\(4, 4\) image.* or vectors \(D,\)"),
+    "nothing": ([(torch.zeros(0), 1)], r"\(0,\) image"),
+    "image after vector": ([(torch.rand(16), 1), (IMAGE, 1)], r"shape \(1, 4, 4\), the memory holds \(16,\)"),
     "multi-label": ([(IMAGE, torch.tensor([0, 1, 1]))], "no multi-label"),
     "regression": ([(IMAGE, 0.5)], "target 0.5"),
     "detection": ([(IMAGE, {"boxes": []})], "no multi-label, regression or detection"),
@@ -120,11 +128,25 @@ def test_bytes_are_filled_but_not_exceeded() -> None:
         assert buffer.budget().bytes <= parse_bytes(size)
 
 
-def test_too_many_classes_for_a_shared_memory_are_refused_and_leave_it_as_it_was() -> None:
-    buffer = tiny(3, num_classes=None)
-    with pytest.raises(ConfigError, match="give at least max_size=4"):
+def test_of_more_classes_than_places_some_are_left_out_and_stay_out() -> None:
+    kept = set()
+    for seed in range(6):
+        buffer = tiny(3, num_classes=None, seed=seed)
+        with pytest.warns(UserWarning, match="has places for 3 of 4 classes, class . is left out: give it the size"):
+            fed(buffer)
+        assert len(buffer.buffer) == 3 and len(buffer.facts()) == 3
+        kept.add(tuple(buffer.facts()))
         fed(buffer)
-    assert sorted(buffer.facts()) == [0, 1] and len(buffer.buffer) == 2
+        assert tuple(buffer.facts()) in kept and len(buffer.buffer) == 3
+    assert len(kept) > 1
+
+
+def test_bytes_for_fewer_classes_than_come_leave_some_out() -> None:
+    with pytest.warns(UserWarning, match="has places for 2 of 4 classes"):
+        buffer = fed(CoresetReplayBuffer(max_bytes=2 * 17 + 16))
+    assert buffer.budget().bytes == 2 * 17
+    with pytest.raises(ConfigError, match="does not hold one image"):
+        fed(CoresetReplayBuffer(max_bytes=16))
 
 
 def test_a_size_can_be_checked_before_there_are_images() -> None:

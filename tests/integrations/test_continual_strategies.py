@@ -13,7 +13,6 @@ import torch
 pytest.importorskip("avalanche")
 
 from avalanche.benchmarks import task_incremental_benchmark
-from avalanche.benchmarks.scenarios.online import split_online_stream
 from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training.plugins import EvaluationPlugin, EWCPlugin
@@ -111,53 +110,6 @@ def test_other_strategies_and_plugins_stay_untouched() -> None:
     for experience in benchmark().train_stream:
         lwf.train(experience)
     assert len(buffer.buffer) == 8
-
-
-@pytest.mark.parametrize("access", [True, False])
-def test_online_streams_are_distilled_at_the_end_of_an_experience(access: bool) -> None:
-    buffer = tiny(window=24)  # where boundaries are hidden, a full window ends an experience
-    held = []
-    agent = strategy([])
-    for part in split_online_stream(benchmark().train_stream, experience_size=8, access_task_boundaries=access):
-        part.train()
-        buffer.post_adapt(agent, part)
-        held.append(len(buffer.buffer))
-    assert held == [0, 0, 4, 4, 4, 8]
-    assert buffer.facts()[3].seen == 12
-
-
-def test_a_window_is_a_bounded_sample_that_stands_for_all() -> None:
-    buffer = tiny(window=10)
-    agent = strategy([])
-    stream = split_online_stream(benchmark().train_stream, experience_size=8, access_task_boundaries=True)
-    for number, part in enumerate(stream):
-        buffer.post_adapt(agent, part)
-        if number == 1:
-            assert len(buffer._window.kept.labels) == 10
-            break
-    assert sum(buffer._window.seen.values()) == 16
-
-
-def test_a_window_that_the_memory_cannot_take_in_is_kept() -> None:
-    buffer = tiny(1, num_classes=None, window=24)
-    with pytest.raises(ConfigError, match="give at least max_size=2"):
-        for part in split_online_stream(benchmark().train_stream, experience_size=8, access_task_boundaries=True):
-            buffer.post_adapt(strategy([]), part)
-    assert buffer.facts() == {} and sum(buffer._window.seen.values()) == 24
-
-
-def test_a_class_of_which_the_window_kept_nothing_is_left_out() -> None:
-    images, labels = pixels(2, 30)
-    stream = Stream(images[:31] / 255, labels[:31])  # one image of class 1
-    held = set()
-    for seed in range(4):
-        buffer = tiny(4, num_classes=2, window=5, seed=seed)
-        whole = benchmark(stream, (2,)).train_stream
-        for part in split_online_stream(whole, experience_size=16, access_task_boundaries=True):
-            buffer.post_adapt(strategy([]), part)
-        assert buffer.facts()[0].seen == 30 and len(buffer.buffer) in (2, 3)
-        held.add(tuple(buffer.facts()))
-    assert (0,) in held
 
 
 def test_a_small_memory_fills_its_batch_by_default() -> None:

@@ -235,3 +235,41 @@ def test_rows_follow_the_output_and_lose_nothing() -> None:
     assert torch.equal(rows_of_length(rows, 5), torch.cat([rows, torch.zeros(2, 2)], dim=1))
     with pytest.raises(ConfigError, match="names class 1, the model gives 1 outputs"):
         rows_of_length(rows, 1)
+
+
+def vectors(classes: int = 4, per_class: int = 12) -> Stream:
+    """Return features whose dimensions have ranges of their own, below and above 0."""
+    images, labels = pixels(classes, per_class)
+    return Stream((images.flatten(1).float() / 60 - 1) * torch.linspace(0.5, 2, 16), labels)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_vectors_are_kept_as_bytes_and_replayed_as_vectors(kind: str, tmp_path: Path) -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
+    buffer = KINDS[kind]()
+    trained(buffer, benchmark(vectors()).train_stream, network)
+    assert [tuple(image.shape) for image, *_ in buffer.buffer] == [(16,)] * 8
+    assert buffer.budget().bytes == 8 * 17
+    content, labels = vectors().images, torch.tensor(vectors().targets)
+    means = torch.stack([content[labels == label].mean(0) for label in range(4)])
+    for vector, label, _ in buffer.buffer:
+        assert int((means - vector).square().sum(1).argmin()) == label
+    again = KINDS[kind]()
+    again.load(buffer.save(tmp_path / "memory"))
+    assert torch.equal(again.buffer[5][0], buffer.buffer[5][0])
+
+
+@pytest.mark.parametrize("networks", [None, "model"])
+def test_vectors_are_distilled_by_networks_that_take_them_without_augmentation(networks: str | None) -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
+    buffer = DistilledReplayBuffer(8, num_classes=4, method="dm", steps=2, networks=networks)
+    trained(buffer, benchmark(vectors()).train_stream, network)
+    assert {one.how for one in buffer.facts().values()} == {"distilled"}
+    with pytest.raises(ConfigError):
+        trained(tiny(model="convnet"), benchmark(vectors()).train_stream, network)
+
+
+def test_vectors_of_tasks_train_their_heads() -> None:
+    buffer = tiny(networks="model")
+    trained(buffer, multi_head(vectors()), MTSimpleMLP(16, 8))
+    assert shares(buffer) == {(task, label): 2 for task in range(2) for label in range(2)}

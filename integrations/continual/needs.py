@@ -1,7 +1,8 @@
-"""What do strategies that replay a model's logits (DER) need of a memory?"""
+"""What do strategies that hold a storage policy of their own need of a memory: logits, full batches?"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,11 +10,42 @@ import torch
 from torch import Tensor, nn
 
 from ddkit.errors import ConfigError
-from ddkit.integrations.continual.host import DER, SupervisedPlugin
+from ddkit.integrations.continual.host import DER, ER_ACE, ER_AML, MIRPlugin, SupervisedPlugin
 from ddkit.integrations.continual.incoming import Form
 from ddkit.integrations.continual.model import CurrentModel
 
 _BATCH = 512
+
+
+def require_full_batches(agent: Any, policy: Any, repeats: int = 1) -> None:
+    """Look whether a strategy draws batches of each class that the policy it holds cannot fill.
+
+    Args:
+        agent: the strategy.
+        policy: a memory, or what repeats one.
+        repeats: multiple of which the number of images of each class is at least.
+
+    Raises:
+        ConfigError: the strategy would wait for ever for a full batch.
+    """
+    if isinstance(agent, ER_AML) and agent.storage_policy is policy and repeats < agent.train_mb_size:
+        raise ConfigError(
+            f"ER_AML waits for ever for {agent.train_mb_size} images of a class that has fewer: give it "
+            f"storage_policy=RepeatedMemory(buffer, {agent.train_mb_size})"
+        )
+
+
+def warn_of_idle_replay(agent: Any, memory: Any) -> None:
+    """Say that a strategy which holds ``memory`` replays only from more images than it has."""
+    for holder in (agent, *getattr(agent, "plugins", ())):
+        if isinstance(holder, DER | ER_ACE | MIRPlugin) and holder.storage_policy is memory:
+            least = holder.batch_size_mem + isinstance(holder, MIRPlugin)
+            if len(memory.buffer) < least:
+                warnings.warn(
+                    f"{type(holder).__name__} replays nothing from fewer than {least} images, the memory has "
+                    f"{len(memory.buffer)}: give it storage_policy=RepeatedMemory(buffer, {least})",
+                    stacklevel=2,
+                )
 
 
 class SoftRows(SupervisedPlugin):  # type: ignore[misc]
