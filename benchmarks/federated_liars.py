@@ -53,34 +53,38 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", choices=MODELS, default="digits")
     parser.add_argument("--alphas", type=float, nargs="+", default=[0.1, 0.5])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=2, help="partitions that networks are trained on")
+    parser.add_argument("--partitions", type=int, default=6, help="partitions in which suspects are counted")
     arguments = parser.parse_args()
     results = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
-    pair = tuple(_part(real, most) for real, most in zip(load_pair(arguments.data), MOST, strict=True))
+    pair = [_part(real, most) for real, most in zip(load_pair(arguments.data), MOST, strict=True)]
     for alpha in arguments.alphas:
-        row = measure(arguments.data, pair[0], pair[1], alpha, arguments.seeds)
+        row = measure(arguments.data, *pair, alpha, arguments.seeds, arguments.partitions)
         row["command"] = "python " + " ".join(sys.argv)
         results[f"{arguments.data}, alpha {alpha:g}"] = {**row, **environment("cpu")}
         write_text(arguments.out, json.dumps(results, indent=1) + "\n")
 
 
-def measure(name: str, real: RealData, test: RealData, alpha: float, seeds: int) -> dict[str, Any]:
-    """Return accuracies, shares and flags over partitions."""
+def measure(name: str, real: RealData, test: RealData, alpha: float, seeds: int, partitions: int) -> dict[str, Any]:
+    """Return accuracies and shares over ``seeds`` partitions, and flags over ``partitions``."""
     accuracies: dict[str, list[float]] = {}
     shares: list[float] = []
     flags: Counter[str] = Counter()
-    for seed in range(seeds):
+    for seed in range(partitions):
         sets = distilled(name, real, alpha, seed)
+        flags.update(flagged(sets))
+        if seed >= seeds:
+            continue
         for way, (sent, bound) in ways(sets).items():
             percent = 100 * trained(name, sent, bound, test, seed)
             accuracies.setdefault(way, []).append(round(percent, 2))
             print(f"{name} alpha {alpha:g} partition {seed}, {way}: {percent:.1f} %", flush=True)
         shares.append(round(joined(lying(sets, LIAR, flipped, CLAIM), "counts").shares[LIAR], 4))
-        flags += flagged(sets, seed)
     return {
         "accuracies_percent": accuracies,
         "mean": {way: round(statistics.mean(values), 1) for way, values in accuracies.items()},
         "share_of_the_liar": shares,
+        "partitions": partitions,
         "flagged": dict(sorted(flags.items())),
     }
 
@@ -168,9 +172,9 @@ def lying(sets: Sequence[ClientSet], liar: int, how: Any, claim: int | None = No
     return sent
 
 
-def flagged(sets: Sequence[ClientSet], seed: int) -> Counter[str]:
+def flagged(sets: Sequence[ClientSet]) -> Counter[str]:
     """Count suspects: with nobody lying, and with each client lying in each way."""
-    found = Counter({"honest of nobody lying": len(find_suspects(sets)), "clients": len(sets)})
+    found = Counter({"honest where nobody lies": len(find_suspects(sets)), "clients": len(sets)})
     for how in (flipped, exchanged, noise):
         for liar in range(len(sets)):
             suspects = set(find_suspects(lying(sets, liar, how)))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from torch import nn
 
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
@@ -124,7 +127,15 @@ class _State:
         """Return the candidate of one value of every choice."""
         values = {name: self.choices[name][index] for name, index in positions.items()}
         name = ",".join(f"{key}={value}" for key, value in values.items())
-        return name, SearchSpace({name: self.build(**values)})[name]
+        try:
+            candidate = self.build(**values)
+        except Exception as error:  # of values that do not go together: this proposal fails, the others go on
+            candidate = functools.partial(_raise, error)
+        return name, SearchSpace({name: candidate})[name]
+
+
+def _raise(error: Exception) -> nn.Module:
+    raise error
 
 
 def _judge(study: Any, state: _State, asked: Sequence[Any]) -> None:
@@ -213,8 +224,9 @@ def _check(
             f"search takes what builds a network first and the choices second, and was given a {type(build).__name__} "
             f"and a {type(choices).__name__}: call search(build, {{name: [value, ...]}}, data, validation)"
         )
-    if not choices or not all(len(values) for values in choices.values()):
-        raise ConfigError(f"choices={dict(choices)!r}: give at least one choice with at least one value each")
+    listed = all(isinstance(values, Sequence) and not isinstance(values, str) for values in choices.values())
+    if not choices or not listed or not all(len(values) for values in choices.values()):
+        raise ConfigError(f"choices={dict(choices)!r}: give at least one choice, each a list with at least one value")
     if trials < 1 or batch < 1:
         raise ConfigError(f"trials={trials}, batch={batch}: give integers of at least 1")
     if sampler not in ("tpe", "random"):
