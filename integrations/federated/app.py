@@ -30,6 +30,8 @@ PACKAGE = "distilled_app"
 _PROJECT = """\
 # Run it: flwr run . --stream --federation-config "num-supernodes=10 client-resources-num-cpus=1"
 # See ddkit.integrations.federated.quiet_environment for an environment without telemetry and installation.
+# On several machines: flower-superlink on the server, flower-supernode on each client, then flwr run . NAME, where
+# config.toml in Flower's home says of NAME which address the server has (port 8000). See docs/deployment.md of ddkit.
 [build-system]
 requires = ["hatchling"]
 build-backend = "hatchling.build"
@@ -58,6 +60,8 @@ clientapp = "{package}.client_app:app"
 
 def write_app(folder: Path | str, settings: Mapping[str, Any] | None = None) -> Path:
     """Write an app for ``flwr run`` and for deployment, to be edited: pyproject.toml and a package of three files.
+
+    A relative folder ``out`` lies below the one in which ``flwr run``'s SuperLink was started, on its machine.
 
     Args:
         folder: new or empty.

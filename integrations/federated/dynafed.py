@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from logging import getLogger
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ddkit.artifact import DistilledDataset
@@ -24,9 +25,10 @@ from ddkit.integrations.federated.flower import (
     Result,
     Strategy,
 )
-from ddkit.integrations.federated.nodes import connected
+from ddkit.integrations.federated.nodes import client_of, connected
 from ddkit.integrations.federated.npy import PayloadError
 from ddkit.integrations.federated.report import RoundReport, one_line, reason_of
+from ddkit.integrations.federated.shares import bounded
 from ddkit.integrations.federated.task import Task
 from ddkit.integrations.federated.training import check_recipe, train, training_data
 from ddkit.integrations.federated.trajectory import distil_trajectory
@@ -44,7 +46,9 @@ class ServerDistill(Strategy):
     The global weights of the first ``warmup_rounds`` rounds are kept; a set is distilled whose training retraces
     them; from then on every aggregate is trained on that set before it goes down. Clients and messages stay those of
     ``base``. Updates that do not fit the model or are not finite are left out before ``base`` sees them, and of their
-    metrics it sees the numbers that all clients sent. Where a refinement diverges the aggregate goes down as it is.
+    metrics it sees the numbers that all clients sent. No client has more of the average than
+    :func:`~ddkit.integrations.federated.shares.largest_share`, whatever number of images it claims. Where a refinement
+    diverges the aggregate goes down as it is.
 
     Attributes:
         reports: one :class:`RoundReport` per round.
@@ -102,6 +106,7 @@ class ServerDistill(Strategy):
         self.trajectory: list[Tensor] = []
         self.distilled: DistilledDataset | None = None
         self.reports: list[RoundReport] = []
+        self._asked: list[Message] = []
 
     def summary(self) -> None:
         """Log what is done."""
@@ -126,11 +131,11 @@ class ServerDistill(Strategy):
             RunError: too few clients connect; ``base`` alone would wait for ever.
         """
         connected(grid, max(self.min_clients, self.base.min_available_nodes, self.base.min_train_nodes), self.wait)
-        messages = list(self.base.configure_train(server_round, arrays, config, grid))
+        self._asked = list(self.base.configure_train(server_round, arrays, config, grid))
         self.reports.append(
-            RoundReport(server_round, asked=tuple(message.metadata.dst_node_id for message in messages))
+            RoundReport(server_round, asked=tuple(message.metadata.dst_node_id for message in self._asked))
         )
-        return messages
+        return self._asked
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -148,6 +153,7 @@ class ServerDistill(Strategy):
                 f"min_clients={self.min_clients}; missing: {report.reasons()}"
             )
         _keep_common_metrics(usable)
+        self._bound_shares(usable, report)
         arrays, metrics = self.base.aggregate_train(server_round, usable)
         if arrays is None:
             return arrays, metrics
@@ -183,7 +189,7 @@ class ServerDistill(Strategy):
 
         A usable one is left with the arrays, and the metrics that are finite numbers.
         """
-        node = message.metadata.src_node_id
+        node = client_of(message, self._asked)
         unexpected = report.unexpected(node)
         if unexpected is not None:
             report.refused.setdefault(node, unexpected)
@@ -214,6 +220,17 @@ class ServerDistill(Strategy):
             )
         finite = {key: value for key, value in numbers.items() if math.isfinite(value)}
         return RecordDict({ARRAYS: arrays, METRICS: MetricRecord(finite)})
+
+    def _bound_shares(self, messages: list[Message], report: RoundReport) -> None:
+        """Cut the weights of clients that would decide more of the average than one may; others stay as they are."""
+        metrics, key = [message.content.metric_records[METRICS] for message in messages], self.base.weighted_by_key
+        claims = torch.tensor([float(one[key]) for one in metrics], dtype=torch.float64)  # type: ignore[arg-type]
+        allowed = bounded(claims)
+        for one, claim, weight in zip(metrics, claims.tolist(), allowed.tolist(), strict=True):
+            if weight < claim:
+                one[key] = weight
+        nodes = [message.metadata.src_node_id for message in messages]
+        report.weigh(nodes, (allowed / allowed.sum()).tolist(), (claims / claims.sum()).tolist())
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

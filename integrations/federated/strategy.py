@@ -23,10 +23,11 @@ from ddkit.integrations.federated.flower import (
     Result,
     Strategy,
 )
-from ddkit.integrations.federated.nodes import connected
+from ddkit.integrations.federated.nodes import client_of, connected
 from ddkit.integrations.federated.npy import PayloadError
 from ddkit.integrations.federated.report import RoundReport, one_line, reason_of
 from ddkit.integrations.federated.store import RoundStore
+from ddkit.integrations.federated.suspects import find_suspects
 from ddkit.integrations.federated.task import Task
 from ddkit.integrations.federated.training import check_recipe, train, training_data
 from ddkit.integrations.federated.union import Weighting, gradient_cosines, in_order, joined
@@ -46,7 +47,10 @@ class FedDistill(Strategy):
     iterative mode (FedDM, Xiong et al. 2023) every round sends the global weights down; clients match around them, and
     the server goes on training from them within ``radius``.
 
-    Nothing that a client sends can end the run: what cannot be used is refused, with the reason in ``reports``.
+    Nothing that a client sends can end the run: what cannot be used is refused, with the reason in ``reports``. Nor
+    can one client outweigh the others: its share of the training is bounded, see
+    :func:`~ddkit.integrations.federated.shares.largest_share`, and labels that contradict the images of the other
+    clients are reported, see :func:`~ddkit.integrations.federated.suspects.find_suspects`.
 
     Attributes:
         reports: one :class:`RoundReport` per round.
@@ -58,7 +62,8 @@ class FedDistill(Strategy):
         recipe: how the server trains, in each round where there are several.
         rounds: ``one-shot`` or ``iterative``.
         radius: of iterative mode: how far the networks that clients match on, and a round's training, may go.
-        weighting: ``counts`` (real images of each client and class) or ``equal``.
+        weighting: ``counts`` (real images of each client and class, as the client says, within the bound of a client's
+            share) or ``equal``.
         min_clients: a round needs as many usable sets.
         max_bytes_per_client: bytes of one set, an integer or for instance ``"2MB"``.
         max_ipc: most images of a class from one client.
@@ -66,6 +71,8 @@ class FedDistill(Strategy):
             connected is used again.
         min_cosine: robust step: sets whose loss gradient has a smaller cosine with the median gradient are left out;
             None for none. Honest clients with few classes may be hit as well.
+        exclude_suspects: leave out the sets of clients whose labels contradict the images of the others, instead of
+            reporting them only.
         wait: seconds to wait for ``min_clients`` to connect.
         folder: keeps accepted sets and weights, so that a killed server asks only those that are missing.
         seed: of the initial weights and of training.
@@ -88,6 +95,7 @@ class FedDistill(Strategy):
         max_ipc: int = 50,
         staleness: int = 0,
         min_cosine: float | None = None,
+        exclude_suspects: bool = False,
         wait: float = 600.0,
         folder: Path | str | None = None,
         seed: int = 0,
@@ -108,10 +116,12 @@ class FedDistill(Strategy):
         self.weighting, self.min_clients = weighting, min_clients
         self.limits = Limits(task, bytes_of(max_bytes_per_client), max_ipc)
         self.staleness, self.min_cosine, self.wait, self.seed = staleness, min_cosine, wait, seed
+        self.exclude_suspects = exclude_suspects
         self.module = self.spec.build(task.shape, task.num_classes, derive_seed(seed, "global-model"))
         self.reports: list[RoundReport] = []
         self.sets: dict[int, ClientSet] = {}
         self._history: dict[int, tuple[int, ClientSet]] = {}
+        self._asked: list[Message] = []
         self.store = None if folder is None else RoundStore(folder, self._settings())
 
     def _settings(self) -> dict[str, Any]:
@@ -123,6 +133,7 @@ class FedDistill(Strategy):
             "weighting": self.weighting,
             "staleness": self.staleness,
             "min_cosine": self.min_cosine,
+            "exclude_suspects": self.exclude_suspects,
             "seed": self.seed,
             "shape": list(self.task.shape),
             "class_names": list(self.task.class_names),
@@ -175,7 +186,8 @@ class FedDistill(Strategy):
         if self.iterative:
             config[MODEL], config[RADIUS] = self.spec.canonical(), self.radius
             content[ARRAYS] = arrays
-        return [Message(content, node, DISTIL) for node in nodes]
+        self._asked = [Message(content, node, DISTIL) for node in nodes]
+        return self._asked
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -192,8 +204,9 @@ class FedDistill(Strategy):
             self._take(message, report)
         self._reuse_stale(report)
         self._drop_outliers(report)
+        self._find_suspects(report)
         self._require_enough(report)
-        self._train(server_round)
+        self._train(report)
         report.seconds = round(time.monotonic() - begun, 3)
         if self.store is not None:
             self.store.keep_model(server_round, self.module)
@@ -201,7 +214,7 @@ class FedDistill(Strategy):
 
     def _take(self, message: Message, report: RoundReport) -> None:
         """Accept or refuse the answer of one client."""
-        node = message.metadata.src_node_id
+        node = client_of(message, self._asked)
         unexpected = report.unexpected(node)
         if unexpected is not None:
             report.refused.setdefault(node, unexpected)
@@ -238,6 +251,15 @@ class FedDistill(Strategy):
                 report.outliers[node] = round(cosine, 4)
                 del self.sets[node], report.accepted[node]
 
+    def _find_suspects(self, report: RoundReport) -> None:
+        nodes = in_order(self.sets)
+        for place, reason in find_suspects([self.sets[node] for node in nodes]).items():
+            node = nodes[place]
+            report.suspects[node] = reason
+            _logger.warning("round %d, client %d: %s", report.number, node, reason)
+            if self.exclude_suspects:
+                del self.sets[node], report.accepted[node]
+
     def _require_enough(self, report: RoundReport) -> None:
         if len(self.sets) < self.min_clients:
             raise RunError(
@@ -253,11 +275,13 @@ class FedDistill(Strategy):
                 f"min_class_size, or leave the class out of the task"
             )
 
-    def _train(self, server_round: int) -> None:
-        whole, importance = joined([self.sets[node] for node in in_order(self.sets)], self.weighting)
-        streams = Streams(derive_seed(self.seed, "server", server_round))
+    def _train(self, report: RoundReport) -> None:
+        nodes = in_order(self.sets)
+        whole = joined([self.sets[node] for node in nodes], self.weighting)
+        report.weigh(nodes, whole.shares, whole.claimed)
+        streams = Streams(derive_seed(self.seed, "server", report.number))
         radius = self.radius if self.iterative else None
-        train(self.module, training_data(whole), self.recipe, streams, weights=importance, radius=radius)
+        train(self.module, training_data(whole.images), self.recipe, streams, weights=whole.importance, radius=radius)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

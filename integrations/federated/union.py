@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddkit.artifact import DistilledDataset
+from ddkit.integrations.federated.shares import bounded
 from ddkit.integrations.federated.wire import ClientSet
 from ddkit.parts import union
 
 Weighting = Literal["counts", "equal"]
 
-#: Largest importance of an image, as a multiple of the median: what a client can gain by claiming many images.
+#: Largest importance of an image, as a multiple of the median: what a client can gain in one class by its claims.
 MOST_IMPORTANCE = 10.0
 
 
@@ -32,32 +34,63 @@ def in_order(sets: Mapping[int, ClientSet]) -> list[int]:
     return sorted(sets, key=digest)
 
 
-def joined(sets: Sequence[ClientSet], weighting: Weighting) -> tuple[DistilledDataset, Tensor | None]:
+@dataclass(frozen=True)
+class Union:
+    """What the server trains on.
+
+    Args:
+        images: of all sets, N.
+        importance: (N,) with mean 1; None for equal ones.
+        shares: of the weight, one per set.
+        claimed: shares as the clients would have them, one per set.
+    """
+
+    images: DistilledDataset
+    importance: Tensor | None
+    shares: tuple[float, ...]
+    claimed: tuple[float, ...]
+
+
+def joined(sets: Sequence[ClientSet], weighting: Weighting) -> Union:
     r"""Return the union of all sets and the importance of each image.
 
     With ``counts`` the images of client k and class c share the weight of its real images (FedDM, Xiong et al. 2023),
 
     .. math:: a_i \propto \frac{n_{k,c}}{|S_{k,c}|}
 
-    cut at ``MOST_IMPORTANCE`` times the median over images, then scaled to mean 1. While most images come from honest
-    clients, nobody who claims any number of images outweighs that many of them (a cut relative to the mean bounds
-    nothing, as the claim moves the mean).
-
-    Returns:
-        the union (N images) and the importance (N,), or None for equal ones.
+    cut at ``MOST_IMPORTANCE`` times the median over images; with ``equal`` all are 1. Either way a client that would
+    have more than :func:`~ddkit.integrations.federated.shares.largest_share` of the sum, by the number of images that
+    it claims or that it sends, gets that much: all its images lose the same factor. Then the mean is scaled to 1.
     """
     whole = union([one.distilled for one in sets])
-    if weighting == "equal":
-        return whole, None
+    owner = torch.cat([torch.full((len(one.distilled),), place) for place, one in enumerate(sets)])
+    wanted = _by_counts(sets) if weighting == "counts" else torch.ones(len(whole), dtype=torch.float64)
+    importance = wanted.clamp(max=MOST_IMPORTANCE * float(wanted.median()))
+    totals = _totals(importance, owner)
+    allowed = bounded(totals)
+    importance = importance * (allowed / totals)[owner]
+    equal = weighting == "equal" and torch.equal(allowed, totals)
+    return Union(
+        whole,
+        None if equal else (importance / importance.mean()).float(),
+        tuple((allowed / allowed.sum()).tolist()),
+        tuple((_totals(wanted, owner) / wanted.sum()).tolist()),
+    )
+
+
+def _by_counts(sets: Sequence[ClientSet]) -> Tensor:
+    """Return the real images that each image stands for, (N,)."""
     parts = []
     for one in sets:
         labels = one.distilled.hard_labels()
         counts = torch.tensor(one.counts, dtype=torch.float64)
-        sent = torch.bincount(labels, minlength=len(counts))
-        parts.append(counts[labels] / sent[labels])
-    importance = torch.cat(parts)
-    importance = importance.clamp(max=MOST_IMPORTANCE * float(importance.median()))
-    return whole, (importance / importance.mean()).float()
+        parts.append(counts[labels] / torch.bincount(labels, minlength=len(counts))[labels])
+    return torch.cat(parts)
+
+
+def _totals(values: Tensor, owner: Tensor) -> Tensor:
+    """Return the sums of ``values`` by owner."""
+    return torch.zeros(int(owner.max()) + 1, dtype=values.dtype).index_add_(0, owner, values)
 
 
 def gradient_cosines(module: nn.Module, sets: Sequence[ClientSet]) -> list[float]:

@@ -10,6 +10,7 @@ from ddkit.integrations.nas.comparison import Comparison, break_even, compare, n
 from ddkit.integrations.nas.correlation import Correlation
 from ddkit.integrations.nas.differences import Difference, difference, mean_spearman
 from ddkit.integrations.nas.measures import MEASURES, zero_cost
+from ddkit.integrations.nas.optuna_objective import TrialJudge
 from ddkit.integrations.nas.optuna_search import convnet, search
 from ddkit.integrations.nas.ranker import ProxyRanker
 from ddkit.integrations.nas.ranking import Cost, Entry, Ranking
@@ -29,6 +30,7 @@ __all__ = [
     "ProxyRanker",
     "Ranking",
     "SearchSpace",
+    "TrialJudge",
     "break_even",
     "compare",
     "convnet",

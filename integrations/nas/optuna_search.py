@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import nn
+
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
 from ddkit.errors import ConfigError, MissingExtraError
 from ddkit.executor import Executor
-from ddkit.integrations.nas.proxy import Inspection, inspect_candidate, other_families
+from ddkit.integrations.nas.inspection import Inspection, inspect_candidate
+from ddkit.integrations.nas.proxy import other_families
 from ddkit.integrations.nas.ranker import ProxyRanker
 from ddkit.integrations.nas.ranking import Entry, Ranking
 from ddkit.integrations.nas.space import Builder, SearchSpace
@@ -72,19 +76,20 @@ def search(
         batch: proposals at a time, trained in parallel by the executor; the sampler learns from finished batches.
         preparation: what making ``data`` cost.
         executor: where candidates are trained.
-        cache: folder of finished trainings.
+        cache: folder of finished trainings, see :meth:`ProxyRanker.rank`.
 
     Returns:
         The ranking of the distinct candidates that were proposed.
 
     Raises:
         MissingExtraError: Optuna is not installed.
-        ConfigError: no choices or values, a number out of range, or validation images of the test split.
+        ConfigError: ``build`` and ``choices`` in the wrong order, no choices or values, a number out of range, or
+            validation images of the test split.
     """
     if optuna is None:
         raise MissingExtraError("searching a space that is too large to enumerate", "nas")
     ranker = ranker or ProxyRanker()
-    _check(choices, trials, batch, sampler, validation, ranker)
+    _check(build, choices, trials, batch, sampler, validation, ranker)
     run = Trainer.of(ranker, data, validation, executor, cache)
     state = _State(run, build, {name: list(values) for name, values in choices.items()}, {}, {})
     with _quiet():
@@ -122,7 +127,15 @@ class _State:
         """Return the candidate of one value of every choice."""
         values = {name: self.choices[name][index] for name, index in positions.items()}
         name = ",".join(f"{key}={value}" for key, value in values.items())
-        return name, SearchSpace({name: self.build(**values)})[name]
+        try:
+            candidate = self.build(**values)
+        except Exception as error:  # of values that do not go together: this proposal fails, the others go on
+            candidate = functools.partial(_raise, error)
+        return name, SearchSpace({name: candidate})[name]
+
+
+def _raise(error: Exception) -> nn.Module:
+    raise error
 
 
 def _judge(study: Any, state: _State, asked: Sequence[Any]) -> None:
@@ -198,6 +211,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _check(
+    build: Build,
     choices: Mapping[str, Sequence[Choice]],
     trials: int,
     batch: int,
@@ -205,8 +219,14 @@ def _check(
     validation: RealData,
     ranker: ProxyRanker,
 ) -> None:
-    if not choices or not all(len(values) for values in choices.values()):
-        raise ConfigError(f"choices={dict(choices)!r}: give at least one choice with at least one value each")
+    if not callable(build) or not isinstance(choices, Mapping):
+        raise ConfigError(
+            f"search takes what builds a network first and the choices second, and was given a {type(build).__name__} "
+            f"and a {type(choices).__name__}: call search(build, {{name: [value, ...]}}, data, validation)"
+        )
+    listed = all(isinstance(values, Sequence) and not isinstance(values, str) for values in choices.values())
+    if not choices or not listed or not all(len(values) for values in choices.values()):
+        raise ConfigError(f"choices={dict(choices)!r}: give at least one choice, each a list with at least one value")
     if trials < 1 or batch < 1:
         raise ConfigError(f"trials={trials}, batch={batch}: give integers of at least 1")
     if sampler not in ("tpe", "random"):

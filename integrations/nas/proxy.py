@@ -1,4 +1,4 @@
-"""What are candidates trained on, and which sets and candidates would give a wrong ranking and are refused?"""
+"""What are candidates trained on, and which sets would give a wrong ranking and are refused?"""
 
 from __future__ import annotations
 
@@ -8,21 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
 from ddkit.errors import ConfigError, DataError
 from ddkit.evaluation import TrainingRecipe, check_compatible, recipe_of
 from ddkit.evaluation.compatibility import check_splits
-from ddkit.integrations.nas.space import BuiltSpec
-from ddkit.models import ModelSpec, uses_batch_norm
+from ddkit.models import ModelSpec
 
 #: How candidates are trained on real images unless told otherwise.
 REAL_RECIPE = TrainingRecipe(name="real", epochs=30, batch_size=100, schedule="cosine")
-#: Batches of at most so many images give batch norm unreliable statistics.
-TINY_BATCH = 10
 
 
 @dataclass(frozen=True)
@@ -132,69 +128,6 @@ def other_families(proxy: Proxy, specs: Mapping[str, ModelSpec]) -> list[str]:
         f"the set was distilled for '{proxy.model}' and {len(others)} of {len(specs)} candidates are of another family "
         f"('{others[0]}', ...): their ranks are less certain"
     ]
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What a look at an untrained candidate tells.
-
-    Args:
-        parameters: number of trained weights.
-        digest: hash of its structure, so that results of another network are not taken for its own.
-        flags: known causes of misranking.
-        failure: why it cannot be trained; None when it can.
-    """
-
-    parameters: int
-    digest: str
-    flags: tuple[str, ...]
-    failure: str | None
-
-
-def inspect_candidate(name: str, spec: ModelSpec, proxy: Proxy) -> Inspection:
-    """Build a candidate and show it two images.
-
-    Raises:
-        ConfigError: it takes images of other channels, returns scores for another number of classes, or its builder
-            returns one and the same network, whose training would go on from seed to seed.
-    """
-    shape, num_classes = proxy.shape, proxy.num_classes
-    try:
-        model = spec.build(shape, num_classes, 0)
-        again = spec.build(shape, num_classes, 0) if isinstance(spec, BuiltSpec) else None
-    except Exception as error:  # a candidate's own code may raise anything
-        return Inspection(0, "", (), one_line(error))
-    if again is model:
-        raise ConfigError(
-            f"candidate '{name}' returns one network at every call, trained by the seed before: build a new one "
-            "each time"
-        )
-    parameters = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    layout = [str(model), *(f"{key}{tuple(value.shape)}" for key, value in model.state_dict().items())]
-    digest = hashlib.sha256("\n".join(layout).encode()).hexdigest()
-    try:
-        with torch.inference_mode():
-            output = model.eval()(proxy.validation.batch(torch.arange(2) % len(proxy.validation)))
-    except Exception as error:
-        _require_channels(name, model, shape[0])
-        return Inspection(parameters, digest, (), one_line(error))
-    if not isinstance(output, Tensor) or output.shape != (2, num_classes):
-        got = tuple(output.shape[1:]) if isinstance(output, Tensor) else type(output).__name__
-        raise ConfigError(
-            f"candidate '{name}' returns {got} for an image and the set has {num_classes} classes: "
-            f"build networks with {num_classes} outputs"
-        )
-    tiny = uses_batch_norm(model) and (proxy.batch <= TINY_BATCH or proxy.ipc == 1)
-    return Inspection(parameters, digest, ("batch norm on tiny batches",) if tiny else (), None)
-
-
-def _require_channels(name: str, model: nn.Module, channels: int) -> None:
-    first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
-    if first is not None and first.in_channels != channels:
-        raise ConfigError(
-            f"candidate '{name}' takes images of {first.in_channels} channels and the set has {channels}: "
-            "build networks for the images of the set"
-        )
 
 
 def one_line(error: BaseException) -> str:

@@ -15,7 +15,8 @@ from ddkit.data import RealData
 from ddkit.errors import ConfigError
 from ddkit.evaluation import TrainingRecipe
 from ddkit.executor import Executor
-from ddkit.integrations.nas.proxy import Inspection, inspect_candidate, other_families
+from ddkit.integrations.nas.inspection import Inspection, inspect_candidate
+from ddkit.integrations.nas.proxy import other_families
 from ddkit.integrations.nas.ranking import Entry, Ranking
 from ddkit.integrations.nas.space import Builder, SearchSpace
 from ddkit.integrations.nas.trainer import Preparation, Trainer, best_names, finished
@@ -100,8 +101,10 @@ class ProxyRanker:
             preparation: what making ``data`` cost.
             executor: where candidates are trained, one task per candidate and seed; None trains here.
             cache: folder of finished trainings: a killed ranking called again goes on where it was, and rankings of
-                other sets may share it. A candidate counts as the same by its name, modules and shapes of weights: use
-                another folder when only its ``forward`` has changed. Failed trainings are tried again.
+                other sets may share it. A candidate counts as the same by its name, its modules and shapes of weights,
+                and what it computes: outputs and gradients on two validation images with the weights of seed 0. Use
+                another folder where a change shows on other images or after some steps only. Failed trainings are
+                tried again.
 
         Raises:
             ConfigError: validation images of the test split, or a candidate for other images or classes.

@@ -89,6 +89,11 @@ class SearchSpace(Mapping[str, ModelSpec]):
     """
 
     def __init__(self, builders: Mapping[str, Builder | ModelSpec | str]) -> None:
+        if not isinstance(builders, Mapping):
+            raise ConfigError(
+                f"a search space is a mapping of names to builders, and was given a {type(builders).__name__}: give "
+                "for instance {'mlp': lambda: MLP()}"
+            )
         if not builders:
             raise ConfigError("a search space needs at least one candidate: give a mapping of names to builders")
         self._specs = {str(name): _spec(str(name), builder) for name, builder in builders.items()}

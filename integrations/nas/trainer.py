@@ -16,7 +16,8 @@ from ddkit.data import RealData
 from ddkit.errors import ConfigError, RunError
 from ddkit.evaluation import TrainingRecipe, network_seeds
 from ddkit.executor import Executor
-from ddkit.integrations.nas.proxy import Inspection, Proxy
+from ddkit.integrations.nas.inspection import Inspection
+from ddkit.integrations.nas.proxy import Proxy
 from ddkit.integrations.nas.ranking import Cost, Entry, Ranking
 from ddkit.integrations.nas.training import Outcome, Task, Work, run_tasks
 from ddkit.models import ModelSpec

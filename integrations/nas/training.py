@@ -30,7 +30,7 @@ from ddkit.models import ModelSpec
 from ddkit.streams import Streams, derive_seed
 
 #: Changes with what a stored outcome means; outcomes of another version are computed again.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Task:
     Args:
         name: of the candidate.
         spec: builds it.
-        digest: of its structure.
+        digest: of its structure and of what it computes.
         seed: of its weights, batch order and augmentation.
         recipe: how it is trained.
         images: how many of the images it sees, drawn with its seed; None for all.
@@ -170,7 +170,7 @@ def run_task(work: Work, task: Task) -> Outcome:
     status, message = "ok", ""
     accuracy, loss = 1 / proxy.num_classes, math.log(proxy.num_classes)
     started, cpu_started = time.perf_counter(), time.process_time()
-    with _threads(work.threads), torch.random.fork_rng(devices=[]):
+    with threads(work.threads), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(task.seed, "candidate"))  # for dropout and the like
         try:
             (network,) = train_networks(
@@ -215,7 +215,8 @@ def _shown(proxy: Proxy, task: Task) -> tuple[torch.Tensor | RealData, torch.Ten
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
+    """Run the block with so many intra-op threads, which makes its numbers those of any other machine's cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

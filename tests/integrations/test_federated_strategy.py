@@ -16,10 +16,10 @@ import torch
 from ddkit.errors import ConfigError, RunError, UnknownNameError
 from ddkit.evaluation import TrainingRecipe
 from ddkit.integrations.federated import (
-    ClientSet,
     DistillClient,
     FedDistill,
     InProcessGrid,
+    ServerDistill,
     simulate,
     weights_to_arrays,
 )
@@ -33,9 +33,20 @@ from ddkit.integrations.federated.flower import (
     RecordDict,
     task_identity,
 )
-from ddkit.integrations.federated.union import MOST_IMPORTANCE, joined
+from ddkit.integrations.federated.nodes import client_of
 from ddkit.integrations.federated.weights import flat
-from tests.integrations.federated_small import DATA, MODEL, OPTIONS, RECIPE, TASK, app_where, client, server
+from tests.integrations.federated_small import (
+    DATA,
+    MODEL,
+    OPTIONS,
+    RECIPE,
+    TASK,
+    app_where,
+    averaging,
+    client,
+    server,
+    trainer,
+)
 
 
 def nan_pixels(message: Message, context: Context, reply: Message) -> Message:
@@ -157,6 +168,52 @@ def test_the_first_reply_of_a_client_counts_and_strangers_are_refused() -> None:
     assert torch.equal(flat(strategy.module), flat(plain.module))
 
 
+class _DeadNode(InProcessGrid):
+    """Answers for node 2 as a SuperLink does for a SuperNode that is gone: from a node of its own."""
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        from flwr.server.superlink.linkstate.utils import create_message_error_unavailable_res_message
+
+        alive, replies = [], []
+        for number, message in enumerate(messages):
+            message.metadata.__dict__["_message_id"] = f"message-{number}"
+            if message.metadata.dst_node_id == 2:
+                replies.append(create_message_error_unavailable_res_message(message.metadata, "node_unavail"))
+            else:
+                alive.append(message)
+        return [*replies, *super().send_and_receive(alive, timeout=timeout)]
+
+
+def test_a_dead_node_has_failed_with_flowers_reason_and_nobody_else_is_blamed() -> None:
+    strategy = server()
+    with task_identity(1):
+        strategy.start(_DeadNode(client().app(), 3))
+    report = strategy.reports[0]
+    assert list(report.failed) == [2] and "Node Unavailable" in report.failed[2]
+    assert sorted(report.accepted) == [1, 3] and report.refused == {} and report.silent == ()
+    assert "2: Error: Node Unavailable" in report.reasons()
+
+
+def test_a_dead_node_is_booked_by_dynafed_as_well() -> None:
+    strategy = ServerDistill(TASK, averaging(), model=MODEL, warmup_rounds=5)
+    with task_identity(1):
+        strategy.start(_DeadNode(trainer().app(), 3), num_rounds=1)
+    report = strategy.reports[0]
+    assert list(report.failed) == [2] and sorted(report.accepted) == [1, 3] and report.refused == {}
+
+
+def test_a_client_may_not_answer_for_another_with_a_set() -> None:
+    """Only errors are matched by the message that they answer: a set is that of its sender."""
+    with task_identity(1):
+        asked = Message(RecordDict(), 7, "train.distil")
+        asked.metadata.__dict__["_message_id"] = "asked"
+        reply = Message(RecordDict(), reply_to=asked)
+        reply.metadata.__dict__["_src_node_id"] = 8
+        failed = Message(Error(2, "gone"), reply_to=asked)
+        failed.metadata.__dict__["_src_node_id"] = 1
+    assert (client_of(reply, [asked]), client_of(failed, [asked]), client_of(failed, [])) == (8, 7, 1)
+
+
 def test_what_a_client_writes_is_kept_as_one_printable_line() -> None:
     def shouting(message: Message, context: Context, reply: Message) -> Message:
         return Message(Error(2, "\x1b[31mred\x07 " + "x" * 10**6 + "\nmore"), reply_to=message)
@@ -273,19 +330,6 @@ def test_without_the_robust_step_wrong_labels_are_within_the_quota() -> None:
     strategy = server()
     simulate(strategy, app_where({3: flipped}), clients=4)
     assert strategy.reports[0].outliers == {} and len(strategy.sets) == 4
-
-
-def test_importance_follows_real_counts_and_is_bounded() -> None:
-    strategy = server()
-    simulate(strategy, client(ipc=2).app(), clients=2)
-    first, second = (one.distilled for one in strategy.sets.values())
-    whole, importance = joined([ClientSet(first, (10, 20, 30)), ClientSet(second, (10, 20, 30))], "counts")
-    assert importance is not None and len(whole) == 12
-    by_class = [float(importance[whole.hard_labels() == k].mean()) for k in range(3)]
-    assert by_class == pytest.approx([0.5, 1.0, 1.5])
-    _, greedy = joined([ClientSet(first, (2**40,) * 3), *[ClientSet(second, (1, 1, 1))] * 3], "counts")
-    assert greedy is not None and float(greedy.max() / greedy.min()) == pytest.approx(MOST_IMPORTANCE)
-    assert joined([ClientSet(first, (1, 1, 1))], "equal")[1] is None
 
 
 def test_a_killed_server_asks_only_those_that_are_missing(tmp_path: Path) -> None:

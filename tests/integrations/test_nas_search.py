@@ -70,6 +70,17 @@ def test_proposals_in_batches_and_broken_ones_are_told_to_the_study() -> None:
     assert statuses == {"depth=0": "ok", "depth=1": "ok", "depth=9": "failed"}
 
 
+def test_values_that_do_not_go_together_fail_their_proposal_alone() -> None:
+    def build(heads: int) -> Any:
+        if 8 % heads:
+            raise ValueError(f"8 is not divisible by {heads}")
+        return linear
+
+    found = search(build, {"heads": [2, 3]}, tiny_set(5), digits()[1], QUICK, trials=6, sampler="random")
+    assert {entry.name: entry.status for entry in found.entries} == {"heads=2": "ok", "heads=3": "failed"}
+    assert "not divisible by 3" in found["heads=3"].message
+
+
 def test_the_level_of_optunas_log_is_what_it_was() -> None:
     before = optuna.logging.get_verbosity()
     search(convnet, {"width": [2, 8]}, tiny_set(5), digits()[1], QUICK, trials=4)
@@ -81,6 +92,8 @@ def test_the_level_of_optunas_log_is_what_it_was() -> None:
     [
         ({"choices": {}}, "at least one choice"),
         ({"choices": {"width": []}}, "at least one value"),
+        ({"choices": {"norm": "none"}}, "each a list"),
+        ({"choices": {"width": 4}}, "each a list"),
         ({"trials": 0}, "trials=0"),
         ({"sampler": "grid"}, "sampler='grid'"),
         ({"validation": "test"}, "test split"),

@@ -71,3 +71,9 @@ def test_a_mistake_is_refused_in_one_line(make: object, words: str) -> None:
 def test_an_unknown_candidate_is_refused_with_a_suggestion() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'own'"):
         SearchSpace({"own": linear}).subset(["owm"])
+
+
+@pytest.mark.parametrize("given", [linear, [linear], nn.Flatten()])
+def test_what_is_no_mapping_is_no_space(given: object) -> None:
+    with pytest.raises(ConfigError, match="mapping of names to builders"):
+        SearchSpace.of(given)  # type: ignore[arg-type]

@@ -16,7 +16,10 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Train on what the clients distilled; write accuracy, bytes and reports into the folder of the run."""
+    """Train on what the clients distilled; write accuracy, bytes and reports into the folder ``out``.
+
+    A relative one lies below the folder that the SuperLink was started in.
+    """
     settings = context.run_config
     rounds, folder = int(settings["rounds"]), Path(str(settings["out"]))
     strategy = FedDistill(
@@ -37,6 +40,9 @@ def main(grid: Grid, context: Context) -> None:
         "accuracy": {number: metrics["accuracy"] for number, metrics in result.evaluate_metrics_serverapp.items()},
         "traffic": counting.traffic.table(),
         "clients": [dict(report.metrics()) for report in strategy.reports],
+        "shares": [report.shares for report in strategy.reports],
+        "suspects": [report.suspects for report in strategy.reports],
+        "missing": [report.reasons() for report in strategy.reports],
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "outcome.json").write_text(json.dumps(outcome, indent=2), encoding="utf-8")
