@@ -53,8 +53,8 @@ def node_counts(
     if nodes_per_class is not None:
         if nodes_per_class * task.num_classes > task.num_nodes:
             warnings.warn(
-                f"nodes_per_class={nodes_per_class} makes {nodes_per_class * task.num_classes} nodes of a graph of "
-                f"{task.num_nodes}: nothing is condensed, lower it",
+                f"{nodes_per_class} nodes for each of {task.num_classes} classes are more than the {task.num_nodes} of "
+                f"the graph: nothing is condensed, ask for fewer",
                 stacklevel=4,
             )
         return [nodes_per_class] * task.num_classes
@@ -123,5 +123,5 @@ def warn_of_bytes(condensed: int, source: int) -> None:
         warnings.warn(
             f"the condensed graph takes {condensed} bytes and the original {source}, with features and edges stored "
             f"sparse: fewer nodes or fewer edges make it smaller, float32 features are dense",
-            stacklevel=4,
+            stacklevel=3,
         )

@@ -212,7 +212,9 @@ class GraphCondenser(BaseTransform):
             DivergedError: matching diverged.
         """
         if isinstance(data, (GraphDataset, list, tuple)):
-            return self._condense_set(list(data))
+            made = self._condense_set(list(data))
+            warn_of_bytes(sum(stored_bytes(graph) for graph in made), made[0].provenance["source"]["bytes"])
+            return made
         if self.graphs_per_class is not None:
             raise DataError(f"graphs_per_class needs a list or Dataset of graphs, not a {type(data).__name__}")
         begun = time.process_time()
@@ -227,9 +229,9 @@ class GraphCondenser(BaseTransform):
         )
         task = whole.of_nodes(whole.train) if inductive else whole
         problem = Problem(task, self._counts(task), self.hops, Streams(self.seed))
-        made = self._make(problem)
+        condensed = self._make(problem)
         told = {"ratio_asked": self.ratio, **{name: getattr(self, name) for name in _TOLD}}
-        small = packed(made, whole, task, {**self._told(made.facts, time.process_time() - begun), **told})
+        small = packed(condensed, whole, task, {**self._told(condensed.facts, time.process_time() - begun), **told})
         warn_of_bytes(small.provenance["bytes"], small.provenance["source"]["bytes"])
         return small
 
@@ -277,7 +279,6 @@ class GraphCondenser(BaseTransform):
         made, source = condense_graphs(
             graphs, self.graphs_per_class, self.nodes, options, self.features, Streams(self.seed)
         )
-        warn_of_bytes(sum(stored_bytes(graph) for graph in made), source["bytes"])
         told = self._told({}, time.process_time() - begun)
         for graph in made:
             graph.provenance = {**told, "features": self.features, "bytes": stored_bytes(graph), "source": source}

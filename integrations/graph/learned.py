@@ -189,7 +189,7 @@ class Learned:
         else:
             return
         warnings.warn(
-            f"condensation may have diverged, {what}: lower lr={self.options.lr:g}, and compare with method=means",
+            f"condensation may have diverged, {what}: lower lr={self.options.lr:g}, and compare with the class means",
             stacklevel=6,
         )
 

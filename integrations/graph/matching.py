@@ -32,6 +32,12 @@ def match_gradients(problem: Problem, options: Options, structure: str, backbone
 
     DosCond, arXiv 2206.07746, Eq. 6, is the same with one step for every network and none of training. Real
     gradients take all labelled nodes on the whole graph instead of sampled neighbourhoods: exact and cheaper.
+
+    The authors' program differs in more: its networks start within :math:`1/\sqrt F` with biases, which is
+    ``weights="authors"`` (the default of ``gcond`` only); their Adam keeps its moments (``keep_moments``); and it takes
+    features as they are, where here a propagated row sums to ``row_sum`` on average. Measured on validation nodes, two
+    graphs each: the first makes no difference (Cora, 35 nodes: 76.8 % with the authors' weights, 75.4 with Glorot's),
+    the last decides on word counts (80.2 % against 53.2 on a generated graph).
     """
     factor = 1.0 if options.row_sum is None else options.row_sum / problem.row_sum
     problem = problem.scaled(factor)

@@ -250,7 +250,7 @@ def test_without_the_extra_the_import_says_what_to_install() -> None:
 
 
 def test_more_condensed_nodes_than_the_graph_has_draw_a_word() -> None:
-    with pytest.warns(UserWarning, match="makes 63 nodes of a graph of 60"):
+    with pytest.warns(UserWarning, match="21 nodes for each of 3 classes are more than the 60"):
         assert condensed(small_graph(), "doscond", nodes_per_class=21, restarts=1).num_nodes == 63
 
 
@@ -261,6 +261,7 @@ def test_a_condensed_graph_of_more_bytes_than_the_original_draws_a_word() -> Non
         small = condensed(small_graph(x=sparse), "kmeans", nodes_per_class=2)
     assert small.provenance["bytes"] > small.provenance["source"]["bytes"]
     assert len(seen) == 1 and "\n" not in str(seen[0].message)
+    assert seen[0].filename.endswith("graph_small.py")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         condensed(small_graph(), "kmeans", nodes_per_class=2)
@@ -346,3 +347,10 @@ def test_a_loss_that_does_not_fall_warns() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         condensed(large, "gcond-x", restarts=5)
+
+
+def test_a_condensed_set_of_more_bytes_than_the_original_draws_a_word() -> None:
+    graphs = random_families(2, 8)
+    with pytest.warns(UserWarning, match="the condensed graph takes") as seen:
+        GraphCondenser("doscond", graphs_per_class=2, nodes=60, steps=1).condense(graphs)
+    assert seen[-1].filename == __file__
