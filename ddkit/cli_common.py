@@ -29,7 +29,14 @@ def where_data_are(stored: Mapping[str, Any], run: Path) -> str:
         if place is not None and (str(place).lower() in available() or Path(str(place)).expanduser().exists()):
             return str(place)
     sought = f"'{path}'" if path is not None else f"'{Path.cwd()}'"
-    raise ConfigError(f"the data of '{run}', '{spec}', are not in {sought} any more: say where they are with --data PATH")
+    raise ConfigError(
+        f"the data of '{run}', '{spec}', are not in {sought} any more: say where they are with --data PATH"
+    )
+
+
+def is_writable(folder: Path) -> bool:
+    """Say whether files can be written into an existing folder."""
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def check_writable(folder: Path) -> None:
@@ -43,5 +50,5 @@ def check_writable(folder: Path) -> None:
         existing = existing.parent
     if not existing.is_dir():
         raise ConfigError(f"cannot write to '{folder}': '{existing}' is a file; choose another folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
+    if not is_writable(existing):
         raise ConfigError(f"cannot write to '{folder}': no permission in '{existing}'; choose another folder")

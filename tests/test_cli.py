@@ -255,7 +255,7 @@ def test_an_output_that_is_taken_stays_as_it_is(ddkit: Command, run: Path, tmp_p
     (foreign / "mine.txt").write_text("mine")
     ddkit(*DISTIL, "--out", file).refused(f"'{file}' is a file")
     ddkit(*DISTIL, "--out", file / "below").refused(f"'{file}' is a file")
-    ddkit(*DISTIL, "--out", foreign).refused(f"'{foreign}'", "holds no run")
+    ddkit(*DISTIL, "--out", foreign).refused(f"'{foreign}'", "holds no run", "--method")
     ddkit("show", run, "--out", file).refused(f"'{file}'", "another --out")
     ddkit("export", run, "--format", "npz", "--out", file).refused(f"'{file}' exists already")
     ddkit("recipe", "copy", "quickstart", file).refused("another folder")
@@ -478,6 +478,6 @@ def test_resume_of_a_finished_run_changes_nothing(ddkit: Command, run: Path) -> 
 
 def test_resume_without_a_run_is_refused(ddkit: Command, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    ddkit("distill", "--out", tmp_path / "empty", "--resume").refused("holds no run")
-    ddkit("distill", "--out", tmp_path / "none", "--resume").refused("holds no run")
+    ddkit("distill", "--out", tmp_path / "empty", "--resume").refused("holds no run", "--method")
+    ddkit("distill", "--out", tmp_path / "none", "--resume").refused("holds no run", "--method")
     assert not (tmp_path / "none").exists()

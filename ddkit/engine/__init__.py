@@ -7,6 +7,7 @@ from ddkit.engine.callbacks import (
     JsonlMetrics,
     PeriodicEvaluation,
     ProgressBar,
+    ProgressLines,
     TensorBoard,
     read_lines,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "JsonlMetrics",
     "PeriodicEvaluation",
     "ProgressBar",
+    "ProgressLines",
     "Run",
     "RunFolder",
     "Session",

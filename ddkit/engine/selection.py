@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor
@@ -16,6 +17,7 @@ from ddkit.errors import ConfigError
 from ddkit.evaluation import TrainingRecipe, train_networks
 from ddkit.models import ModelSpec
 from ddkit.precision import Precision
+from ddkit.progress import Report, silent
 from ddkit.registry import Registry
 from ddkit.streams import Streams
 from ddkit.synthesis import check_ipc_fits
@@ -30,6 +32,8 @@ class Selector(ABC):
 
     #: Epochs for which a network is trained on all data first, for the estimate of cost.
     epochs: int = 0
+    #: Told how far the selection is.
+    report: Report = staticmethod(silent)
 
     @abstractmethod
     def select(self, real: RealData, config: DistillConfig, streams: Streams, precision: Precision) -> Tensor:
@@ -80,6 +84,7 @@ class _FeatureSelector(Selector):
                 device=real.images.device,
                 precision=precision.name,
                 compile=precision.compile,
+                progress=partial(self.report, "training the network whose features are compared"),
             )
             _last_features.clear()
             _last_features[key] = network_features(real, model)
@@ -93,7 +98,8 @@ class HerdingSelector(_FeatureSelector):
     def select(self, real: RealData, config: DistillConfig, streams: Streams, precision: Precision) -> Tensor:
         """Train the feature network, then pick greedily."""
         features = self._features(real, config, streams, precision)
-        return herding_indices(features, real.class_index, config.ipc, normalise=self.normalise)
+        report = partial(self.report, "picking images")
+        return herding_indices(features, real.class_index, config.ipc, normalise=self.normalise, progress=report)
 
 
 @registry.register("kcenter")
@@ -127,6 +133,7 @@ class KCenterSelector(_FeatureSelector):
             start=self.start,
             generator=streams("selection") if self.start == "random" else None,
             normalise=self.normalise,
+            progress=partial(self.report, "picking images"),
         )
 
 
@@ -152,9 +159,9 @@ class CoresetSession:
         passes = 3.0 * len(real) * self.selector.epochs
         self.precision = precision_for(config.model, real, passes, self.device, config.precision, config.compile)
 
-    def run(self, metadata: dict[str, Any]) -> DistilledDataset:
+    def run(self, metadata: dict[str, Any], report: Report = silent) -> DistilledDataset:
         """Pick real images and return them as an artifact, at rest (uint8) with their indices."""
-        real = self.real
+        real, self.selector.report = self.real, report
         data = real.to(self.device) if self.device.type != "cpu" else real
         index = self.selector.select(data, self.config, Streams(self.config.seed), self.precision).cpu()
         images, labels = real.images[index].cpu(), real.labels[index].cpu()

@@ -136,6 +136,59 @@ def _plan(
     return _stack_size(probe, setting) if stacked else 0, pad
 
 
+def networks_at_once(
+    images: Tensor | RealData,
+    labels: Tensor | None,
+    spec: ModelSpec,
+    recipe: TrainingRecipe,
+    seeds: Sequence[int],
+    *,
+    num_classes: int,
+    device: str | torch.device = "cpu",
+    stacked: bool | None = None,
+    precision: TrainingPrecision = "float32",
+    compile: bool = False,
+) -> int:
+    """Return how many networks :func:`train_networks` stacks; 0 where it trains one after the other.
+
+    Args and errors are those of :func:`train_networks`.
+    """
+    data = training_set(images, labels, recipe, num_classes, torch.device(device))
+    setting = _setting(data, spec, recipe, num_classes, precision, compile)
+    size, _ = _plan(setting, _shown(data, recipe), seeds, stacked, None)
+    return 0 if recipe.head == "ridge" else size
+
+
+def _shown(data: TrainingSet, recipe: TrainingRecipe) -> int:
+    """Return how many images one epoch (of steps that are given: one step) shows."""
+    return len(data) // recipe.runs if recipe.schedule == "given" else recipe.shown(len(data))
+
+
+def _setting(
+    data: TrainingSet,
+    spec: ModelSpec,
+    recipe: TrainingRecipe,
+    num_classes: int,
+    precision: TrainingPrecision,
+    compile: bool,
+) -> Setting:
+    count = _shown(data, recipe)
+    return Setting(
+        spec=spec,
+        shape=data.shape,
+        num_classes=num_classes,
+        batch=count if recipe.schedule == "given" else min(recipe.batch_size, count),
+        soft=data.targets.is_floating_point() or recipe.cutmix > 0,
+        kind=recipe.loss_for("hard"),
+        precision=Precision(getattr(torch, precision), compile),
+        device=data.targets.device,
+        dtype=data.dtype,
+        start=recipe.start,
+        centred=recipe.centred,
+        scale=recipe.label_scale,
+    )
+
+
 def train_networks(
     images: Tensor | RealData,
     labels: Tensor | None,
@@ -191,22 +244,8 @@ def train_networks(
         raise ConfigError(f"precision='{precision}' is unknown; use 'float32' or 'bfloat16'")
     data = training_set(images, labels, recipe, num_classes, torch.device(device))
     given = recipe.schedule == "given"
-    count = len(data) // recipe.runs if given else recipe.shown(len(data))
-    setting = Setting(
-        spec=spec,
-        shape=data.shape,
-        num_classes=num_classes,
-        batch=count if given else min(recipe.batch_size, count),
-        soft=data.targets.is_floating_point() or recipe.cutmix > 0,
-        kind=recipe.loss_for("hard"),
-        precision=Precision(getattr(torch, precision), compile),
-        device=data.targets.device,
-        dtype=data.dtype,
-        start=recipe.start,
-        centred=recipe.centred,
-        scale=recipe.label_scale,
-    )
-    size, pad = _plan(setting, count, seeds, stacked, pad_last)
+    setting = _setting(data, spec, recipe, num_classes, precision, compile)
+    size, pad = _plan(setting, _shown(data, recipe), seeds, stacked, pad_last)
     if recipe.head == "ridge":
         return _train_by_ridge(setting, data, recipe, seeds, progress)
     total = recipe.total_epochs * len(seeds)
