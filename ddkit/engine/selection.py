@@ -13,14 +13,13 @@ from ddkit.config import DistillConfig
 from ddkit.coresets import herding_indices, kcenter_indices, network_features, pixel_features, random_indices
 from ddkit.data import RealData
 from ddkit.engine.devices import precision_for, resolve_device
-from ddkit.errors import ConfigError
+from ddkit.errors import ConfigError, DataError
 from ddkit.evaluation import TrainingRecipe, train_networks
 from ddkit.models import ModelSpec
 from ddkit.precision import Precision
 from ddkit.progress import Report, silent
 from ddkit.registry import Registry
 from ddkit.streams import Streams
-from ddkit.synthesis import check_ipc_fits
 
 Features = Literal["network", "pixels"]
 
@@ -151,7 +150,7 @@ class CoresetSession:
 
     def __init__(self, config: DistillConfig, real: RealData) -> None:
         assert config.selection is not None
-        check_ipc_fits(real, config.ipc)
+        _check_ipc_fits(real, config.ipc)
         real = real.whitened(config.zca) if config.zca else real
         self.config, self.real = config, real
         self.selector: Selector = registry.create(config.selection.name, config.selection.options)
@@ -176,4 +175,19 @@ class CoresetSession:
                 "indices": index.tolist(),
                 "selection": "real images; no test data was looked at",
             },
+        )
+
+
+def _check_ipc_fits(real: RealData, ipc: int) -> None:
+    """Refuse more images per class than there are to pick from.
+
+    Raises:
+        DataError: naming the class, its size and the remedy.
+    """
+    smallest = int(real.class_counts.argmin())
+    size = int(real.class_counts[smallest])
+    if ipc > size:
+        raise DataError(
+            f"ipc={ipc} is larger than class '{real.class_names[smallest]}', which has {size} image{'s' * (size != 1)} "
+            f"to pick from: choose ipc <= {size}, or a method that learns images, such as dm with init=noise"
         )

@@ -168,6 +168,7 @@ class Session:
 
     def _precision(self, objective: Objective, networks: NetworkSource) -> Precision:
         config = self.config
+        objective.largest_class = int(self.real.class_counts.max())
         passes = objective.passes_per_step(self.synthesizer) * networks.at_once
         passes += 3.0 * networks.passes_per_step(self.synthesizer)
         if self.constraint is not None:
