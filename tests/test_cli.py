@@ -255,7 +255,7 @@ def test_an_output_that_is_taken_stays_as_it_is(ddkit: Command, run: Path, tmp_p
     (foreign / "mine.txt").write_text("mine")
     ddkit(*DISTIL, "--out", file).refused(f"'{file}' is a file")
     ddkit(*DISTIL, "--out", file / "below").refused(f"'{file}' is a file")
-    ddkit(*DISTIL, "--out", foreign).refused(f"'{foreign}'", "holds no run", "--method")
+    ddkit(*DISTIL, "--out", foreign).refused(f"'{foreign}'", "holds no run")
     ddkit("show", run, "--out", file).refused(f"'{file}'", "another --out")
     ddkit("export", run, "--format", "npz", "--out", file).refused(f"'{file}' exists already")
     ddkit("recipe", "copy", "quickstart", file).refused("another folder")

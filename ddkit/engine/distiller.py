@@ -189,6 +189,8 @@ class Distiller:
             device = str(session.device)
             summary = {"method": config.title, **cost, "peak_memory_bytes": peak_memory_bytes(device)}
             folder.finish({**summary, "command": command, **environment(device)})
+            if isinstance(session, Session):
+                session.stages.clear()
         return result
 
     def _distil(

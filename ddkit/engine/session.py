@@ -27,6 +27,7 @@ from ddkit.objectives import Context, Objective, Signal, constraints
 from ddkit.objectives.constraints import Constraint
 from ddkit.precision import Precision
 from ddkit.progress import Report
+from ddkit.stages import Stages
 from ddkit.streams import Streams
 from ddkit.synthesis import Synthesizer
 
@@ -60,7 +61,7 @@ class Session:
     ) -> None:
         objects = objects or {}
         _check_no_class_is_empty(real)
-        self.config = config
+        self.config, self.stages = config, Stages(folder / "preparation.safetensors" if folder is not None else None)
         self.streams = Streams(config.seed)
         self.device = resolve_device(config.device)
         real = real.whitened(config.zca) if config.zca else real
@@ -110,7 +111,7 @@ class Session:
         Args:
             report: told how far it is; :meth:`start` tells it, too.
         """
-        self.synthesizer.report = report
+        self.synthesizer.report, self.synthesizer.stages = report, self.stages
         self.networks.prepare(report)
 
     def start(self) -> None:

@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from ddkit import methods
+from ddkit import stages as stages_module
 from ddkit.data import load_pair
 from ddkit.engine.selection import CoresetSession
 from ddkit.engine.session import Session
@@ -41,6 +42,8 @@ PLACES: dict[str, tuple[str, int]] = {
     "last step": ("ddkit.engine.session.Session.step", 4),
     "experts": ("ddkit.experts.build.write_expert", 2),
     "generator": ("ddkit.synthesis.gan.codes.train_generator", 1),
+    "generator round": ("ddkit.synthesis.gan.training._step", 3),
+    "decoders": ("ddkit.synthesis.decoders.decode_pairs", 2),
     "inversion": ("ddkit.synthesis.gan.codes.invert", 1),
     "selection": ("ddkit.engine.selection.CoresetSession.run", 1),
 }
@@ -50,7 +53,7 @@ QUICK = [
     ("dm", "middle step"),
     ("dc", "checkpoint"),
     ("mtt", "experts"),
-    ("itgan", "starting point"),
+    ("itgan", "generator round"),
     ("herding", "result"),
 ]
 
@@ -63,7 +66,8 @@ def stages(method: str) -> list[str]:
         return ["selection", "result", "summary"]
     found = ["preparation", "starting point", "first step", "middle step", "last step", *FILES]
     found += ["experts"] if configured.networks.name == "experts" else []
-    return found + (["generator", "inversion"] if configured.synthesis.name == "gan" else [])
+    found += ["generator", "generator round", "inversion"] if configured.synthesis.name == "gan" else []
+    return found + (["decoders"] if configured.synthesis.name == "shared-decoders" else [])
 
 
 @contextmanager
@@ -107,6 +111,7 @@ def in_a_process(work: Callable[[], object], log: Path) -> int:
     if number == 0:
         status = 99
         try:
+            stages_module.INTERVAL_SECONDS = -1.0  # what is long in a real run
             torch.set_num_threads(1)  # threads of OpenMP do not survive a fork
             for one in SIGNALS[1:]:
                 signal.signal(one, signal.default_int_handler if one == signal.SIGINT else signal.SIG_DFL)
@@ -262,3 +267,18 @@ def test_stopped_experts_go_on_to_the_same_experts(number: signal.Signals, tmp_p
     assert found[0] == found[1]
     read = _imported("ddkit.experts").ExpertBuffer
     assert read(tmp_path / "whole").digest() == read(tmp_path / "stopped").digest()
+
+
+def test_generator_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training, log = _imported("ddkit.synthesis.gan.training"), tmp_path / "log"
+
+    def stopped() -> None:
+        with stopped_at("generator round", signal.SIGTERM):
+            distil("itgan", tmp_path / "run")
+
+    assert in_a_process(stopped, log) == 130
+    assert (tmp_path / "run" / "preparation.safetensors").is_file()
+    with mock.patch.object(training, "_step", wraps=training._step) as counted:
+        distil("itgan", tmp_path / "run")
+    assert counted.call_count == 2  # of the second of two rounds; the first is not repeated
+    assert not (tmp_path / "run" / "preparation.safetensors").exists()
