@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 from ddkit.interrupt import CommandInterrupt
@@ -23,6 +24,9 @@ def main(arguments: list[str] | None = None) -> None:
         from ddkit.cli_commands import invoke
         from ddkit.cli_errors import on_one_line
 
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a name that a terminal cannot show is no reason to fail
         typed = list(sys.argv[1:] if arguments is None else arguments)
         with on_one_line(verbose=bool({"-v", "--verbose"} & set(typed))):
             invoke(typed)

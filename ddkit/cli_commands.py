@@ -95,9 +95,7 @@ def distill(
     objective: Annotated[str | None, typer.Option(help="What is matched, NAME or NAME:option=value,...")] = None,
     networks: Annotated[str | None, typer.Option(help="Source of matching networks, likewise.")] = None,
     settings: Settings = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out, or start it: one command for both.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out; without one, start it.")] = False,
     holdout: Annotated[float | None, typer.Option(help="Part of the training data kept for --eval-every.")] = None,
     eval_every: Annotated[int | None, typer.Option(help="Steps between evaluations on the held-out part.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many evaluations without gain.")] = None,
@@ -355,6 +353,7 @@ def experts(
         dry_run=dry_run,
         verify=verify,
         show_progress=not as_json,
+        command=typed_command(),
     )
     if verify:
         outcome = cli_experts.verify(request)

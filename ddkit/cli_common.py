@@ -34,6 +34,12 @@ def where_data_are(stored: Mapping[str, Any], run: Path) -> str:
     )
 
 
+def is_writable(folder: Path) -> bool:
+    """Say whether files can be written into a folder, or whether it can be made."""
+    there = next((part for part in (folder, *folder.absolute().parents) if part.exists()), folder)
+    return os.access(there, os.W_OK | os.X_OK)
+
+
 def check_writable(folder: Path) -> None:
     """Refuse a folder that cannot be written, or cannot be created.
 
@@ -45,5 +51,5 @@ def check_writable(folder: Path) -> None:
         existing = existing.parent
     if not existing.is_dir():
         raise ConfigError(f"cannot write to '{folder}': '{existing}' is a file; choose another folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
+    if not is_writable(existing):
         raise ConfigError(f"cannot write to '{folder}': no permission in '{existing}'; choose another folder")

@@ -5,6 +5,7 @@ Whatever is wrong with the options or the run folder is refused here before work
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from ddkit.engine import (
     ImageGrids,
     PeriodicEvaluation,
     ProgressBar,
+    ProgressLines,
     RunFolder,
     TensorBoard,
 )
@@ -317,5 +319,5 @@ def _callbacks(options: CallbackOptions, held_out: RealData | None, show_progres
     if options.tensorboard:
         chosen.append(TensorBoard())
     if show_progress:
-        chosen.append(ProgressBar())
+        chosen.append(ProgressBar() if sys.stderr.isatty() else ProgressLines())
     return chosen

@@ -5,21 +5,25 @@ Whatever is wrong with the options or the result is refused here before work sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ddkit import evaluation as ev
 from ddkit.artifact import DistilledDataset
-from ddkit.cli_common import check_writable
+from ddkit.cli_common import is_writable, where_data_are
 from ddkit.config import parse_assignments
 from ddkit.data import RealData, load_pair
 from ddkit.engine import RunFolder, resolve_device
-from ddkit.errors import ConfigError, unknown_name
+from ddkit.errors import ConfigError, InterruptedRunError, unknown_name
+from ddkit.evaluation.finished import FOLDER_NAME, Finished
 from ddkit.executor import executor as make_executor
+from ddkit.interrupt import Interrupt
 from ddkit.models import ModelSpec
 from ddkit.privacy import folder_for_figures
+from ddkit.progress import Lines
 
 Say = Callable[[str], None]
 
@@ -69,7 +73,9 @@ Outcome = tuple[DistilledDataset, list[tuple[str, ev.EvaluationResult]], dict[st
 
 
 def evaluate(request: EvaluateRequest) -> Outcome:
-    """Evaluate a distilled set and its baselines; keep the result in the run folder, if it is one.
+    """Evaluate a distilled set and its baselines; keep the result in the run folder, if it is one that can be written.
+
+    Networks that are finished are kept there until the evaluation is: one that was stopped goes on by the same command.
 
     That of a private release is kept beside it, see :func:`ddkit.privacy.figures_folder`.
 
@@ -78,6 +84,7 @@ def evaluate(request: EvaluateRequest) -> Outcome:
 
     Raises:
         DDKitError: a wrong option, a damaged file or data that do not fit; nothing was trained.
+        InterruptedRunError: Ctrl-C, SIGTERM or SIGHUP.
     """
     if request.precision not in ("float32", "bfloat16"):
         raise ConfigError(f"--precision {request.precision}: choose float32 or bfloat16")
@@ -86,8 +93,10 @@ def evaluate(request: EvaluateRequest) -> Outcome:
     device = resolve_device(request.device)
     distilled = DistilledDataset.load(request.run)
     folder = folder_for_figures(request.run) if request.run.is_dir() else None
+    if folder is not None and not is_writable(folder):
+        request.say(f"'{folder}' cannot be written: the results are printed and not kept")
+        folder = None
     if folder is not None:
-        check_writable(folder)
         ev.read_evaluation(folder)
     spec, root = _where_the_data_are(request, distilled)
     recipe = _recipe(request, distilled, spec)
@@ -102,7 +111,8 @@ def evaluate(request: EvaluateRequest) -> Outcome:
         "compile": request.compile,
         "executor": None if request.executor == "local" else workers,
     }
-    with workers:
+    with workers, _stopped(request, folder) as finished:
+        options |= {"finished": finished, "progress": Lines(request.say, "network epochs")}
         train, test = load_pair(spec, root=root)
         results = ev.assess(
             distilled,
@@ -115,13 +125,27 @@ def evaluate(request: EvaluateRequest) -> Outcome:
             common_architectures=common,
             seed=request.seed,
             report_progress=request.say,
+            on_results=lambda found: folder and ev.write_evaluation(folder, found, request.command),
             **options,
         )
         scored = {"recipe": recipe, "repeats": request.repeats, "seed": request.seed, **options}
         extra = _scores(request.say, distilled, train, test, architectures[0], scored) if request.scores else {}
-    if folder is not None:
-        ev.write_evaluation(folder, results, request.command, **extra)
+        if folder is not None:
+            ev.write_evaluation(folder, results, request.command, **extra)
+            finished.clear()
     return distilled, results, extra
+
+
+@contextmanager
+def _stopped(request: EvaluateRequest, folder: Path | None) -> Iterator[Finished]:
+    """Say what is kept when a signal stops the evaluation."""
+    finished = Finished(folder and folder / FOLDER_NAME)
+    try:
+        with Interrupt():
+            yield finished
+    except KeyboardInterrupt:
+        kept = f"{len(finished)} finished trainings are kept in '{finished.folder}'" if folder else "nothing was kept"
+        raise InterruptedRunError(f"interrupted: {kept}; go on with `{request.command}`") from None
 
 
 def _scores(
@@ -144,11 +168,11 @@ def _where_the_data_are(request: EvaluateRequest, distilled: DistilledDataset) -
         return request.data, request.data_root
     if request.run.is_dir() and folder.config.is_file():
         stored = folder.read()["data"]
-        return str(stored["spec"]), request.data_root or stored.get("options", {}).get("root")
+        return where_data_are(stored, folder.path), request.data_root or stored.get("options", {}).get("root")
     name = (distilled.metadata.get("source") or {}).get("name")
     if not name:
         raise ConfigError("the artifact does not say what it was distilled from: name it with --data")
-    return str(name), request.data_root
+    return where_data_are({"spec": name}, request.run), request.data_root
 
 
 def _recipe(request: EvaluateRequest, distilled: DistilledDataset, spec: str) -> ev.TrainingRecipe | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,16 +11,18 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from ddkit import methods
-from ddkit.cli_common import DEFAULT_DATA, check_writable
+from ddkit.cli_common import DEFAULT_DATA, check_writable, where_data_are
+from ddkit.cli_tables import say
 from ddkit.data import RealData, load
 from ddkit.engine import resolve_device
 from ddkit.errors import ConfigError, InterruptedRunError
 from ddkit.executor import executor as make_executor
 from ddkit.experts import ExpertBuffer, ExpertSettings, buffer_bytes, build_buffer
-from ddkit.experts.build import free_bytes, missing_experts, resolved_precision
+from ddkit.experts.build import free_bytes, missing_experts, require_room, resolved_precision
 from ddkit.experts.identity import FILE_NAME, Identity
+from ddkit.interrupt import Interrupt
 from ddkit.precision import PrecisionName
-from ddkit.progress import Report, silent
+from ddkit.progress import Lines, Report, silent
 from ddkit.streams import Streams
 
 
@@ -44,7 +47,8 @@ class ExpertsRequest:
         compile: whether training is compiled; None decides by the length of the training.
         dry_run: only say what would be done.
         verify: only check the files that are there.
-        show_progress: draw a bar.
+        show_progress: say how far it is, by a bar on a terminal and by lines elsewhere.
+        command: what the user typed.
     """
 
     out: Path
@@ -63,6 +67,7 @@ class ExpertsRequest:
     dry_run: bool
     verify: bool
     show_progress: bool
+    command: str
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,9 @@ def plan(request: ExpertsRequest) -> ExpertsPlan:
     check_writable(request.out)
     device, count = resolve_device(request.device), request.count
     there = Identity.read(request.out) if (request.out / FILE_NAME).is_file() else None
-    data = request.data or (str(there.data["name"]) if there else DEFAULT_DATA)
+    data = request.data
+    if data is None:
+        data = where_data_are({"spec": there.data["name"]}, request.out) if there else DEFAULT_DATA
     how = _precision(request)
     seed = request.settings["seed"]
     if seed is None:
@@ -117,6 +124,7 @@ def plan(request: ExpertsRequest) -> ExpertsPlan:
     settings = ExpertSettings(**chosen)
     real = real.whitened(zca) if zca else real
     precision = resolved_precision(real, settings, device, *how)
+    require_room(real, request.out.absolute(), settings, count)
     _, missing = missing_experts(real, request.out.absolute(), settings, count)
     facts: dict[str, Any] = {
         "experts": count,
@@ -132,7 +140,7 @@ def plan(request: ExpertsRequest) -> ExpertsPlan:
 
     def run() -> dict[str, Any]:
         workers = make_executor(request.executor)
-        with workers, _bar(request.show_progress) as report:
+        with workers, _bar(request.show_progress) as report, Interrupt():
             used = None if request.executor == "local" else workers
             try:
                 buffer = build_buffer(
@@ -149,8 +157,8 @@ def plan(request: ExpertsRequest) -> ExpertsPlan:
             except KeyboardInterrupt:
                 done = len(list(request.out.glob("expert-*.safetensors")))
                 raise InterruptedRunError(
-                    f"interrupted: {done} of {count} experts in '{request.out}' are finished; the same command trains "
-                    f"the others"
+                    f"interrupted: {done} of {count} experts in '{request.out}' are finished and kept; go on with "
+                    f"`{request.command}`"
                 ) from None
         return {**summary(buffer), "use": _use(request, data, settings, zca)}
 
@@ -265,9 +273,9 @@ def table_rows(outcome: dict[str, Any]) -> list[dict[str, str]]:
 
 @contextmanager
 def _bar(shown: bool) -> Iterator[Report]:
-    """Draw a bar on standard error."""
-    if not shown:
-        yield silent
+    """Draw a bar on standard error, or write lines where that is no terminal."""
+    if not shown or not sys.stderr.isatty():
+        yield Lines(say) if shown else silent
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

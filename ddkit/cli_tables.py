@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +39,21 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     for key in rows[0]:
         table.add_column(Text(key), overflow="fold")
     for row in rows:  # as Text: rich would read the brackets of ddkit[ray] as a style
-        table.add_row(*(Text("-" if value is None else str(value)) for value in row.values()))
+        table.add_row(*(Text("-" if value is None else _encodable(str(value))) for value in row.values()))
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
     console.print(table)
+
+
+def _encodable(text: str) -> str:
+    """Return ``text`` as standard output can encode it: in ASCII a plus-minus sign becomes ``+-``."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.replace("±", "+-").encode(encoding, "backslashreplace").decode(encoding)
+    return text
 
 
 def headline(distilled: DistilledDataset) -> dict[str, Any]:

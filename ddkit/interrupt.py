@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -131,9 +131,7 @@ class CommandInterrupt(Interrupt):
             raise SystemExit(STATUS)
 
     def _stop(self, frame: FrameType | None) -> None:
-        if not self._entered or _imports(
-            frame
-        ):  # extension modules do not survive an exception here, and nothing has been started
+        if not self._entered or _imports(frame):  # which an exception may leave half done, or be lost in
             _say_interrupted()
             os._exit(STATUS)
         raise KeyboardInterrupt
@@ -161,7 +159,5 @@ def _imports(frame: FrameType | None) -> bool:
 
 
 def _say_interrupted() -> None:
-    try:
+    with suppress(OSError):  # nobody is there to read it
         os.write(2, b"interrupted\n")
-    except OSError:  # nobody is there to read it
-        pass

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,11 +28,15 @@ _guard = threading.Lock()
 
 
 @contextmanager
-def locked(folder: Path | str) -> Iterator[None]:
+def locked(folder: Path | str, patience: float = 0.0) -> Iterator[None]:
     """Hold a folder for this process alone; the folder is made where there is none, and removed again if left empty.
 
     The lock is the operating system's (advisory, on a file in the folder): it ends with the process, however that ends.
     Where the file system knows no locks a warning says so.
+
+    Args:
+        folder: to be held.
+        patience: seconds to wait for who holds it now.
 
     Raises:
         LockedError: another process, or another thread of this one, is at work in the folder.
@@ -44,11 +49,15 @@ def locked(folder: Path | str) -> Iterator[None]:
     except OSError as error:
         raise _unwritable(folder, error) from error
     key = folder.resolve()
-    with _guard:
-        if _held.get(key) == os.getpid():  # of a parent process, where this is a forked child
-            raise LockedError(f"'{folder}' is in use by another thread of this process: wait for it")
-        descriptor = _take(folder)
-        _held[key] = os.getpid()
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            descriptor = _hold(folder, key)
+            break
+        except LockedError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.05)
     try:
         yield
     finally:
@@ -62,6 +71,15 @@ def locked(folder: Path | str) -> Iterator[None]:
                 part.rmdir()
             except OSError:  # it holds something, or is gone
                 break
+
+
+def _hold(folder: Path, key: Path) -> int | None:
+    with _guard:
+        if _held.get(key) == os.getpid():  # a forked child finds its parent's number
+            raise LockedError(f"'{folder}' is in use by another thread of this process: wait for it")
+        descriptor = _take(folder)
+        _held[key] = os.getpid()
+    return descriptor
 
 
 def _take(folder: Path) -> int | None:
@@ -87,7 +105,7 @@ def _take(folder: Path) -> int | None:
             path.unlink(missing_ok=True)
             warnings.warn(
                 f"'{folder}' is on a file system without locks: make sure that no other process writes to it",
-                stacklevel=4,
+                stacklevel=5,
             )
             return None
         if _is_still_at(path, descriptor):

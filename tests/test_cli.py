@@ -478,6 +478,6 @@ def test_resume_of_a_finished_run_changes_nothing(ddkit: Command, run: Path) -> 
 
 def test_resume_without_a_run_is_refused(ddkit: Command, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    ddkit("distill", "--out", tmp_path / "empty", "--resume").refused("holds no run")
-    ddkit("distill", "--out", tmp_path / "none", "--resume").refused("holds no run")
+    ddkit("distill", "--out", tmp_path / "empty", "--resume").refused("holds no run", "--method")
+    ddkit("distill", "--out", tmp_path / "none", "--resume").refused("holds no run", "--method")
     assert not (tmp_path / "none").exists()

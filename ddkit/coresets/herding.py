@@ -9,10 +9,13 @@ from torch import Tensor
 
 from ddkit.coresets.selection import (
     TIE_TOLERANCE,
+    Progress,
     centred_classes,
     check_counts,
     check_features,
     first_smallest,
+    nothing,
+    reported,
 )
 
 
@@ -23,6 +26,7 @@ def herding_indices(
     *,
     normalise: bool = False,
     chunk_bytes: int = 2**27,
+    progress: Progress = nothing,
 ) -> Tensor:
     """Select ``n`` images of every class by herding (Welling 2009; Rebuffi et al. 2017, iCaRL).
 
@@ -40,6 +44,7 @@ def herding_indices(
         n: images per class.
         normalise: scale the features of each image to norm 1 first, as iCaRL does.
         chunk_bytes: memory for the float64 features of the classes that are processed together.
+        progress: called with the numbers of classes done and in total.
 
     Returns:
         (K·n,) int64 dataset indices on the CPU, class by class, in selection order.
@@ -51,7 +56,7 @@ def herding_indices(
     check_counts(class_index, n)
     features = check_features(features, class_index)
     chunks = centred_classes(features, class_index, normalise, chunk_bytes)
-    return torch.cat([_herd(*chunk, n).flatten() for chunk in chunks]).cpu()
+    return torch.cat([_herd(*chunk, n).flatten() for chunk in reported(chunks, len(class_index), progress)]).cpu()
 
 
 def _herd(centred: Tensor, valid: Tensor, index: Tensor, n: int) -> Tensor:

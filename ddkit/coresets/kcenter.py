@@ -10,10 +10,13 @@ from torch import Tensor
 
 from ddkit.coresets.selection import (
     TIE_TOLERANCE,
+    Progress,
     centred_classes,
     check_counts,
     check_features,
     first_smallest,
+    nothing,
+    reported,
 )
 from ddkit.errors import ConfigError, unknown_name
 
@@ -29,6 +32,7 @@ def kcenter_indices(
     *,
     normalise: bool = False,
     chunk_bytes: int = 2**27,
+    progress: Progress = nothing,
 ) -> Tensor:
     """Select ``n`` images of every class by farthest-first traversal (Gonzalez 1985; Sener & Savarese 2018).
 
@@ -44,6 +48,7 @@ def kcenter_indices(
         generator: on the CPU, for ``random``.
         normalise: scale the features of each image to norm 1 first.
         chunk_bytes: memory for the float64 features of the classes that are processed together.
+        progress: called with the numbers of classes done and in total.
 
     Returns:
         (K·n,) int64 dataset indices on the CPU, class by class, in selection order.
@@ -60,7 +65,8 @@ def kcenter_indices(
         raise ConfigError("k-center that starts at random draws the first centre: pass a torch.Generator")
     features = check_features(features, class_index)
     picks = []
-    for chunk in centred_classes(features, class_index, normalise, chunk_bytes):
+    chunks = centred_classes(features, class_index, normalise, chunk_bytes)
+    for chunk in reported(chunks, len(class_index), progress):
         picks.append(_cover(*chunk, n, generator if start == "random" else None).flatten())
     return torch.cat(picks).cpu()
 

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ddkit.errors import ConfigError, DataError
 
+Progress = Callable[[int, int], None]
+Chunk = tuple[Tensor, Tensor, Tensor]
+
 TIE_TOLERANCE = 1e-12
 """Scores closer than this, relative to their largest term, count as tied; above float64 rounding."""
+
+
+def nothing(done: int, total: int) -> None:
+    """Say nothing."""
+
+
+def reported(chunks: Iterable[Chunk], total: int, progress: Progress) -> Iterator[Chunk]:
+    """Yield chunks of ``total`` classes, and report how many classes are done before each and at the end."""
+    done = 0
+    for chunk in chunks:
+        progress(done, total)
+        yield chunk
+        done += len(chunk[0])
+    progress(done, total)
 
 
 def check_counts(class_index: Sequence[Tensor], n: int) -> None:
@@ -64,7 +81,7 @@ def check_features(features: Tensor, class_index: Sequence[Tensor]) -> Tensor:
 
 def centred_classes(
     features: Tensor, class_index: Sequence[Tensor], normalise: bool, chunk_bytes: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+) -> Iterator[Chunk]:
     """Yield chunks of classes padded to one batch, in class order.
 
     Features are centred per class in float64: squared norms of uncentred float32 features cancel and pick

@@ -8,6 +8,7 @@ from ddkit.engine.callbacks import (
     JsonlMetrics,
     PeriodicEvaluation,
     ProgressBar,
+    ProgressLines,
     TensorBoard,
     read_lines,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "JsonlMetrics",
     "PeriodicEvaluation",
     "ProgressBar",
+    "ProgressLines",
     "Run",
     "RunFolder",
     "Session",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from ddkit.documents import read_metrics
 from ddkit.engine.run import Run
 from ddkit.errors import CheckpointError, ConfigError, MissingExtraError
 from ddkit.files import write_atomically, write_text
+from ddkit.progress import Lines
 
 
 class Callback:
@@ -101,9 +104,38 @@ class ProgressBar(Callback):
 
     def on_end(self, run: Run) -> None:
         """Close the bar."""
-        self._prepared()
-        if self._progress is not None:
-            self._progress.stop()
+        with suppress(OSError):  # the terminal was closed, which must not hide what is said of the run
+            self._prepared()
+            if self._progress is not None:
+                self._progress.stop()
+
+
+class ProgressLines(Callback):
+    """Lines with steps, remaining time and loss, for a log: at the start, then at intervals that grow to a minute.
+
+    Args:
+        say: takes a line; None writes to standard error.
+    """
+
+    def __init__(self, say: Callable[[str], None] | None = None) -> None:
+        self._lines = Lines(say or _to_standard_error)
+
+    def on_prepare(self, run: Run, what: str, done: int, total: int) -> None:
+        """Say how far it is with what takes a while before the first step."""
+        self._lines(what, done, total)
+
+    def on_start(self, run: Run) -> None:
+        """Say where the run begins or goes on."""
+        self._lines(run.config.title, run.step, run.config.steps, " steps")
+
+    def on_step(self, run: Run) -> None:
+        """Say how far it is when it is time."""
+        self._lines(run.config.title, run.step, run.config.steps, f", loss {run.scalars['loss']:.4g}")
+
+
+def _to_standard_error(line: str) -> None:
+    with suppress(OSError):  # a terminal that was closed, a full disk: no reason to stop a run
+        print(line, file=sys.stderr, flush=True)
 
 
 class JsonlMetrics(Callback):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from ddkit import methods
 from ddkit.artifact import DistilledDataset
 from ddkit.config import DistillConfig
 from ddkit.data import RealData
-from ddkit.engine.callbacks import Callback, JsonlMetrics
+from ddkit.engine.callbacks import Callback, JsonlMetrics, ProgressBar, ProgressLines
 from ddkit.engine.resume import Checkpoints, how_to_go_on
 from ddkit.engine.run import Run, RunFolder, environment, peak_memory_bytes
 from ddkit.engine.selection import CoresetSession
@@ -25,6 +25,8 @@ from ddkit.memory import require_memory
 from ddkit.networks import NetworkSource
 from ddkit.objectives import Objective, Signal
 from ddkit.objectives.constraints import Constraint
+from ddkit.progress import Report
+from ddkit.streams import Streams
 from ddkit.synthesis import Synthesizer
 
 
@@ -170,10 +172,8 @@ class Distiller:
                 if not interrupt.requested:
                     raise
                 saved = folder is not None and folder.checkpoint.is_file()
-                where = (
-                    "interrupted, state of the last checkpoint kept" if saved else "interrupted before the first step"
-                )
-                raise InterruptedRunError(how_to_go_on(where, folder)) from None
+                at = ", state of the last checkpoint kept" if saved else " before the first step"
+                raise InterruptedRunError(how_to_go_on(f"interrupted{at}", folder)) from None
 
     def _fit(
         self, real: RealData, folder: RunFolder | None, interrupt: Interrupt, resume: bool, kept: Mapping[str, Any]
@@ -194,6 +194,8 @@ class Distiller:
             device = str(session.device)
             summary = {"method": config.title, **cost, "peak_memory_bytes": peak_memory_bytes(device)}
             folder.finish({**summary, "command": command, **environment(device)})
+            if isinstance(session, Session):
+                session.stages.clear()
         return result
 
     def _distil(
@@ -206,7 +208,8 @@ class Distiller:
         """Run a session to its end; return the result and what ``run.json`` says of its steps and seconds."""
         if isinstance(session, CoresetSession):
             started = time.monotonic()
-            picked = session.run(metadata)
+            with self._reporting(session, folder) as report:
+                picked = session.run(metadata, report)
             return picked, {"steps": 0, "seconds": round(time.monotonic() - started, 3), "state": "finished"}
         run = self._loop(session, folder, interrupt)
         metadata = {**metadata, "steps": run.step}
@@ -221,6 +224,23 @@ class Distiller:
             "prepare_seconds": round(run.prepare_seconds, 3),
             "state": f"stopped early: {run.stop}" if run.stop else "finished",
         }
+
+    @contextmanager
+    def _reporting(self, session: CoresetSession, folder: RunFolder | None) -> Iterator[Report]:
+        """Let the bars and lines among the callbacks show how far a selection is, which has no steps."""
+        shown = [callback for callback in self.callbacks if isinstance(callback, ProgressBar | ProgressLines)]
+        nothing: Any = None
+        run = Run(session.config, session.real, nothing, Streams(session.config.seed), folder, nothing)
+
+        def report(what: str, done: int, total: int) -> None:
+            for callback in shown:
+                callback.on_prepare(run, what, done, total)
+
+        try:
+            yield report
+        finally:
+            for callback in shown:
+                callback.on_end(run)
 
     def _session(self, config: DistillConfig, real: RealData, folder: RunFolder | None) -> Session | CoresetSession:
         require_memory(

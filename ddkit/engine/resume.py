@@ -126,6 +126,7 @@ class Checkpoints:
             }
         )
         self._saved_at, self._saved_step = time.monotonic(), self.run.step
+        self.session.stages.clear()
 
     def save_when_due(self, interrupt: Interrupt) -> None:
         """Replace the checkpoint when enough steps, or enough time, have gone by, and when the run is to stop.

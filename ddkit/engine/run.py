@@ -65,9 +65,10 @@ class Run:
 class RunFolder:
     """The folder of one run.
 
-    ``config.json`` (configuration and data), ``checkpoint.safetensors`` (while it runs), ``distilled.safetensors`` (the
-    result), ``last.safetensors`` (that of the last step, where the result is a moving average), ``metrics.jsonl``,
-    ``run.json`` (cost, versions, hardware), ``images/``, later ``evaluation.json`` and ``report.html``.
+    ``config.json`` (configuration and data), ``preparation.safetensors`` (until the first step),
+    ``checkpoint.safetensors`` (while it runs), ``distilled.safetensors`` (the result), ``last.safetensors`` (that of the
+    last step, where the result is a moving average), ``metrics.jsonl``, ``run.json`` (cost, versions, hardware),
+    ``images/``, later ``evaluation.json`` and ``report.html``.
 
     Args:
         path: the folder; it need not exist.
@@ -82,6 +83,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "run.json"
         self.images = self.path / "images"
+        self.preparation = self.path / "preparation.safetensors"
 
     @property
     def command(self) -> str | None:
@@ -178,14 +180,14 @@ class RunFolder:
     def tidy(self) -> None:
         """Remove from a finished run what killed processes left in it, unless one is at work or it is read-only."""
         with suppress(LockedError, CheckpointError, OSError):
-            leftovers = [*self._leftovers(), *([self.checkpoint] if self.checkpoint.exists() else [])]
+            leftovers = [*self._leftovers(), *(file for file in (self.checkpoint, self.preparation) if file.exists())]
             if leftovers:
                 with locked(self.path):
                     self._remove(leftovers)
 
     def _leftovers(self) -> list[Path]:
         """Return the temporary files that a killed process left behind."""
-        files = (self.config, self.checkpoint, self.artifact, self.last, self.metrics, self.summary)
+        files = (self.config, self.preparation, self.checkpoint, self.artifact, self.last, self.metrics, self.summary)
         found = [leftover for file in files for leftover in self.path.glob(temporary_pattern(file))]
         return found + list(self.images.glob(temporary_pattern(self.images / "*.png")))
 

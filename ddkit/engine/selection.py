@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor
@@ -13,13 +14,13 @@ from ddkit.coresets import herding_indices, kcenter_indices, network_features, p
 from ddkit.data import RealData
 from ddkit.device import resolve_device
 from ddkit.engine.devices import precision_for
-from ddkit.errors import ConfigError
+from ddkit.errors import ConfigError, DataError
 from ddkit.evaluation import TrainingRecipe, train_networks
 from ddkit.models import ModelSpec
 from ddkit.precision import Precision
+from ddkit.progress import Report, silent
 from ddkit.registry import Registry
 from ddkit.streams import Streams
-from ddkit.synthesis import check_ipc_fits
 
 Features = Literal["network", "pixels"]
 
@@ -31,6 +32,8 @@ class Selector(ABC):
 
     #: Epochs for which a network is trained on all data first, for the estimate of cost.
     epochs: int = 0
+    #: Told how far the selection is.
+    report: Report = staticmethod(silent)
 
     @abstractmethod
     def select(self, real: RealData, config: DistillConfig, streams: Streams, precision: Precision) -> Tensor:
@@ -81,6 +84,7 @@ class _FeatureSelector(Selector):
                 device=real.images.device,
                 precision=precision.name,
                 compile=precision.compile,
+                progress=partial(self.report, "training the network whose features are compared"),
             )
             _last_features.clear()
             _last_features[key] = network_features(real, model)
@@ -94,7 +98,8 @@ class HerdingSelector(_FeatureSelector):
     def select(self, real: RealData, config: DistillConfig, streams: Streams, precision: Precision) -> Tensor:
         """Train the feature network, then pick greedily."""
         features = self._features(real, config, streams, precision)
-        return herding_indices(features, real.class_index, config.ipc, normalise=self.normalise)
+        report = partial(self.report, "picking images")
+        return herding_indices(features, real.class_index, config.ipc, normalise=self.normalise, progress=report)
 
 
 @registry.register("kcenter")
@@ -128,6 +133,7 @@ class KCenterSelector(_FeatureSelector):
             start=self.start,
             generator=streams("selection") if self.start == "random" else None,
             normalise=self.normalise,
+            progress=partial(self.report, "picking images"),
         )
 
 
@@ -145,7 +151,7 @@ class CoresetSession:
 
     def __init__(self, config: DistillConfig, real: RealData) -> None:
         assert config.selection is not None
-        check_ipc_fits(real, config.ipc)
+        _check_ipc_fits(real, config.ipc)
         real = real.whitened(config.zca) if config.zca else real
         self.config, self.real = config, real
         self.selector: Selector = registry.create(config.selection.name, config.selection.options)
@@ -153,9 +159,9 @@ class CoresetSession:
         passes = 3.0 * len(real) * self.selector.epochs
         self.precision = precision_for(config.model, real, passes, self.device, config.precision, config.compile)
 
-    def run(self, metadata: dict[str, Any]) -> DistilledDataset:
+    def run(self, metadata: dict[str, Any], report: Report = silent) -> DistilledDataset:
         """Pick real images and return them as an artifact, at rest (uint8) with their indices."""
-        real = self.real
+        real, self.selector.report = self.real, report
         data = real.to(self.device) if self.device.type != "cpu" else real
         index = self.selector.select(data, self.config, Streams(self.config.seed), self.precision).cpu()
         images, labels = real.images[index].cpu(), real.labels[index].cpu()
@@ -170,4 +176,19 @@ class CoresetSession:
                 "indices": index.tolist(),
                 "selection": "real images; no test data was looked at",
             },
+        )
+
+
+def _check_ipc_fits(real: RealData, ipc: int) -> None:
+    """Refuse more images per class than there are to pick from.
+
+    Raises:
+        DataError: naming the class, its size and the remedy.
+    """
+    smallest = int(real.class_counts.argmin())
+    size = int(real.class_counts[smallest])
+    if ipc > size:
+        raise DataError(
+            f"ipc={ipc} is larger than class '{real.class_names[smallest]}', which has {size} image{'s' * (size != 1)} "
+            f"to pick from: choose ipc <= {size}, or a method that learns images, such as dm with init=noise"
         )

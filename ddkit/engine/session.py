@@ -29,6 +29,7 @@ from ddkit.objectives import Context, Objective, Signal, constraints
 from ddkit.objectives.constraints import Constraint
 from ddkit.precision import Precision
 from ddkit.progress import Report
+from ddkit.stages import Stages
 from ddkit.streams import Streams
 from ddkit.synthesis import Synthesizer
 
@@ -62,7 +63,7 @@ class Session:
     ) -> None:
         objects = objects or {}
         _check_no_class_is_empty(real)
-        self.config = config
+        self.config, self.stages = config, Stages(folder / "preparation.safetensors" if folder is not None else None)
         self.streams = Streams(config.seed)
         self.device = resolve_device(config.device)
         real = real.whitened(config.zca) if config.zca else real
@@ -113,7 +114,7 @@ class Session:
         Args:
             report: told how far it is; :meth:`start` tells it, too.
         """
-        self.synthesizer.report = report
+        self.synthesizer.report, self.synthesizer.stages = report, self.stages
         self.networks.prepare(report)
 
     def start(self) -> None:
@@ -171,6 +172,7 @@ class Session:
 
     def _precision(self, objective: Objective, networks: NetworkSource) -> Precision:
         config = self.config
+        objective.largest_class = int(self.real.class_counts.max())
         passes = objective.passes_per_step(self.synthesizer) * networks.at_once
         passes += 3.0 * networks.passes_per_step(self.synthesizer)
         if self.constraint is not None:

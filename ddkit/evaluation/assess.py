@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from ddkit.evaluation.kernel import evaluate_kernel, kernel_of
 from ddkit.evaluation.named import OWN_RECIPES
 from ddkit.evaluation.recipe import TrainingRecipe
 from ddkit.evaluation.results import ArchitectureResult, EvaluationResult
-from ddkit.files import write_text
+from ddkit.files import temporary_pattern, write_text
 from ddkit.kernels import NetworkFeatures
+from ddkit.lock import locked
 from ddkit.models import ModelSpec
 from ddkit.privacy import figures_folder, folder_for_figures
 
@@ -65,6 +66,7 @@ def assess(
     seed: int = 0,
     draws: int = 3,
     report_progress: Callable[[str], None] = lambda _: None,
+    on_results: Callable[[list[tuple[str, EvaluationResult]]], None] = lambda _: None,
     **options: Any,
 ) -> list[tuple[str, EvaluationResult]]:
     """Evaluate a distilled set and its baselines under one recipe, but for what only the set has.
@@ -93,7 +95,9 @@ def assess(
         seed: of networks and draws.
         draws: sets per random baseline, at most ``repeats``.
         report_progress: called with a line of text before every evaluation.
-        options: device, precision, compile, executor, stacked of :func:`~ddkit.evaluation.evaluate`.
+        on_results: called with all results so far, each of them complete, whenever there is a new one.
+        options: device, precision, compile, executor, stacked, progress and finished of
+            :func:`~ddkit.evaluation.evaluate`.
 
     Returns:
         (label, result) pairs, the set's own first, labelled by its method.
@@ -121,8 +125,11 @@ def assess(
     networks: dict[ModelSpec, list[nn.Module]] = {}
     keep = networks.__setitem__ if ways is not None and ways.kernel_is_of_networks() else None
     results = [(label, evaluate(distilled, test, specs, repeats, own, seed, keep=keep, **options))]
+    on_results(results)
     if ways is not None:
-        results += ways.further(label, specs, common, networks, report_progress)
+        for further in ways.further(label, specs, common, networks, report_progress):
+            results.append(further)
+            on_results(results)
     for kind, members in sets.items():
         report_progress(f"training networks on the baseline '{kind}'")
         if isinstance(members, RealData):
@@ -133,8 +140,11 @@ def assess(
             nets = common if others.name != own.name else specs
             result = _pooled(members, test, nets, repeats, others, seed, options)
         results.append((kind, result))
+        on_results(results)
         if ways is not None and not isinstance(members, RealData):
-            results += ways.further_of_baseline(kind, members, specs, common, others)
+            for further in ways.further_of_baseline(kind, members, specs, common, others):
+                results.append(further)
+                on_results(results)
     return results
 
 
@@ -160,21 +170,19 @@ class _Ways:
         common: Sequence[ModelSpec],
         networks: Mapping[ModelSpec, Sequence[nn.Module]],
         report: Callable[[str], None],
-    ) -> list[tuple[str, EvaluationResult]]:
+    ) -> Iterator[tuple[str, EvaluationResult]]:
         """Evaluate the set by its kernel and by the common protocol, where these are not its own way already.
 
         ``networks`` were trained its own way; a kernel of such networks compares their features.
         """
-        found = []
         if kernel_of(self.distilled) is not None:
             report("classifying by the kernel of the set")
-            found.append((f"{label} (kernel)", self._kernel(self.distilled, specs, self.repeats, networks)))
+            yield f"{label} (kernel)", self._kernel(self.distilled, specs, self.repeats, networks)
         if self._trains_differently():
             report("training networks on the distilled set by the common protocol")
             how = common_recipe(self.distilled)
             result = evaluate(self.distilled, self.test, common, self.repeats, how, self.seed, **self.options)
-            found.append((f"{label} (common protocol)", result))
-        return found
+            yield f"{label} (common protocol)", result
 
     def further_of_baseline(
         self,
@@ -183,18 +191,15 @@ class _Ways:
         specs: Sequence[ModelSpec],
         common: Sequence[ModelSpec],
         trained_by: TrainingRecipe,
-    ) -> list[tuple[str, EvaluationResult]]:
+    ) -> Iterator[tuple[str, EvaluationResult]]:
         """Evaluate draws of a baseline like the set, where they were not ``trained_by`` that recipe already.
 
         A kernel that has to be trained is left out.
         """
-        found = []
         if kernel_of(self.distilled) is not None and not self.kernel_is_of_networks():
-            result = merge_draws([self._kernel(one, specs, 1) for one in members])
-            found.append((f"{kind} (kernel)", result))
+            yield f"{kind} (kernel)", merge_draws([self._kernel(one, specs, 1) for one in members])
         if self._trains_differently() and trained_by != common_recipe(self.distilled):
-            found.append((f"{kind} (common protocol)", self._commonly(members, common)))
-        return found
+            yield f"{kind} (common protocol)", self._commonly(members, common)
 
     def _trains_differently(self) -> bool:
         """Whether the set's own recipe belongs to its method instead of to the field."""
@@ -211,7 +216,8 @@ class _Ways:
         repeats: int,
         networks: Mapping[ModelSpec, Sequence[nn.Module]] | None = None,
     ) -> EvaluationResult:
-        options = {key: value for key, value in self.options.items() if key != "executor"}
+        left_out = ("executor", "progress", "finished")
+        options = {key: value for key, value in self.options.items() if key not in left_out}
         how = kernel_of(self.distilled)
         return evaluate_kernel(one, self.test, specs, repeats, how, self.seed, networks=networks, **options)
 
@@ -260,7 +266,8 @@ def write_evaluation(
     """Write ``evaluation.json`` into a run folder, atomically.
 
     Results of an earlier call are kept unless they are of the same set, data, recipe and architectures. Exact figures
-    about records are no part of a private release: they go into a folder beside it, with a warning.
+    about records are no part of a private release: they go into a folder beside it, with a warning. Two processes
+    write one after the other.
 
     Args:
         folder: the run folder.
@@ -270,14 +277,18 @@ def write_evaluation(
 
     Raises:
         DataError: the file that is there is damaged; it is left as it is.
+        LockedError: another process has been writing into the folder for a minute.
     """
     folder = folder_for_figures(folder)
-    content = read_evaluation(folder)
     entries = [{"label": label, "result": result.as_dict()} for label, result in results]
     fresh = {_key(entry) for entry in entries}
-    kept = [entry for entry in content.get("results", []) if _key(entry) not in fresh]
-    content = {**content, **extra, "results": [*entries, *kept], "command": command}
-    return write_text(folder / FILE_NAME, json.dumps(content, indent=2) + "\n")
+    with locked(folder, patience=60.0):
+        content = read_evaluation(folder)
+        kept = [entry for entry in content.get("results", []) if _key(entry) not in fresh]
+        content = {**content, **extra, "results": [*entries, *kept], "command": command}
+        for leftover in folder.glob(temporary_pattern(folder / FILE_NAME)):  # of a killed process
+            leftover.unlink(missing_ok=True)
+        return write_text(folder / FILE_NAME, json.dumps(content, indent=2) + "\n")
 
 
 def _key(entry: dict[str, Any]) -> tuple[Any, ...]:

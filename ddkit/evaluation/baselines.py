@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,9 +40,22 @@ class _Request:
 
     @property
     def counts(self) -> list[int]:
-        """Stored images per class; a code that decodes into several images counts once."""
+        """Stored images per class, a code of several images counted once; no more than a class has real ones."""
         budget = self.distilled.budget
-        return [round(count * budget.images / budget.decoded_images) for count in self.decoded_counts]
+        return self.at_most([round(count * budget.images / budget.decoded_images) for count in self.decoded_counts])
+
+    def at_most(self, counts: Sequence[int]) -> list[int]:
+        """Return ``counts`` or, where a class has fewer real images, all that it has; say so."""
+        sizes = self.train.class_counts.tolist()
+        short = [label for label, count in enumerate(counts) if sizes[label] < count]
+        if short:
+            warnings.warn(
+                f"class '{self.train.class_names[short[0]]}'{f' and {len(short) - 1} more' if short[1:] else ''} of "
+                f"'{self.train.name}' has {sizes[short[0]]} image{'s' * (sizes[short[0]] != 1)}, fewer than the "
+                f"{counts[short[0]]} of the distilled set: baselines take all that it has",
+                stacklevel=2,
+            )
+        return [min(count, size) for count, size in zip(counts, sizes, strict=True)]
 
     @property
     def counts_for_bytes(self) -> list[int]:
@@ -86,16 +100,24 @@ class _Request:
             provenance["recipe"] = recipe.model_dump(mode="json")
         return provenance
 
-    def prefix_of_classes(self, chosen: Tensor, n: int, counts: Sequence[int]) -> Tensor:
-        """Keep the first ``counts[c]`` of the ``n`` images chosen of every class, in class order."""
-        rows = chosen.view(len(counts), n)
-        return torch.cat([row[:count] for row, count in zip(rows, counts, strict=True)])
-
     def random(self, kind: str, draw: int, counts: Sequence[int]) -> Tensor:
         """Draw ``counts[c]`` real images of every class."""
-        n = max(counts)
-        chosen = random_indices(self.train.class_index, n, self.generator(kind, draw))
-        return self.prefix_of_classes(chosen, n, counts)
+        generator = self.generator(kind, draw)
+        drawn = (random_indices([index], len(index), generator) for index in self.train.class_index)
+        return torch.cat([chosen[:count] for chosen, count in zip(drawn, counts, strict=True)])
+
+    def herded(self, counts: Sequence[int]) -> Tensor:
+        """Choose ``counts[c]`` real images of every class by herding on preprocessed pixels."""
+        features = pixel_features(self.train.with_preprocessing(self.distilled.preprocessing))
+        index, most = self.train.class_index, max(counts)
+        if most <= int(self.train.class_counts.min()):
+            rows = herding_indices(features, index, most).view(len(counts), most)
+            return torch.cat([row[:count] for row, count in zip(rows, counts, strict=True)])
+        chosen = []
+        for members, count in zip((one.sort().values for one in index), counts, strict=True):
+            places = herding_indices(features[members.to(features.device)], [torch.arange(len(members))], max(1, count))
+            chosen.append(members.cpu()[places][:count])
+        return torch.cat(chosen)
 
 
 def _random(request: _Request) -> list[DistilledDataset]:
@@ -103,10 +125,7 @@ def _random(request: _Request) -> list[DistilledDataset]:
 
 
 def _herding(request: _Request, kind: str = "herding", counts: Sequence[int] | None = None) -> list[DistilledDataset]:
-    counts = request.counts if counts is None else counts
-    features = pixel_features(request.train.with_preprocessing(request.distilled.preprocessing))
-    chosen = herding_indices(features, request.train.class_index, max(counts))
-    return [request.real_set(kind, request.prefix_of_classes(chosen, max(counts), counts))]
+    return [request.real_set(kind, request.herded(request.counts if counts is None else counts))]
 
 
 def _random_bytes(request: _Request) -> list[DistilledDataset]:
@@ -124,9 +143,11 @@ def _random_soft(request: _Request) -> list[DistilledDataset]:
     if request.distilled.label_kind == "hard":
         raise ConfigError("baseline 'random-soft' needs soft labels and the set has hard ones; use 'random'")
     order = torch.argsort(request.distilled.hard_labels(), stable=True)
-    labels = request.distilled.labels[order]
+    counts = request.at_most(request.decoded_counts)
+    rows = request.distilled.labels[order].split(request.decoded_counts)
+    labels = torch.cat([row[:count] for row, count in zip(rows, counts, strict=True)])
     return [
-        request.real_set("random-soft", request.random("random-soft", draw, request.decoded_counts), labels)
+        request.real_set("random-soft", request.random("random-soft", draw, counts), labels)
         for draw in range(request.draws)
     ]
 
@@ -215,7 +236,7 @@ def baseline_sets(
 
     Raises:
         UnknownNameError: there is no such kind.
-        ConfigError: fewer than one draw, a kind that does not apply, or more images than a class has.
+        ConfigError: fewer than one draw, or a kind that does not apply.
         DataError: the training set has other classes or image shapes than the distilled one.
     """
     if draws < 1:

@@ -6,21 +6,24 @@ import functools
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
+from ddkit.data.storage import digest
 from ddkit.device import memory_errors, resolve_device
 from ddkit.errors import ConfigError
 from ddkit.evaluation.accuracy import accuracies
 from ddkit.evaluation.choice import own_model, recipe_of, whole_recipe
 from ddkit.evaluation.compatibility import check_compatible, check_splits
+from ddkit.evaluation.finished import Finished
 from ddkit.evaluation.recipe import TrainingRecipe
 from ddkit.evaluation.results import ArchitectureResult, EvaluationResult
-from ddkit.evaluation.train import TrainingPrecision, train_networks
+from ddkit.evaluation.train import TrainingPrecision, networks_at_once, train_networks
 from ddkit.executor import Executor
 from ddkit.models import ModelSpec, uses_batch_norm
 from ddkit.streams import derive_seed
@@ -52,32 +55,77 @@ class _Shared:
     precision: TrainingPrecision
     compile: bool
     stacked: bool | None
+    finished: Finished = field(default_factory=lambda: Finished(None))
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Options that :func:`train_networks` and :func:`networks_at_once` share."""
+        return {
+            "num_classes": self.test.num_classes,
+            "device": self.device,
+            "precision": self.precision,
+            "compile": self.compile,
+        }
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What the accuracy of a network depends on beside its architecture and its seed."""
+        from ddkit import __version__
+        from ddkit.experts.identity import describe_preprocessing
+
+        def described(real: RealData) -> list[Any]:
+            return [real.fingerprint, describe_preprocessing(real.preprocessing, real.shape)]
+
+        real = isinstance(self.images, RealData)
+        return {
+            "train": described(self.images) if real else digest(self.images, self.labels),  # type: ignore[arg-type]
+            "test": described(self.test),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "how": [torch.device(self.device).type, self.precision, self.compile],
+            "versions": [__version__, str(torch.__version__)],
+        }
 
 
 def _run_task(
     shared: _Shared, task: _Task, progress: EvaluationProgress | None = None, keep: Keep | None = None
 ) -> tuple[list[float], float]:
-    """Train and test the networks of a task, hand them to ``keep``; return their accuracies and seconds."""
-    start = time.perf_counter()
-    name = task.spec.canonical()
-    with memory_errors(f"train and test {name}", shared.device):
-        networks = train_networks(
-            shared.images,
-            shared.labels,
-            task.spec,
-            shared.recipe,
-            task.seeds,
-            num_classes=shared.test.num_classes,
-            device=shared.device,
-            stacked=shared.stacked,
-            precision=shared.precision,
-            compile=shared.compile,
-            progress=None if progress is None else functools.partial(progress, name),
-        )
-        values = accuracies(networks, shared.test)
+    """Train and test the networks of a task, hand them to ``keep``; return their accuracies and seconds.
+
+    Networks that are trained one after the other, and stacks of networks, do not depend on each other: each is kept
+    when it is tested, and one that is there already is not trained again, unless ``keep`` asks for it.
+    """
+    data, recipe, seeds = (shared.images, shared.labels, task.spec), shared.recipe, task.seeds
+    size = networks_at_once(*data, recipe, seeds, stacked=shared.stacked, **shared.training)
+    values, seconds, networks = [], 0.0, []
+    for first in range(0, len(seeds), max(size, 1)):
+        some = seeds[first : first + max(size, 1)]
+        identity = {**shared.identity, "model": task.spec.canonical(), "seeds": some, "stacked": size > 0}
+        known = shared.finished.get(identity, len(some)) if shared.finished.folder and keep is None else None
+        if known is None:
+            start, report = time.perf_counter(), _from(first, len(seeds), len(some), task.spec, progress)
+            with memory_errors(f"train and test {task.spec.canonical()}", shared.device):
+                part = train_networks(*data, recipe, some, stacked=size > 0, progress=report, **shared.training)
+                known = accuracies(part, shared.test), time.perf_counter() - start
+            shared.finished.put(identity, *known)
+            networks += part if keep is not None else []
+        values += known[0]
+        seconds += known[1]
     if keep is not None:
         keep(task.spec, networks)
-    return values, time.perf_counter() - start
+    return values, seconds
+
+
+def _from(
+    first: int, count: int, width: int, spec: ModelSpec, progress: EvaluationProgress | None
+) -> Callable[[int, int], None] | None:
+    """Report the epochs of networks ``first`` to ``first + width`` as those of all ``count`` networks."""
+    if progress is None:
+        return None
+
+    def report(done: int, total: int) -> None:
+        progress(spec.canonical(), first * (total // width) + done, count * (total // width))
+
+    return report
 
 
 def network_seeds(seed: int, spec: ModelSpec, repeats: int) -> tuple[int, ...]:
@@ -117,8 +165,7 @@ def _evaluate_rows(
     if executor is None:
         outcomes = [[_run_task(shared, _Task(spec, seeds[spec]), progress, keep)] for spec in specs]
     else:
-        tasks = [_Task(spec, (one,)) for spec in specs for one in seeds[spec]]
-        flat = executor.map(functools.partial(_run_task, shared), tasks)
+        flat = _run_elsewhere(shared, [_Task(spec, (one,)) for spec in specs for one in seeds[spec]], executor)
         outcomes = [flat[i * repeats : (i + 1) * repeats] for i in range(len(specs))]
     return tuple(
         ArchitectureResult(
@@ -132,6 +179,26 @@ def _evaluate_rows(
         )
         for spec, outcome in zip(specs, outcomes, strict=True)
     )
+
+
+def _run_elsewhere(shared: _Shared, tasks: Sequence[_Task], executor: Executor) -> list[tuple[list[float], float]]:
+    """Let an executor run the tasks of one network each that are not finished already."""
+    keys = [
+        {**shared.identity, "model": task.spec.canonical(), "seeds": task.seeds, "stacked": "elsewhere"}
+        if shared.finished.folder
+        else {}
+        for task in tasks
+    ]
+    found = [shared.finished.get(key, 1) for key in keys]
+    missing = [task for task, known in zip(tasks, found, strict=True) if known is None]
+    fresh = iter(executor.map(functools.partial(_run_task, replace(shared, finished=Finished(None))), missing))
+    outcomes = []
+    for key, known in zip(keys, found, strict=True):
+        if known is None:
+            known = next(fresh)
+            shared.finished.put(key, *known)
+        outcomes.append(known)
+    return outcomes
 
 
 def evaluate(
@@ -149,6 +216,7 @@ def evaluate(
     stacked: bool | None = None,
     progress: EvaluationProgress | None = None,
     keep: Keep | None = None,
+    finished: Finished | None = None,
 ) -> EvaluationResult:
     """Train ``repeats`` fresh networks of every architecture on a distilled set and test them.
 
@@ -176,6 +244,7 @@ def evaluate(
             called with an executor.
         keep: called with every architecture and its trained networks, in the order of their seeds; not called with an
             executor.
+        finished: networks that an evaluation which was stopped has left, and where this one leaves its own.
 
     Returns:
         The result, one row per architecture.
@@ -200,6 +269,7 @@ def evaluate(
         precision=precision,
         compile=compile,
         stacked=stacked,
+        finished=finished or Finished(None),
     )
     return EvaluationResult(
         rows=_evaluate_rows(shared, architectures, repeats, seed, executor, progress, keep),
@@ -251,6 +321,7 @@ def evaluate_real(
     executor: Executor | None = None,
     stacked: bool | None = None,
     progress: EvaluationProgress | None = None,
+    finished: Finished | None = None,
 ) -> EvaluationResult:
     """Train fresh networks on a whole real set, the upper reference of a distilled one.
 
@@ -268,6 +339,7 @@ def evaluate_real(
         precision=precision,
         compile=compile,
         stacked=stacked,
+        finished=finished or Finished(None),
     )
     return EvaluationResult(
         rows=_evaluate_rows(shared, architectures, repeats, seed, executor, progress),

@@ -112,7 +112,7 @@ def _stack_size(model: nn.Module, setting: Setting) -> int:
 
 
 def _plan(
-    setting: Setting, count: int, seeds: Sequence[int], stacked: bool | None, pad_last: bool | None, random: bool
+    setting: Setting, count: int, seeds: Sequence[int], stacked: bool | None, pad_last: bool | None
 ) -> tuple[int, bool]:
     """Return how many networks are stacked (0 for none) and whether the last batch is padded."""
     probe = setting.build(seeds[0])
@@ -132,7 +132,7 @@ def _plan(
                 "stacked=True with a centred recipe: initial outputs differ per network; use stacked=False"
             )
         stacked = False
-    if random:
+    if setting.spec.draws_in_forward(setting.shape, setting.num_classes):
         if stacked:
             raise ConfigError(
                 f"stacked=True with '{setting.spec.canonical()}': its passes draw random numbers (dropout or the "
@@ -143,6 +143,59 @@ def _plan(
         stacked = len(seeds) > 1 and not setting.precision.compile and stacking_pays(probe, setting)
     pad = setting.precision.compile if pad_last is None else pad_last
     return _stack_size(probe, setting) if stacked else 0, pad
+
+
+def networks_at_once(
+    images: Tensor | RealData,
+    labels: Tensor | None,
+    spec: ModelSpec,
+    recipe: TrainingRecipe,
+    seeds: Sequence[int],
+    *,
+    num_classes: int,
+    device: str | torch.device = "cpu",
+    stacked: bool | None = None,
+    precision: TrainingPrecision = "float32",
+    compile: bool = False,
+) -> int:
+    """Return how many networks :func:`train_networks` stacks; 0 where it trains one after the other.
+
+    Args and errors are those of :func:`train_networks`.
+    """
+    data = training_set(images, labels, recipe, num_classes, torch.device(device))
+    setting = _setting(data, spec, recipe, num_classes, precision, compile)
+    size, _ = _plan(setting, _shown(data, recipe), seeds, stacked, None)
+    return 0 if recipe.head == "ridge" else size
+
+
+def _shown(data: TrainingSet, recipe: TrainingRecipe) -> int:
+    """Return how many images one epoch (of steps that are given: one step) shows."""
+    return len(data) // recipe.runs if recipe.schedule == "given" else recipe.shown(len(data))
+
+
+def _setting(
+    data: TrainingSet,
+    spec: ModelSpec,
+    recipe: TrainingRecipe,
+    num_classes: int,
+    precision: TrainingPrecision,
+    compile: bool,
+) -> Setting:
+    count = _shown(data, recipe)
+    return Setting(
+        spec=spec,
+        shape=data.shape,
+        num_classes=num_classes,
+        batch=count if recipe.schedule == "given" else min(recipe.batch_size, count),
+        soft=data.targets.is_floating_point() or recipe.cutmix > 0,
+        kind=recipe.loss_for("hard"),
+        precision=Precision(getattr(torch, precision), compile),
+        device=data.targets.device,
+        dtype=data.dtype,
+        start=recipe.start,
+        centred=recipe.centred,
+        scale=recipe.label_scale,
+    )
 
 
 def train_networks(
@@ -201,23 +254,9 @@ def train_networks(
         raise ConfigError(f"precision='{precision}' is unknown; use 'float32' or 'bfloat16'")
     data = training_set(images, labels, recipe, num_classes, resolve_device(device))
     given = recipe.schedule == "given"
-    count = len(data) // recipe.runs if given else recipe.shown(len(data))
-    setting = Setting(
-        spec=spec,
-        shape=data.shape,
-        num_classes=num_classes,
-        batch=count if given else min(recipe.batch_size, count),
-        soft=data.targets.is_floating_point() or recipe.cutmix > 0,
-        kind=recipe.loss_for("hard"),
-        precision=Precision(getattr(torch, precision), compile),
-        device=data.targets.device,
-        dtype=data.dtype,
-        start=recipe.start,
-        centred=recipe.centred,
-        scale=recipe.label_scale,
-    )
+    setting = _setting(data, spec, recipe, num_classes, precision, compile)
+    size, pad = _plan(setting, _shown(data, recipe), seeds, stacked, pad_last)
     random = spec.draws_in_forward(data.shape, num_classes)
-    size, pad = _plan(setting, count, seeds, stacked, pad_last, random)
 
     def draws(seed: int) -> AbstractContextManager[None]:
         return default_draws(derive_seed(seed, "passes"), setting.device) if random else nullcontext()

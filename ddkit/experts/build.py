@@ -108,7 +108,7 @@ def build_buffer(
     if stacked and how.compile:
         raise ConfigError("stacked=True and compile=True exclude each other: leave one of them out")
     require_room(real, folder, settings, count)
-    if folder.is_dir() and not missing_experts(real, folder, settings, count)[1]:
+    if folder.exists() and not missing_experts(real, folder, settings, count)[1]:
         return ExpertBuffer(folder)  # which may be read-only, or read by others
     with locked(folder):
         identity, missing = missing_experts(real, folder, settings, count)

@@ -133,7 +133,7 @@ class FeatureAlignment(Objective):
         """One forward pass per real image, forward (twice in several chunks) and backward per synthetic one."""
         whole = (self.class_chunk or synthesizer.num_classes) >= synthesizer.num_classes
         synthetic = 3.0 if whole else 4.0
-        return (self.real_batch + synthetic * synthesizer.batch_per_class) * synthesizer.num_classes
+        return (self.real_shown + synthetic * synthesizer.batch_per_class) * synthesizer.num_classes
 
     def backward(self, synthesizer: Synthesizer) -> dict[str, float]:
         """Take the network of this step and accumulate the gradient of the loss.

@@ -75,6 +75,8 @@ class Objective(ABC):
 
     #: Real images per class and query, unless an option says otherwise.
     real_batch: int = 256
+    #: Images of the largest real class, once it is known.
+    largest_class: float = float("inf")
     #: Network source without which this objective cannot work; None where any will do.
     needs_networks: ClassVar[str | None] = None
     #: Whether every class needs synthetic images, as it is compared with real images of its own.
@@ -147,9 +149,14 @@ class Objective(ABC):
         """Return further entries of the artifact's card (``learned`` values, for instance), JSON-able."""
         return {}
 
+    @property
+    def real_shown(self) -> float:
+        """Real images per class and step: ``real_batch``, or all of the largest class."""
+        return min(self.real_batch, self.largest_class)
+
     def passes_per_step(self, synthesizer: Synthesizer) -> float:
         """Forward passes of single images per outer step (a backward pass counts as two), for cost estimates."""
-        return 3.0 * self.real_batch * synthesizer.num_classes + 3.0 * len(synthesizer)
+        return 3.0 * self.real_shown * synthesizer.num_classes + 3.0 * len(synthesizer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what, besides networks and streams, is needed to go on."""

@@ -95,7 +95,7 @@ class DistributionMatching(Objective):
     def passes_per_step(self, synthesizer: Synthesizer) -> float:
         """One forward pass per real image, forward and backward per synthetic one; more of them for the extra terms."""
         synthetic = 3.0 + (1.0 if self.pair_weight else 0.0) + (3.0 if self.ce_weight else 0.0)
-        return (self.real_batch + synthetic * synthesizer.batch_per_class) * synthesizer.num_classes
+        return (self.real_shown + synthetic * synthesizer.batch_per_class) * synthesizer.num_classes
 
     def backward(self, synthesizer: Synthesizer) -> dict[str, float]:
         """Draw a network and augmentations, accumulate the gradient of the loss chunk by chunk.

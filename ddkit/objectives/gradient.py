@@ -150,7 +150,7 @@ class GradientMatching(Objective):
         classes = synthesizer.num_classes
         two_passes = self.level != "class" and (self.class_chunk or classes) < classes
         return (
-            3.0 * self.real_batch * classes
+            3.0 * self.real_shown * classes
             + (10.5 if two_passes else 7.5) * synthesizer.batch_per_class * synthesizer.num_classes
         )
 

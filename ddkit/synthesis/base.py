@@ -15,6 +15,7 @@ from ddkit.data import Preprocessing, RealData
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.progress import Report, silent
 from ddkit.registry import Registry
+from ddkit.stages import Stages
 from ddkit.synthesis.labels import HardLabels, LabelKind, make_labels
 from ddkit.synthesis.limits import Decoding
 
@@ -49,6 +50,8 @@ class Synthesizer(nn.Module, ABC):
     inits: ClassVar[tuple[str, ...]] = ("real", "noise")
     #: Told how far :meth:`initialise` is where it takes a while.
     report: Report = staticmethod(silent)
+    #: Keeps how far long work in :meth:`initialise` is; without a run folder nothing.
+    stages: Stages = Stages(None)
 
     classes: Tensor
     _position: Tensor

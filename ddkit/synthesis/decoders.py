@@ -183,13 +183,26 @@ class SharedDecoders(Synthesizer):
         ]
         optimiser = torch.optim.Adam(rates)
         rows = torch.arange(len(targets), device=targets.device).split(max(1, CHUNK // self.decoders))
-        for number in range(self.warm_steps):
+        begun = 0
+
+        def state() -> dict[str, Any]:
+            return {"step": number + 1, "pieces": dict(self.state_dict()), "optimiser": optimiser.state_dict()}
+
+        def take(kept: dict[str, Any]) -> None:
+            nonlocal begun
+            self.load_state_dict(kept["pieces"])
+            optimiser.load_state_dict(kept["optimiser"])
+            begun = int(kept["step"])
+
+        self.stages.restore("decoders", take)
+        for number in range(begun, self.warm_steps):
             optimiser.zero_grad()
             for part in rows:
                 error = decode_pairs(self.codes[part], self._decoder(), self.shape) - targets[part]
                 (error.square().sum() / targets.numel()).backward()
             optimiser.step()
             self.report("fitting codes and decoders", number + 1, self.warm_steps)
+            self.stages.keep("decoders", state)
         optimiser.zero_grad()
 
     def _decoder(self) -> list[nn.Parameter]:

@@ -228,8 +228,8 @@ class GANCodes(Synthesizer):
     def _train_generator(self, real: RealData, generator: torch.Generator) -> None:
         assert isinstance(self.generator, Generator)
         size = {"code_size": self.generator.code_size, "width": self.generator.width}
-        device, report = self.codes.device, self.report
-        trained = train_generator(real, generator, **size, **self.training_options, device=device, report=report)
+        how = {"device": self.codes.device, "report": self.report, "stages": self.stages}
+        trained = train_generator(real, generator, **size, **self.training_options, **how)
         self.generator.load_state_dict(trained.state_dict())
 
     def _invert(self, real: RealData, generator: torch.Generator) -> None:
@@ -245,6 +245,7 @@ class GANCodes(Synthesizer):
             steps=self.inversion_steps,
             lr=self.inversion_lr,
             report=self.report,
+            stages=self.stages,
         )
         with torch.no_grad():
             self.codes.copy_(codes)

@@ -12,6 +12,7 @@ from ddkit.data import RealData
 from ddkit.errors import DivergedError
 from ddkit.models import ModelSpec
 from ddkit.progress import Report, silent
+from ddkit.stages import Stages
 
 #: Codes inverted together; each is a problem of its own, so this bounds memory and changes nothing.
 BLOCK = 500
@@ -61,6 +62,7 @@ def invert(
     steps: int,
     lr: float,
     report: Report = silent,
+    stages: Stages = Stages(None),
 ) -> tuple[Tensor, Tensor]:
     r"""Move every code until it generates its own real image (IT-GAN, https://arxiv.org/abs/2204.07513, stage 1).
 
@@ -81,6 +83,7 @@ def invert(
         steps: updates of every code.
         lr: learning rate of Adam.
         report: told how many codes are done.
+        stages: keeps the codes that are found.
 
     Returns:
         the codes (M, d), without a graph, and their mean feature and pixel loss before and after: (2, 2), rows before
@@ -89,8 +92,15 @@ def invert(
     Raises:
         DivergedError: a code or a loss is no longer finite.
     """
-    found, losses = [], []
-    for position in torch.arange(len(codes)).split(BLOCK):
+    found: list[Tensor] = []
+    losses: list[Tensor] = []
+
+    def take(kept: dict[str, list[Tensor]]) -> None:
+        found.extend(code.to(codes) for code in kept["found"])
+        losses.extend(loss.to(codes.device) for loss in kept["losses"])
+
+    stages.restore("inversion", take)
+    for position in torch.arange(len(codes)).split(BLOCK)[len(found) :]:
         block = position.to(codes.device)
         images = targets(position)
         with torch.no_grad():
@@ -113,6 +123,7 @@ def invert(
             losses.append(torch.stack([before, terms()]))
         found.append(code.detach())
         report("looking for the codes of real images", sum(map(len, found)), len(codes))
+        stages.keep("inversion", lambda: {"found": found, "losses": losses})
     result, loss = torch.cat(found), torch.stack(losses).sum(0) / len(codes)
     if not bool(result.isfinite().all() and loss.isfinite().all()):
         raise DivergedError(f"inversion diverged: lower synthesis.inversion_lr (now {lr})")

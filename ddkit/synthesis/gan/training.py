@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from ddkit.data import RealData
 from ddkit.errors import ConfigError, DivergedError
 from ddkit.models.spec import seeded
 from ddkit.progress import Report, silent
+from ddkit.stages import Stages
 from ddkit.synthesis.gan.generator import ConditionalBatchNorm, Discriminator, Generator
 
 GENERATOR_RATE, DISCRIMINATOR_RATE = 4e-4, 8e-4
@@ -33,6 +35,7 @@ def train_generator(
     batch: int = 64,
     device: torch.device | str = "cpu",
     report: Report = silent,
+    stages: Stages = Stages(None),
 ) -> Generator:
     r"""Train a class-conditional generator by the hinge loss, one discriminator step per generator step.
 
@@ -51,6 +54,7 @@ def train_generator(
         batch: real, and as many generated, images per round.
         device: where to train.
         report: told how many rounds are done.
+        stages: keeps how far the training is, from which it goes on to the same weights.
 
     Returns:
         the frozen generator, in eval mode, on ``device``.
@@ -71,8 +75,23 @@ def train_generator(
     average = copy.deepcopy(trained).requires_grad_(False)
     optimiser = torch.optim.Adam(trained.parameters(), lr=GENERATOR_RATE, betas=BETAS, fused=True)
     opponent = torch.optim.Adam(judge.parameters(), lr=DISCRIMINATOR_RATE, betas=BETAS, fused=True)
-    rounds = _rounds(real, code_size, steps, batch, generator, device)
-    for number, (images, labels, codes) in enumerate(rounds, start=1):
+    parts = {"trained": trained, "judge": judge, "average": average, "optimiser": optimiser, "opponent": opponent}
+    begun = 0
+
+    def state() -> dict[str, Any]:
+        states = {name: dict(part.state_dict()) for name, part in parts.items()}
+        return {"round": number, "random": generator.get_state(), **states}
+
+    def take(kept: dict[str, Any]) -> None:
+        nonlocal begun
+        for name, part in parts.items():
+            part.load_state_dict(kept[name])  # type: ignore[attr-defined]
+        generator.set_state(kept["random"])
+        begun = int(kept["round"])
+
+    stages.restore("generator", take)
+    rounds = _rounds(real, code_size, steps - begun, batch, generator, device)
+    for number, (images, labels, codes) in enumerate(rounds, start=begun + 1):
         fake = trained(codes, labels)
         scores = judge(torch.cat([images, fake.detach()]), labels.repeat(2))
         _step(opponent, F.relu(1 - scores[:batch]).mean() + F.relu(1 + scores[batch:]).mean())
@@ -82,6 +101,7 @@ def train_generator(
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), AVERAGE_RATE)
         report("training the generator", number, steps)
+        stages.keep("generator", state, done=number == steps)
     if not all(bool(weights.isfinite().all()) for weights in average.parameters()):
         raise DivergedError(
             f"the generator diverged within {steps} training steps: lower synthesis.generator_steps, or bring a "
