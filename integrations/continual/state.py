@@ -144,14 +144,23 @@ def restore(raw: bytes) -> tuple[Content, list[Part], Arrival | None]:
     if set(tensors) != wanted or any(label < 0 for label in labels):
         raise ArtifactError("the tensors of the memory are not those that it lists: save it anew")
     if content.window:
-        window = Arrival(tensors["window.images"], tensors["window.labels"], tensors["window.tasks"], 0.0)
+        window = _window(tensors["window.images"], tensors["window.labels"], tensors["window.tasks"])
     parts = [_part(entry, tensors[f"part.{number}"]) for number, entry in enumerate(content.parts)]
     if sorted(label for part in parts for label in part.holds) != sorted(content.facts_by_class()):
         raise ArtifactError("the parts of the memory hold other classes than it describes: save it anew")
     return content, parts, window
 
 
+def _window(images: Tensor, labels: Tensor, tasks: Tensor) -> Arrival:
+    fits = images.dtype == torch.uint8 and images.dim() == 4 and labels.shape == tasks.shape == images.shape[:1]
+    if not fits or {labels.dtype, tasks.dtype} != {torch.int64}:
+        raise ArtifactError("the window of the memory is not images with labels and tasks: save it anew")
+    return Arrival(images, labels, tasks, 0.0)
+
+
 def _part(entry: _PartContent, raw: Tensor) -> Part:
+    if raw.dtype != torch.uint8 or raw.dim() != 1:
+        raise ArtifactError("a part of the memory is no file of bytes: save it anew")
     distilled = DistilledDataset.from_bytes(bytes(raw.numpy()))
     fits = len(entry.classes) == distilled.num_classes and set(entry.holds) <= set(entry.classes)
     if not fits:
