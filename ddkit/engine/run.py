@@ -176,12 +176,13 @@ class RunFolder:
         old = self.read()
         if old["data"]["fingerprint"] != content["data"]["fingerprint"]:
             raise ConfigError(
-                f"'{self.path}' was started on other data ('{old['data']['spec']}'): resume with the same data"
+                f"'{self.path}' was started on other data ('{shortened(old['data']['spec'])}'): resume with the same data"
             )
         for key, value in content["config"].items():
             if without_paths(key, old["config"].get(key)) != without_paths(key, value):
                 raise ConfigError(
-                    f"'{self.path}' was started with {key}={old['config'].get(key)!r}, not {value!r}: "
+                    f"'{self.path}' was started with {key}={shortened(repr(old['config'].get(key)), 400)}, not "
+                    f"{shortened(repr(value), 400)}: "
                     f"resume with the same settings or choose another --out"
                 )
 
