@@ -176,7 +176,8 @@ class RunFolder:
         old = self.read()
         if old["data"]["fingerprint"] != content["data"]["fingerprint"]:
             raise ConfigError(
-                f"'{self.path}' was started on other data ('{shortened(old['data']['spec'])}'): resume with the same data"
+                f"'{self.path}' was started on other data ('{shortened(old['data']['spec'])}'): resume with the same "
+                f"data"
             )
         for key, value in content["config"].items():
             if without_paths(key, old["config"].get(key)) != without_paths(key, value):

@@ -53,7 +53,7 @@ FORGED: dict[str, tuple[str, Callable[[State], None]]] = {
     "stop is a number": ("dm", lambda s: s.update(stop=1)),
     "callbacks are a number": ("dm", lambda s: s.update(callbacks=5)),
     "callbacks are not pairs": ("dm", lambda s: s.update(callbacks=[["JsonlMetrics"]])),
-    "random state of another size": ("dm", lambda s: s["session"].update(streams={"x": torch.ones(9, dtype=torch.uint8)})),
+    "other random state": ("dm", lambda s: s["session"].update(streams={"x": torch.ones(9, dtype=torch.uint8)})),
     "no optimisers": ("dm", lambda s: s["session"].update(optimisers=None)),
     "an optimiser is missing": ("dm", lambda s: s["session"].update(optimisers={})),
     "moments of another shape": ("dm", lambda s: moments(s).update(exp_avg=torch.zeros(2, 2))),

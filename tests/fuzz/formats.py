@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from ddkit import recipes
@@ -36,12 +37,13 @@ Change = Callable[[random.Random, bytes], bytes]
 
 @dataclass(frozen=True)
 class Format:
-    """Good files, how they are read and changed, and files that are small and stand for something large."""
+    """Good files, how they are read and changed, files that are small and stand for something large, and the cost."""
 
     seeds: Sequence[bytes]
     read: Read
     change: Change
     bombs: Sequence[bytes] = field(default=())
+    dear: bool = False
 
 
 def either(first: Change, second: Change, share: float = 0.25) -> Change:
@@ -153,7 +155,7 @@ def checkpoints(method: str, folder: Path) -> Format:
         load_checkpoint(there / "run" / "checkpoint.safetensors")
         distiller.fit(toy_data(), out=there / "run", resume=True)
 
-    return Format([seed], read, either(mutations.change_bytes, mutations.change_sealed, 0.1))
+    return Format([seed], read, either(mutations.change_bytes, mutations.change_sealed, 0.1), dear=True)
 
 
 def run_documents(name: str, folder: Path) -> Format:
@@ -181,7 +183,7 @@ def run_documents(name: str, folder: Path) -> Format:
             comparison_table([there / "run"], baselines=True)
         write_report(there / "run")
 
-    return Format([seed], read, mutations.change_json_text, json_bombs(seed))
+    return Format([seed], read, mutations.change_json_text, json_bombs(seed), dear=True)
 
 
 def json_bombs(seed: bytes) -> list[bytes]:
@@ -206,7 +208,7 @@ def resumed_metrics(folder: Path) -> Format:
         (there / "run" / "metrics.jsonl").write_bytes(raw)
         distiller.fit(toy_data(), out=there / "run", resume=True)
 
-    return Format([seed], read, mutations.change_json_text, json_bombs(seed))
+    return Format([seed], read, mutations.change_json_text, json_bombs(seed), dear=True)
 
 
 # Experts
@@ -293,6 +295,7 @@ def settings_of_the_command_line(folder: Path) -> Format:
 def federated(folder: Path) -> Format:
     import pickle
 
+    pytest.importorskip("flwr", reason="needs ddkit[federated]")
     from ddkit.integrations.federated.flower import Array, ArrayRecord, MetricRecord, RecordDict
     from ddkit.integrations.federated.wire import Limits, pack, unpack
     from tests.integrations.federated_small import TASK
@@ -336,6 +339,7 @@ def federated(folder: Path) -> Format:
 
 
 def replay_memory(folder: Path) -> Format:
+    pytest.importorskip("avalanche", reason="needs ddkit[continual]")
     from ddkit.integrations.continual import state
     from ddkit.integrations.continual.incoming import Arrival, Form
     from ddkit.integrations.continual.parts import Facts, Part
@@ -411,6 +415,12 @@ _MAKERS: dict[str, Callable[[Path], Format]] = {
     "ranking-cache": outcomes_of_a_ranking,
 }
 NAMES = tuple(_MAKERS)
+#: Left out unless slow tests are asked for: others of their kind are not.
+SLOW = {
+    *(f"checkpoint-{method}" for method in RUNS if method not in ("dm", "idc")),
+    "run-run.json",
+    "run-metrics.jsonl",
+}
 
 
 def make(name: str, folder: Path) -> Format:
