@@ -73,7 +73,7 @@ def shortened(text: str, most: int = 160) -> str:
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """Build the error for an unknown ``name`` of some ``kind``, suggesting the nearest of the ``known`` ones."""
     known = sorted(known)
-    near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name).lower()[:200], known, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""
     others = f"known: {', '.join(known)}" if known else "there are none"
-    return UnknownNameError(f"unknown {kind} '{name}': {hint}{others}")
+    return UnknownNameError(f"unknown {kind} '{shortened(str(name))}': {hint}{others}")

@@ -1,7 +1,7 @@
-"""Which YAML does ddkit read? Numbers, text, truth values, null, lists and mappings, written out, in bounded time.
+"""Which YAML does ddkit read? Numbers, text, truth values, null, lists and mappings, in bounded time.
 
-Aliases, tags, dates and repeated keys are left out: an alias bomb of a kilobyte stands for terabytes, and no setting is
-a date or a set.
+No setting is a date or a set, so tags and dates are refused, and so are repeated keys. Aliases may repeat a value, but
+not so often that a kilobyte stands for terabytes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from ddkit.errors import ConfigError
 #: Most characters: the largest recipe of ddkit has a twentieth of it, and reading them takes a few seconds.
 MAX_LENGTH = 200_000
 
+#: Most values, repeated ones counted each time.
+MAX_VALUES = 100_000
+
+_TOO_DEEP = f"it has more than {MAX_DEPTH} lists or mappings within each other"
 _CORE = ("null", "bool", "int", "float", "str", "seq", "map")
 
 
@@ -24,7 +28,7 @@ class NotYAMLError(ConfigError):
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader without aliases, tags of Python or YAML beyond the core ones, dates and repeated keys."""
+    """The safe loader without boundless aliases, tags beyond the core ones, dates and repeated keys."""
 
     # Copies: those of the parent are shared by everyone who imports yaml.
     yaml_constructors = {  # noqa: RUF012
@@ -37,26 +41,43 @@ class _Loader(yaml.SafeLoader):
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
-    depth = 0
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+        self._extents: dict[int, tuple[int, int]] = {}
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise ConfigError("it uses an alias (*name): write the value out")
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise ConfigError(f"it has more than {MAX_DEPTH} lists or mappings within each other")
+        """Compose a node, knowing how much it stands for: an alias counts for all that it repeats."""
+        is_alias = self.check_event(yaml.AliasEvent)
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise ConfigError(_TOO_DEEP)
         node = super().compose_node(parent, index)
-        self.depth -= 1
+        self._depth -= 1
+        if is_alias and id(node) not in self._extents:
+            raise ConfigError(f"line {node.start_mark.line + 1} holds an alias of itself: write the value out")
+        self._extents.setdefault(id(node), self._extent(node))
         return node
 
+    def _extent(self, node: Any) -> tuple[int, int]:
+        """Return values and levels of a node whose parts have been composed."""
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        parts = [part for pair in pairs for part in pair]
+        parts += node.value if isinstance(node, yaml.SequenceNode) else []
+        extents = [self._extents[id(part)] for part in parts]
+        values, levels = 1 + sum(extent[0] for extent in extents), 1 + max((extent[1] for extent in extents), default=0)
+        if values > MAX_VALUES:
+            raise ConfigError(f"it stands for more than {MAX_VALUES} values: write fewer aliases (*name)")
+        if levels > MAX_DEPTH:
+            raise ConfigError(_TOO_DEEP)
+        return values, levels
+
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        pairs = len(node.value)
-        mapping = super().construct_mapping(node, deep)
-        if len(mapping) != pairs:
-            raise ConfigError(
-                f"line {node.start_mark.line + 1} repeats a key, or merges mappings (<<): write each once"
-            )
-        return mapping
+        """Refuse a key that is given twice; of a mapping that is merged in (<<), keys may be given anew."""
+        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(keys)) != len(keys):
+            raise ConfigError(f"line {node.start_mark.line + 1} begins a mapping with a repeated key: write each once")
+        return super().construct_mapping(node, deep)
 
 
 def _refuse(loader: Any, node: Any) -> Any:

@@ -66,7 +66,7 @@ class RunFolder:
     """The folder of one run.
 
     ``config.json`` (configuration and data), ``preparation.safetensors`` (until the first step),
-    ``checkpoint.safetensors`` (while it runs), ``distilled.safetensors`` (the result), ``last.safetensors`` (that of the
+    ``checkpoint.safetensors`` (while it runs), ``distilled.safetensors`` (the result), ``last.safetensors`` (of the
     last step, where the result is a moving average), ``metrics.jsonl``, ``run.json`` (cost, versions, hardware),
     ``images/``, later ``evaluation.json`` and ``report.html``.
 
@@ -230,13 +230,14 @@ class RunFolder:
         old = self.read()
         if old["data"]["fingerprint"] != content["data"]["fingerprint"]:
             raise ConfigError(
-                f"'{self.path}' was started on other data ('{old['data']['spec']}'): resume with the same data, whose "
+                f"'{self.path}' was started on other data ('{shortened(old['data']['spec'])}'): resume with the same data, whose "
                 f"images and labels are equal"
             )
         for key, value in content["config"].items():
             if without_paths(key, old["config"].get(key)) != without_paths(key, value):
                 raise ConfigError(
-                    f"'{self.path}' was started with {key}={old['config'].get(key)!r}, not {value!r}: "
+                    f"'{self.path}' was started with {key}={shortened(repr(old['config'].get(key)), 400)}, not "
+                    f"{shortened(repr(value), 400)}: "
                     f"resume with the same settings or choose another --out"
                 )
 

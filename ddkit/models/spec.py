@@ -76,13 +76,15 @@ class ModelSpec:
             return text
         match = _TEXT.fullmatch(text)
         if match is None:
-            raise ConfigError(f"cannot read the model '{text}': write it as name or name:option=value,option=value")
+            raise ConfigError(
+                f"cannot read the model '{shortened(text)}': write it as name or name:option=value,option=value"
+            )
         options: dict[str, Any] = {}
         for part in filter(None, (match["colon"] or match["paren"] or "").split(",")):
             key, equals, value = (piece.strip() for piece in part.partition("="))
             if not (key and equals and value):
                 raise ConfigError(
-                    f"cannot read '{part.strip()}' in the model '{text}': "
+                    f"cannot read '{shortened(part)}' in the model '{shortened(text)}': "
                     "write options as name:option=value,option=value"
                 )
             options[key] = None if value == "None" else value

@@ -182,7 +182,7 @@ def restore(raw: bytes) -> tuple[Content, list[Part], Arrival | None]:
         raise ArtifactError("the tensors of the memory are not those that it lists: save it anew")
     if content.window:
         images, labels, tasks = (tensors[f"window.{name}"] for name in ("images", "labels", "tasks"))
-        window = Arrival(images, labels, tasks, 0.0, tensors.get("window.logits"))
+        window = _window(images, labels, tasks, tensors.get("window.logits"))
     facts = content.facts_by_class()
     parts = []
     for number, entry in enumerate(content.parts):
@@ -193,7 +193,17 @@ def restore(raw: bytes) -> tuple[Content, list[Part], Arrival | None]:
     return content, parts, window
 
 
+def _window(images: Tensor, labels: Tensor, tasks: Tensor, logits: Tensor | None) -> Arrival:
+    fits = images.dtype in (torch.uint8, torch.float32) and labels.shape == tasks.shape == images.shape[:1]
+    rows = logits is None or (logits.dim() == 2 and logits.is_floating_point() and len(logits) == len(images))
+    if not fits or not rows or images.dim() != 4 or {labels.dtype, tasks.dtype} != {torch.int64}:
+        raise ArtifactError("the window of the memory is not images with labels and tasks: save it anew")
+    return Arrival(images, labels, tasks, 0.0, logits)
+
+
 def _part(entry: _PartContent, raw: Tensor) -> Part:
+    if raw.dtype != torch.uint8 or raw.dim() != 1:
+        raise ArtifactError("a part of the memory is no file of bytes: save it anew")
     distilled = DistilledDataset.from_bytes(bytes(raw.numpy()))
     fits = len(entry.classes) == distilled.num_classes and set(entry.holds) <= set(entry.classes)
     if not fits:

@@ -324,11 +324,52 @@ def test_rows_that_do_not_exist_are_refused(made: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{", '{"format": "other", "format_version": 1}', '{"format": "ddkit.experts", "format_version": 1}'],
+    [
+        *(
+            "",
+            "[]",
+            "{",
+            '{"format": "other", "format_version": 1}',
+            '{"format": "ddkit.experts", "format_version": 1}',
+        ),
+        *("[" * 10**5, '{"format": ' + "[" * 90 + "]" * 90 + "}", "9" * 5000, "\xff"),
+    ],
 )
 def test_damaged_description_is_refused(folder: Path, text: str) -> None:
-    (folder / "buffer.json").write_text(text)
+    (folder / "buffer.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(ArtifactError, match=r"buffer\.json' cannot be read"):
+        ExpertBuffer(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("shape", [1, 8]),
+        ("shape", [1, 8, 2**31]),
+        ("shape", ["1", "8", "8"]),
+        ("num_classes", 3.0),
+        ("parameters", []),
+        ("parameters", [["a", [10**30]]]),
+        ("data", {"name": "toy", "fingerprint": 5}),
+        ("preprocessing", {"mean": 0.5, "std": [1.0], "zca": False, "probe": []}),
+        ("preprocessing", {"mean": ["x"], "std": [1.0], "zca": False, "probe": []}),
+        ("settings", {"epochs": "many"}),
+        ("settings", []),
+    ],
+)
+def test_description_of_wrong_types_is_refused_in_one_line(folder: Path, key: str, value: Any) -> None:
+    content = json.loads((folder / "buffer.json").read_text())
+    content["experts"][key] = value
+    (folder / "buffer.json").write_text(json.dumps(content))
+    with pytest.raises(ArtifactError, match=r"buffer\.json' cannot be read") as error:
+        ExpertBuffer(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("losses", [[], [1.0], ["x"] * 4, None])
+def test_expert_without_a_loss_for_every_epoch_is_refused(folder: Path, losses: Any) -> None:
+    rewrite(expert(folder, 1), lambda content, _: content.update(loss=losses))
+    with pytest.raises(ArtifactError, match="lacks measures of its training"):
         ExpertBuffer(folder)
 
 

@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ddkit.errors import ArtifactError, DataError
-from ddkit.report import comparison_table
+from ddkit.report import comparison_table, write_report
 from ddkit.report.accuracy import accuracy_rows
 from ddkit.report.facts import cost, identity, key_figures, notes, protocol
+from ddkit.report.formats import known
 from ddkit.report.runs import RunContent, read_run
 from tests.report.conftest import MakeRun, architecture_row, result
 
@@ -103,6 +104,27 @@ def test_later_line_of_a_step_counts_and_unfinished_last_line_is_ignored(make_ru
     lines = '{"step": 10, "loss": 3}\n{"step": 0, "loss": 4}\n{"step": 10, "loss": 2}\n{"step": 20, "lo'
     metrics = read_run(make_run(metrics=lines)).metrics
     assert metrics == [{"step": 0, "loss": 4}, {"step": 10, "loss": 2}]
+
+
+@pytest.mark.parametrize("last", [b"\xff\xfe", b"[" * 10**5, b'{"step": "20"}', b"7"])
+def test_a_damaged_last_line_of_any_kind_is_ignored(make_run: MakeRun, last: bytes) -> None:
+    run = make_run(metrics='{"step": 10, "loss": 3}\n')
+    with (run / "metrics.jsonl").open("ab") as stream:
+        stream.write(last)
+    assert read_run(run).metrics == [{"step": 10, "loss": 3}]
+
+
+def test_numbers_beyond_floats_are_not_drawn(make_run: MakeRun) -> None:
+    run = make_run(metrics='{"step": 1, "loss": 1%s}\n{"step": 2, "loss": 2}\n' % ("0" * 400))
+    assert write_report(run, run / "r.html").is_file() and not known(10**400) and not known(float("nan"))
+
+
+def test_measures_of_wrong_types_are_left_out_of_a_report(make_run: MakeRun) -> None:
+    run = make_run()
+    info = json.loads((run / "run.json").read_text())
+    networks = {"experts": 3, "settings": {"lr": "fast", "rho": [1], "alpha": None}}
+    (run / "run.json").write_text(json.dumps({**info, "prepare_seconds": "long", "networks": networks}))
+    assert write_report(run, run / "r.html").is_file()
 
 
 def test_damaged_line_inside_the_log_is_refused(make_run: MakeRun) -> None:
