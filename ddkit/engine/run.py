@@ -230,8 +230,8 @@ class RunFolder:
         old = self.read()
         if old["data"]["fingerprint"] != content["data"]["fingerprint"]:
             raise ConfigError(
-                f"'{self.path}' was started on other data ('{shortened(old['data']['spec'])}'): resume with the same data, whose "
-                f"images and labels are equal"
+                f"'{self.path}' was started on other data ('{shortened(old['data']['spec'])}'): resume with the same "
+                f"data, whose images and labels are equal"
             )
         for key, value in content["config"].items():
             if without_paths(key, old["config"].get(key)) != without_paths(key, value):
