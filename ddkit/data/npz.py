@@ -27,7 +27,7 @@ _LAYOUTS: dict[str, tuple[tuple[str, str], ...]] = {
     "validation": (("x_val", "y_val"), ("val_images", "val_labels")),
 }
 _DAMAGED = (
-    *(OSError, EOFError, ValueError, KeyError, RuntimeError, OverflowError, MemoryError, SyntaxError),
+    *(OSError, EOFError, ValueError, KeyError, RuntimeError, OverflowError, SyntaxError),
     *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
 )
 _LONGEST_NAME = 1000
