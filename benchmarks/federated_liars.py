@@ -57,9 +57,9 @@ def main() -> None:
     parser.add_argument("--partitions", type=int, default=6, help="partitions in which suspects are counted")
     arguments = parser.parse_args()
     results = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
-    pair = [_part(real, most) for real, most in zip(load_pair(arguments.data), MOST, strict=True)]
+    real, test = (_part(images, most) for images, most in zip(load_pair(arguments.data), MOST, strict=True))
     for alpha in arguments.alphas:
-        row = measure(arguments.data, *pair, alpha, arguments.seeds, arguments.partitions)
+        row = measure(arguments.data, real, test, alpha, arguments.seeds, arguments.partitions)
         row["command"] = "python " + " ".join(sys.argv)
         results[f"{arguments.data}, alpha {alpha:g}"] = {**row, **environment("cpu")}
         write_text(arguments.out, json.dumps(results, indent=1) + "\n")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from ddkit.errors import ConfigError
 from ddkit.integrations.nas.proxy import Proxy, one_line
@@ -88,7 +88,7 @@ def _require_sizes(model: nn.Module) -> None:
         ConfigError: naming the weight.
     """
     for name, weight in [*model.named_parameters(), *model.named_buffers()]:
-        if isinstance(weight, UninitializedTensorMixin):
+        if isinstance(weight, UninitializedBuffer | UninitializedParameter):
             raise ConfigError(
                 f"'{name}' belongs to a lazy layer, which has no weights that a seed could draw: give the layer the "
                 "size of its input"
