@@ -144,7 +144,9 @@ def _stopped(request: EvaluateRequest, folder: Path | None) -> Iterator[Finished
         with Interrupt():
             yield finished
     except KeyboardInterrupt:
-        kept = f"{len(finished)} finished trainings are kept in '{finished.folder}'" if folder else "nothing was kept"
+        kept = (
+            f"{finished.count()} finished trainings are kept in '{finished.folder}'" if folder else "nothing was kept"
+        )
         raise InterruptedRunError(f"interrupted: {kept}; go on with `{request.command}`") from None
 
 

@@ -85,14 +85,14 @@ class Interrupt:
             return
         if self._waits and first:
             # Not a threading.Timer, which takes locks that the interrupted code may hold.
-            _thread.start_new_thread(self._cut, (number,))
+            _thread.start_new_thread(self._cut, (signal.Signals(number),))
             return
         self._stop(frame)
 
     def _stop(self, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    def _cut(self, number: int) -> None:
+    def _cut(self, number: signal.Signals) -> None:
         """Stop the work that was waited for, if it is not finished by then."""
         time.sleep(PATIENCE)
         if self._waits:

@@ -26,6 +26,7 @@ class Lines:
     def __init__(self, say: Callable[[str], None], unit: str = "") -> None:
         self._say, self._unit = say, f" {unit}" if unit else ""
         self._what: str | None = None
+        self._done = self._first = 0
 
     def __call__(self, what: str, done: int, total: int, more: str = "") -> None:
         """Report; ``more`` stands at the end of the line."""

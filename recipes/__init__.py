@@ -13,6 +13,8 @@ from typing import Any
 
 from ddkit.config import merge
 from ddkit.errors import ConfigError, InterruptedRunError, shortened, unknown_name
+from ddkit.lock import FILE_NAME as LOCK_NAME
+from ddkit.lock import locked
 from ddkit.privacy import refuse_inside_release
 from ddkit.yaml_text import MAX_LENGTH, parse_yaml
 
@@ -67,17 +69,23 @@ class Recipe:
         for key in overrides:
             if key not in self.settings:
                 raise unknown_name(f"setting of recipe '{self.name}'", key, self.settings)
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ConfigError(f"'{out}' is not empty: choose another --out, nothing was overwritten")
+        self._require_empty(out)
         refuse_inside_release(out)
         module = import_module(f"ddkit.recipes.{self.name.replace('-', '_')}")
         if command is None:
             changes = [f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in overrides.items()]
             command = " ".join(["ddkit recipe run", shlex.quote(self.source), *changes])
         try:
-            return module.run(merge(self.settings, _text_keys(overrides)), out, report_progress, command)
+            with locked(out):
+                self._require_empty(out)  # now that nobody else can fill it
+                return module.run(merge(self.settings, _text_keys(overrides)), out, report_progress, command)
         except InterruptedRunError as stop:
             raise InterruptedRunError(f"{stop}; the recipe as a whole starts anew with another --out") from None
+
+    @staticmethod
+    def _require_empty(out: Path) -> None:
+        if out.exists() and (not out.is_dir() or any(path.name != LOCK_NAME for path in out.iterdir())):
+            raise ConfigError(f"'{out}' is not empty: choose another --out, nothing was overwritten")
 
     @property
     def source(self) -> str:

@@ -263,13 +263,11 @@ def test_an_output_that_is_taken_stays_as_it_is(ddkit: Command, run: Path, tmp_p
 
 
 def test_a_folder_without_permission_is_refused_before_the_data_are_read(
-    ddkit: Command, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ddkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ddkit.cli_common.os.access", lambda _, mode: not mode & os.W_OK)
     monkeypatch.setattr("ddkit.cli_distil.load", lambda *_, **__: pytest.fail("data were read"))
-    monkeypatch.setattr("ddkit.cli_evaluate.load_pair", lambda *_, **__: pytest.fail("data were read"))
     ddkit(*DISTIL, "--out", tmp_path / "new").refused("no permission", "another folder")
-    ddkit("evaluate", run, *EVALUATE).refused("no permission", "another folder")
 
 
 def test_a_data_root_without_the_data_is_named(ddkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,8 +66,8 @@ class RunFolder:
     """The folder of one run.
 
     ``config.json`` (configuration and data), ``preparation.safetensors`` (until the first step),
-    ``checkpoint.safetensors`` (while it runs), ``distilled.safetensors`` (the result), ``last.safetensors`` (of the
-    last step, where the result is a moving average), ``metrics.jsonl``, ``run.json`` (cost, versions, hardware),
+    ``checkpoint.safetensors`` (while it runs), ``distilled.safetensors`` (the result), ``last.safetensors`` (that of
+    the last step, where the result is a moving average), ``metrics.jsonl``, ``run.json`` (cost, versions, hardware),
     ``images/``, later ``evaluation.json`` and ``report.html``.
 
     Args:

@@ -269,7 +269,7 @@ def evaluate(
         precision=precision,
         compile=compile,
         stacked=stacked,
-        finished=finished or Finished(None),
+        finished=Finished(None) if finished is None else finished,
     )
     return EvaluationResult(
         rows=_evaluate_rows(shared, architectures, repeats, seed, executor, progress, keep),
@@ -339,7 +339,7 @@ def evaluate_real(
         precision=precision,
         compile=compile,
         stacked=stacked,
-        finished=finished or Finished(None),
+        finished=Finished(None) if finished is None else finished,
     )
     return EvaluationResult(
         rows=_evaluate_rows(shared, architectures, repeats, seed, executor, progress),

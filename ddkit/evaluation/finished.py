@@ -48,7 +48,7 @@ class Finished:
         if path is not None:
             write_text(path, json.dumps({"accuracies": list(accuracies), "seconds": seconds}) + "\n")
 
-    def __len__(self) -> int:
+    def count(self) -> int:
         """Return how many files were read or written."""
         return sum(path.is_file() for path in self._used)
 

@@ -21,11 +21,10 @@ import torch
 
 from ddkit import methods
 from ddkit import stages as stages_module
-from ddkit.data import load_pair
 from ddkit.engine.selection import CoresetSession
 from ddkit.engine.session import Session
 from ddkit.errors import DDKitError
-from ddkit.evaluation import assess, read_evaluation, write_evaluation
+from ddkit.evaluation import TrainingRecipe, assess, read_evaluation, write_evaluation
 from ddkit.evaluation.finished import Finished
 from ddkit.experts import ExpertSettings, build_buffer
 from ddkit.interrupt import Interrupt
@@ -154,6 +153,7 @@ def reference(method: str, base: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    fit_small("itgan", {})  # what is imported on first use is imported once, before processes are forked
     return tmp_path_factory.mktemp("kills")
 
 
@@ -194,7 +194,7 @@ def test_every_signal_at_every_stage_of_every_method(method: str, base: Path, tm
 
 def measured(folder: Path) -> None:
     """Evaluate a set of random images with two baselines, as the command does."""
-    train, test = load_pair("digits")
+    train, test = toy_data(), toy_data(seed=1, split="test")
     picked = fit_small("random", {}, train, out=folder / "set", resume=True)
     finished, options = Finished(folder / "evaluating"), {"stacked": False}
     with Interrupt():
@@ -205,7 +205,7 @@ def measured(folder: Path) -> None:
             baselines=["random", "class-mean"],
             architectures=["convnet:width=4,depth=2"],
             repeats=3,
-            recipe=None,
+            recipe=TrainingRecipe(name="short", epochs=2),
             on_results=lambda found: write_evaluation(folder, found),
             finished=finished,
             **options,
@@ -219,7 +219,9 @@ def accuracies(folder: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize("call", [2, 5])
-def test_stopped_evaluation_keeps_its_networks_and_goes_on_to_the_same_accuracies(call: int, tmp_path: Path) -> None:
+def test_stopped_evaluation_keeps_its_networks_and_goes_on_to_the_same_accuracies(
+    call: int, base: Path, tmp_path: Path
+) -> None:
     whole, folder, log = tmp_path / "whole", tmp_path / "stopped", tmp_path / "log"
     assert in_a_process(lambda: measured(whole), log) == 0, log.read_text()
     trained = tmp_path / "trained"
@@ -249,7 +251,7 @@ def test_stopped_evaluation_keeps_its_networks_and_goes_on_to_the_same_accuracie
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_stopped_experts_go_on_to_the_same_experts(number: signal.Signals, tmp_path: Path) -> None:
+def test_stopped_experts_go_on_to_the_same_experts(number: signal.Signals, base: Path, tmp_path: Path) -> None:
     settings = ExpertSettings(model="convnet:width=4,depth=2", epochs=2, lr=0.01, batch_size=16)
 
     def train(folder: Path) -> None:
@@ -269,7 +271,7 @@ def test_stopped_experts_go_on_to_the_same_experts(number: signal.Signals, tmp_p
     assert read(tmp_path / "whole").digest() == read(tmp_path / "stopped").digest()
 
 
-def test_generator_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generator_goes_on_where_it_was_stopped(base: Path, tmp_path: Path) -> None:
     training, log = _imported("ddkit.synthesis.gan.training"), tmp_path / "log"
 
     def stopped() -> None:
