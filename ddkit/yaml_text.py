@@ -48,14 +48,14 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Compose a node, knowing how much it stands for: an alias counts for all that it repeats."""
-        is_alias = self.check_event(yaml.AliasEvent)
+        is_alias, line = self.check_event(yaml.AliasEvent), self.peek_event().start_mark.line + 1
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise ConfigError(_TOO_DEEP)
         node = super().compose_node(parent, index)
         self._depth -= 1
         if is_alias and id(node) not in self._extents:
-            raise ConfigError(f"line {node.start_mark.line + 1} holds an alias of itself: write the value out")
+            raise ConfigError(f"line {line} holds an alias of what it is part of: write the value out")
         self._extents.setdefault(id(node), self._extent(node))
         return node
 

@@ -22,7 +22,7 @@ CHAIN = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range
         (CHAIN, "more than 100 lists or mappings within each other"),
         ("[" * 5000, "more than 100 lists or mappings within each other"),
         ("{a: " * 5000, "more than 100 lists or mappings within each other"),
-        ("a: &s {a: *s}", "an alias of itself"),
+        ("a: &s {a: *s}", "an alias of what it is part of"),
         ("day: 2001-99-99", "line 1 holds a timestamp"),
         ("a: 1\nday: 2001-01-01", "line 2 holds a timestamp"),
         ("!!python/object/apply:os.system [ls]", r"holds a os\.system"),

@@ -80,7 +80,7 @@ def test_forged_checkpoint_is_refused_in_one_line(name: str, begun: dict[str, Pa
     state = load_checkpoint(out / "checkpoint.safetensors")
     forge(state)
     save_checkpoint(out / "checkpoint.safetensors", state)
-    with pytest.raises(CheckpointError, match=r"^the checkpoint does not fit this run \(.*start again with") as error:
+    with pytest.raises(CheckpointError, match=r"checkpoint.*start again with") as error:
         small(method, **METHODS[method]).fit(toy_data(), out=out, resume=True)
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
     assert not (out / "distilled.safetensors").exists()
