@@ -50,11 +50,11 @@ class ClassMemory(SharedMemory):
     Plugs into Avalanche's ``ReplayPlugin``, see :func:`~ddkit.integrations.continual.distilled_replay`, and is a
     ``storage_policy`` for strategies that hold one, such as ``MIRPlugin`` or ``DER``, which gets its logits.
 
-    The parts of an online stream are kept as real images, a uniform sample of as many as the memory has room for, and
-    condensed at the end of their experience. Where that is hidden they are condensed after ``window`` images, into half
-    of their classes' shares; the other half stays for real images. A class that comes again while the memory is full
-    also gives half of its share to them. So whatever has come is replayed at once, and the memory is never larger than
-    its size.
+    The parts of an online stream are kept as real images, a sample of as many as the memory has room for, and condensed
+    at the end of their experience; until then each class's share of them is replayed. Where the end is hidden they are
+    condensed after ``window`` images, into half of their classes' shares; the other half stays for real images. A class
+    that comes again while the memory is full also gives half of its share to them. The memory is never larger than its
+    size.
 
     Args:
         max_size: images (or codes) in all; or give ``max_bytes``.
@@ -128,7 +128,7 @@ class ClassMemory(SharedMemory):
 
         Where class numbers come with several task labels, K times the task label is added to them.
         """
-        return grouped(self._shown(self._form and replace(self._form, task_labels=True)), self._everything())
+        return grouped(self._shown(self._form and replace(self._form, task_labels=True)), self._replayed())
 
     @property
     def buffer_datasets(self) -> list[AvalancheDataset]:
@@ -262,4 +262,4 @@ class ClassMemory(SharedMemory):
 
     def _shown(self, form: Form | None) -> Any:
         row_length = self.num_classes if self.soft_labels else None
-        return exposed(self._everything(), form, row_length, self.train_transform)
+        return exposed(self._replayed(), form, row_length, self.train_transform)

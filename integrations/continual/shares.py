@@ -153,6 +153,15 @@ class SharedMemory(ExemplarsBuffer):  # type: ignore[misc]
         waiting = [] if self._window.kept is None else waiting_parts(self._window.kept, self.name)
         return sorted([*self._parts, *waiting], key=lambda part: part.keys)
 
+    def _replayed(self) -> list[Part]:
+        """Return what is stored, and each class's share of what waits: more of it would drown old classes."""
+        if self._window.kept is None:
+            return self._parts
+        share = self._size.share(len(self._known()), self._record(self._known()))
+        waiting = self._window.first(max(1, share))
+        assert waiting is not None
+        return sorted([*self._parts, *waiting_parts(waiting, self.name)], key=lambda part: part.keys)
+
     def _known(self) -> set[Key]:
         """Return the classes of what is stored and of what waits."""
         return {*self._facts, *self._window.seen}

@@ -55,13 +55,21 @@ class Window:
         """Keep no more than ``room`` images: the first of every class by their keys, then the second, and so on."""
         if self.kept is None:
             return
-        places, taken = torch.empty(len(self._keys), dtype=torch.float64), Counter[Key]()
-        classes = self.kept.keys
-        for place in self._keys.argsort(descending=True).tolist():
-            places[place] = taken[classes[place]] + 1 - float(self._keys[place])
-            taken[classes[place]] += 1
-        index = places.argsort()[: min(self.limit, room)].sort().values
+        index = (self._ranks() + 1 - self._keys.double()).argsort()[: min(self.limit, room)].sort().values
         self.kept, self._keys = self.kept.of(index), self._keys[index]
+
+    def first(self, count: int) -> Arrival | None:
+        """Return ``count`` images of each class, or all that are kept of it."""
+        return None if self.kept is None else self.kept.of((self._ranks() < count).nonzero().squeeze(1))
+
+    def _ranks(self) -> torch.Tensor:
+        """Return the place of each image within its class by its key, ``(n,)`` int64 from 0."""
+        assert self.kept is not None
+        ranks, taken, classes = torch.zeros(len(self._keys), dtype=torch.int64), Counter[Key](), self.kept.keys
+        for place in self._keys.argsort(descending=True).tolist():
+            ranks[place] = taken[classes[place]]
+            taken[classes[place]] += 1
+        return ranks
 
     def sample(self) -> tuple[Arrival, Counter[Key]]:
         """Return the sample and how many images of each of its classes it stands for."""

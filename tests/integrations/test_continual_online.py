@@ -38,7 +38,7 @@ def images_held(buffer: ClassMemory, stream: Any, agent: Any = None) -> list[int
         buffer.post_adapt(agent, part)
         held.append(len(buffer.buffer))
         budget = buffer.budget()
-        assert budget.decoded_images == held[-1]
+        assert budget.decoded_images >= held[-1]  # each class's share of what waits is shown
         assert buffer._size.images is None or budget.images <= buffer._size.images
         assert buffer._size.bytes is None or budget.bytes <= buffer._size.bytes
     return held
@@ -47,7 +47,7 @@ def images_held(buffer: ClassMemory, stream: Any, agent: Any = None) -> list[int
 def test_real_images_fill_the_room_until_they_are_distilled() -> None:
     buffer = tiny(8)
     held = images_held(buffer, online(benchmark().train_stream, access=True))
-    assert held == [8, 8, 4, 8, 8, 8]
+    assert held == [4, 4, 4, 8, 8, 8]
     assert [one.seen for one in buffer.facts().values()] == [12] * 4
     assert [one.how for one in buffer.facts().values()] == ["distilled"] * 2 + ["kept"] * 2  # no room for more of them
 
@@ -55,7 +55,7 @@ def test_real_images_fill_the_room_until_they_are_distilled() -> None:
 def test_where_boundaries_are_hidden_half_of_the_shares_is_distilled() -> None:
     buffer = tiny(8, window=24)  # a full window ends an experience
     held = images_held(buffer, online(benchmark().train_stream))
-    assert held == [8, 8, 2, 8, 8, 4]
+    assert held == [4, 4, 2, 6, 6, 4]
     assert buffer.facts()[3].seen == 12 and [one.experiences for one in buffer.facts().values()] == [[0], [0], [1], [1]]
 
 
@@ -97,6 +97,7 @@ def test_classes_that_come_again_give_half_of_their_share_to_new_images(kind: st
     for _ in range(2):
         held = images_held(buffer, online(benchmark().train_stream, access=access))
     assert min(held) >= 8
+    assert max(shares(buffer).values()) <= 6  # half of a share, and a share of what waits
     assert {label: one.seen for label, one in buffer.facts().items()} == dict.fromkeys(range(4), 24)
 
 
