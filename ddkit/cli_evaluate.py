@@ -114,6 +114,11 @@ def evaluate(request: EvaluateRequest) -> Outcome:
     with workers, _stopped(request, folder) as finished:
         options |= {"finished": finished, "progress": Lines(request.say, "network epochs")}
         train, test = load_pair(spec, root=root)
+
+        def keep(found: list[tuple[str, ev.EvaluationResult]]) -> None:
+            if folder is not None:
+                ev.write_evaluation(folder, found, request.command)
+
         results = ev.assess(
             distilled,
             test,
@@ -125,7 +130,7 @@ def evaluate(request: EvaluateRequest) -> Outcome:
             common_architectures=common,
             seed=request.seed,
             report_progress=request.say,
-            on_results=lambda found: folder and ev.write_evaluation(folder, found, request.command),
+            on_results=keep,
             **options,
         )
         scored = {"recipe": recipe, "repeats": request.repeats, "seed": request.seed, **options}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -234,7 +234,7 @@ class MultiFormation(Synthesizer):
             )
         if any(len(numbers_of(options, name)) != channels for name in ("mean", "std")):
             raise ArtifactError(f"mean and std are not {channels} numbers each: write the file anew")
-        per_class = sum(part.decoded for part in formations(kind, ipc, factor, bound))
+        per_class = sum(part.decoded for part in formations(cast("DecodeType", kind), ipc, factor, bound))
         decoded = len(images) // ipc * per_class
         patch = math.ceil(height / factor), math.ceil(width / factor)
         work = decoded * channels * height * patch[1] * (patch[0] + width)

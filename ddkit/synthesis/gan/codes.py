@@ -227,8 +227,8 @@ class GANCodes(Synthesizer):
 
     def _train_generator(self, real: RealData, generator: torch.Generator) -> None:
         assert isinstance(self.generator, Generator)
-        size = {"code_size": self.generator.code_size, "width": self.generator.width}
-        how = {"device": self.codes.device, "report": self.report, "stages": self.stages}
+        size: dict[str, Any] = {"code_size": self.generator.code_size, "width": self.generator.width}
+        how: dict[str, Any] = {"device": self.codes.device, "report": self.report, "stages": self.stages}
         trained = train_generator(real, generator, **size, **self.training_options, **how)
         self.generator.load_state_dict(trained.state_dict())
 

@@ -75,7 +75,13 @@ def train_generator(
     average = copy.deepcopy(trained).requires_grad_(False)
     optimiser = torch.optim.Adam(trained.parameters(), lr=GENERATOR_RATE, betas=BETAS, fused=True)
     opponent = torch.optim.Adam(judge.parameters(), lr=DISCRIMINATOR_RATE, betas=BETAS, fused=True)
-    parts = {"trained": trained, "judge": judge, "average": average, "optimiser": optimiser, "opponent": opponent}
+    parts: dict[str, Any] = {
+        "trained": trained,
+        "judge": judge,
+        "average": average,
+        "optimiser": optimiser,
+        "opponent": opponent,
+    }
     begun = 0
 
     def state() -> dict[str, Any]:
@@ -85,7 +91,7 @@ def train_generator(
     def take(kept: dict[str, Any]) -> None:
         nonlocal begun
         for name, part in parts.items():
-            part.load_state_dict(kept[name])  # type: ignore[attr-defined]
+            part.load_state_dict(kept[name])
         generator.set_state(kept["random"])
         begun = int(kept["round"])
 
