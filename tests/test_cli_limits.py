@@ -93,4 +93,6 @@ def test_full_standard_output_is_told_in_one_line(
 
 def test_closed_standard_output_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
-    main(["--version"])
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0

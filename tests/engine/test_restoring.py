@@ -14,10 +14,10 @@ import torch
 from ddkit.engine.checkpoint import load_checkpoint, save_checkpoint
 from ddkit.errors import CheckpointError
 
-from .runs import ADAM, Kill, small, toy_data
+from .runs import ADAM, LOOPS, Kill, small, toy_data
 
 State = dict[str, Any]
-METHODS: dict[str, State] = {"dm": {**ADAM, "ema": 0.5}, "dc": {"networks": {"outer_loop": 4}}}
+METHODS: dict[str, State] = {"dm": {**ADAM, "ema": 0.5}, "dc": LOOPS}
 
 
 @pytest.fixture(scope="module")
