@@ -227,9 +227,15 @@ class GANCodes(Synthesizer):
 
     def _train_generator(self, real: RealData, generator: torch.Generator) -> None:
         assert isinstance(self.generator, Generator)
-        size: dict[str, Any] = {"code_size": self.generator.code_size, "width": self.generator.width}
-        how: dict[str, Any] = {"device": self.codes.device, "report": self.report, "stages": self.stages}
-        trained = train_generator(real, generator, **size, **self.training_options, **how)
+        options: dict[str, Any] = {
+            "code_size": self.generator.code_size,
+            "width": self.generator.width,
+            **self.training_options,
+            "device": self.codes.device,
+            "report": self.report,
+            "stages": self.stages,
+        }
+        trained = train_generator(real, generator, **options)
         self.generator.load_state_dict(trained.state_dict())
 
     def _invert(self, real: RealData, generator: torch.Generator) -> None:
