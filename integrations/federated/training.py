@@ -13,7 +13,7 @@ from ddkit.errors import ConfigError, DivergedError
 from ddkit.evaluation import TrainingRecipe
 from ddkit.evaluation.batches import TrainingSet
 from ddkit.evaluation.train import build_optimiser
-from ddkit.streams import Streams
+from ddkit.streams import Streams, default_draws, derive_seed
 
 
 def check_recipe(recipe: TrainingRecipe) -> None:
@@ -86,28 +86,29 @@ def train(
     origin = [parameter.detach().clone() for parameter in parameters]
     augmentation = augment.create(recipe.augmentation, **recipe.augmentation_options)
     mean = 0.0
-    for epoch in range(recipe.total_epochs):
-        if recipe.rebuilds_optimiser(epoch):
-            optimiser = build_optimiser(parameters, recipe, recipe.rate(epoch))
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.rate(epoch)
-        total = 0.0
-        for index in torch.randperm(len(data), generator=streams("order")).split(recipe.batch_size):
-            images, targets = data.batch(index)
-            images = augmentation.train(images, streams("augmentation"))
-            losses = F.cross_entropy(
-                module(images.contiguous(memory_format=torch.channels_last)), targets, reduction="none"
-            )
-            loss = (losses if weights is None else losses * weights[index]).mean()
-            total += float(loss.detach()) * len(index)
-            if proximal:
-                loss = loss + 0.5 * proximal * _squared_distance(parameters, origin)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            if radius is not None:
-                _project(parameters, origin, radius)
-        mean = total / len(data)
+    with default_draws(derive_seed(streams.seed, "passes"), parameters[0].device):  # of dropout and the like
+        for epoch in range(recipe.total_epochs):
+            if recipe.rebuilds_optimiser(epoch):
+                optimiser = build_optimiser(parameters, recipe, recipe.rate(epoch))
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.rate(epoch)
+            total = 0.0
+            for index in torch.randperm(len(data), generator=streams("order")).split(recipe.batch_size):
+                images, targets = data.batch(index)
+                images = augmentation.train(images, streams("augmentation"))
+                losses = F.cross_entropy(
+                    module(images.contiguous(memory_format=torch.channels_last)), targets, reduction="none"
+                )
+                loss = (losses if weights is None else losses * weights[index]).mean()
+                total += float(loss.detach()) * len(index)
+                if proximal:
+                    loss = loss + 0.5 * proximal * _squared_distance(parameters, origin)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                optimiser.step()
+                if radius is not None:
+                    _project(parameters, origin, radius)
+            mean = total / len(data)
     if not all(bool(parameter.isfinite().all()) for parameter in parameters):
         raise DivergedError(f"training diverged (learning rate {recipe.lr}): lower the recipe's lr")
     return mean

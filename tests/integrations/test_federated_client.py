@@ -298,6 +298,19 @@ def test_training_stays_in_the_ball() -> None:
     assert float((torch.cat([p.detach().flatten() for p in module.parameters()]) - start).norm()) <= 0.1 + 1e-5
 
 
+def test_dropout_follows_the_streams_and_leaves_the_process_alone() -> None:
+    ends = []
+    for _ in range(2):
+        module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(64, 3))
+        module.load_state_dict({"2.weight": torch.ones(3, 64), "2.bias": torch.zeros(3)})
+        before = torch.default_generator.get_state()
+        train(module, training_data(DATA), RECIPE, Streams(4))
+        assert torch.equal(before, torch.default_generator.get_state())
+        torch.rand(3)  # a process in another state
+        ends.append(module[2].weight.detach().clone())
+    assert torch.equal(*ends)
+
+
 def test_training_refuses_recipes_that_it_does_not_know() -> None:
     with pytest.raises(ConfigError, match="cutmix"):
         TrainClient(TASK, lambda c: DATA, recipe=RECIPE.replace(cutmix=0.5))
