@@ -220,7 +220,8 @@ class MultiFormation(Synthesizer):
         """
         (images,) = required(stored, {"images": 4})
         ipc, factor = whole(options, "ipc"), whole(options, "factor")
-        bound, kind = whole(options, "batch_images"), options.get("decode_type")
+        bound = whole(options, "batch_images")
+        kind: Any = options.get("decode_type")
         channels, height, width = images.shape[1:]
         if factor > max(1, min(height, width) // SMALLEST_PATCH):
             raise ArtifactError(
@@ -234,8 +235,7 @@ class MultiFormation(Synthesizer):
             )
         if any(len(numbers_of(options, name)) != channels for name in ("mean", "std")):
             raise ArtifactError(f"mean and std are not {channels} numbers each: write the file anew")
-        per_class = sum(part.decoded for part in formations(kind, ipc, factor, bound))
-        decoded = len(images) // ipc * per_class
+        decoded = len(images) // ipc * sum(part.decoded for part in formations(kind, ipc, factor, bound))
         patch = math.ceil(height / factor), math.ceil(width / factor)
         work = decoded * channels * height * patch[1] * (patch[0] + width)
         return Decoding(decoded, (channels, height, width), work=work)
