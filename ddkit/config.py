@@ -35,7 +35,9 @@ def piece_from_text(text: str) -> dict[str, Any]:
     """
     name, colon, rest = text.partition(":")
     if colon and not rest:
-        raise ConfigError(f"'{shortened(text)}' ends in a colon: write NAME, or NAME:option=value,option=value")
+        raise ConfigError(
+            f"'{shortened(text)}' ends in a colon: write {shortened(name)}, or {shortened(name)}:option=value"
+        )
     return {"name": name, **(parse_assignments(rest.split(",")) if rest else {})}
 
 

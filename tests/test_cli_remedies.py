@@ -13,7 +13,7 @@ import typer
 
 import ddkit
 from ddkit import models
-from ddkit.cli import app
+from ddkit.cli_commands import app
 from ddkit.config import DistillConfig, OptimiserSettings
 from ddkit.evaluation import TrainingRecipe
 

@@ -73,7 +73,7 @@ def test_signal_stops_work_at_once_unless_it_is_waited_for() -> None:
             signal.raise_signal(signal.SIGTERM)
         assert interrupt.requested
     with pytest.raises(KeyboardInterrupt), Interrupt():
-        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGINT)
         time.sleep(1)
 
 

@@ -190,5 +190,5 @@ def _check_ipc_fits(real: RealData, ipc: int) -> None:
     if ipc > size:
         raise DataError(
             f"ipc={ipc} is larger than class '{real.class_names[smallest]}', which has {size} image{'s' * (size != 1)} "
-            f"to pick from: choose ipc <= {size}, or a method that learns images, such as dm with init=noise"
+            f"to pick from: choose ipc <= {size}, or a method that learns images, such as dm"
         )

@@ -56,6 +56,9 @@ class CurrentModel(nn.Module):
         module = model.module if isinstance(model, DistributedDataParallel) else model
         self.model: nn.Module = copy.deepcopy(module).eval()
         self.model.requires_grad_(True)
+        for part in self.model.modules():
+            if isinstance(part, nn.modules.dropout._DropoutNd):
+                part.p = 0.0  # matching is a function of the images: one seed gives one memory
         self.classes = None if classes is None else list(classes)
         self.task, self.vectors = task, vectors
         heads = is_multi_task_module(self.model)

@@ -187,7 +187,7 @@ def test_tensorboard_hides_what_a_kill_left_behind(tmp_path: Path, monkeypatch) 
 def test_settings_below_one_are_refused() -> None:
     for build, message in (
         (lambda: EarlyStop(0), "after 0 evaluations"),
-        (lambda: EarlyStop(1, smoothing=1.0), "smoothing=1.0"),
+        (lambda: EarlyStop(1, smoothing=1.0), "smoothing of 1.0"),
         (lambda: ImageGrids(0), "every 0 steps"),
         (lambda: JsonlMetrics(0), "every 0 steps"),
         (lambda: PeriodicEvaluation(toy_data(), 0), "every 0 steps"),

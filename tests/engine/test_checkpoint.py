@@ -152,7 +152,7 @@ def _full(*_: Any, **__: Any) -> Any:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("target", ["os.fsync", "pathlib.Path.replace", "pathlib.Path.write_bytes", "tempfile.mkstemp"])
+@pytest.mark.parametrize("target", ["os.fsync", "pathlib.Path.replace", "pathlib.Path.write_bytes", "os.open"])
 def test_full_disk_keeps_the_previous_checkpoint_and_no_temporary_file(target, tmp_path, monkeypatch, whole) -> None:
     out = tmp_path / "run"
     with suppress(KeyboardInterrupt):

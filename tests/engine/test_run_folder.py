@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ddkit.artifact import DistilledDataset
+from ddkit.device import resolve_device
 from ddkit.engine import Callback, Run, RunFolder
-from ddkit.engine.devices import resolve_device
 from ddkit.errors import CheckpointError, ConfigError
 
 from .runs import Kill, small, toy_data

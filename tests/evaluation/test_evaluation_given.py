@@ -76,7 +76,7 @@ def test_a_fixed_start_makes_all_networks_the_same() -> None:
 
 def test_a_set_that_the_runs_do_not_divide_is_refused() -> None:
     images, labels = toy(3)
-    with pytest.raises(DataError, match="runs=2"):
+    with pytest.raises(DataError, match="2 batches"):
         train_networks(images, labels, TINY, given((0.1,), runs=2), [1], num_classes=3)
 
 

@@ -72,7 +72,7 @@ def test_milestones_that_rounding_puts_below_an_epoch_are_on_time() -> None:
         ({"schedule": "steps", "milestones": [0.5, 1.0]}, "between 0 and 1"),
         ({"schedule": "steps", "milestones": [float("nan")]}, "between 0 and 1"),
         ({"schedule": "steps", "milestones": [0.5], "gamma": 0.0}, "gamma=0.0"),
-        ({"loss": "mse", "cutmix": 0.5}, "cutmix=0.5.*cross-entropy only.*set cutmix=0"),
+        ({"loss": "mse", "cutmix": 0.5}, "cutmix=0.5.*cross-entropy only.*set cutmix to 0"),
     ],
 )
 def test_fields_that_do_not_fit_each_other_are_refused(wrong: dict[str, Any], message: str) -> None:

@@ -240,7 +240,7 @@ def test_too_little_room_is_refused_before_anything_is_written(tmp_path: Path, m
 
 def test_impossible_requests_are_refused(tmp_path: Path) -> None:
     new = tmp_path / "new"
-    with pytest.raises(ConfigError, match="count=0"):
+    with pytest.raises(ConfigError, match="0 experts"):
         build_buffer(toy_data(), new, settings(), 0)
     with pytest.raises(ConfigError, match="uses batch norm"):
         build_buffer(toy_data(), new, settings(model="convnet:width=4,depth=1,norm=batch"), 1)

@@ -181,4 +181,4 @@ def test_interruption_says_how_many_are_finished(
     monkeypatch.setattr(cli_experts, "build_buffer", interrupted)
     status, _, told = ddkit(*SMALL, "--count", 3, "--out", tmp_path / "x", "--json")
     assert status == 130
-    assert "1 of 3 experts" in told and "the same command trains the others" in told
+    assert "1 of 3 experts" in told and "are finished and kept; go on with `ddkit experts" in told

@@ -352,12 +352,12 @@ def replay_memory(folder: Path) -> Format:
             images, torch.zeros(2, dtype=torch.int64), class_names=["a"], preprocessing=data.preprocessing
         )
         parts.append(Part((label,), (label,), made))
-    facts = {label: Facts(seen=9, experiences=[0], how="selected") for label in range(3)}
+    facts = {(0, label): Facts(seen=9, experiences=[0], how="selected") for label in range(3)}
     window = Arrival(data.images[:4], data.labels[:4], torch.zeros(4, dtype=torch.int64), 0.0)
     form = Form((1, 8, 8), data.preprocessing, False, False)
     options = {"settings": {"kind": "random"}, "updates": 1, "max_size": 6, "form": form}
     seeds = [state.dump(parts, facts, **options)]
-    seeds.append(state.dump(parts, facts, window=window, window_seen={0: 4}, arrivals=1, **options))
+    seeds.append(state.dump(parts, facts, window=window, window_seen={(0, 0): 4}, arrivals=1, **options))
 
     def read(raw: bytes, there: Path) -> None:
         state.restore(raw)

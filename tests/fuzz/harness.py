@@ -18,8 +18,9 @@ from ddkit.errors import DDKitError
 
 #: Bytes that an input may take beside what is there, and seconds of the processor.
 MOST_BYTES, MOST_SECONDS = 2**30, 5.0
-#: Bytes of address space and seconds at which a process is stopped, that it does not take the machine along.
-HARD_BYTES, HARD_SECONDS = 6 * 2**30, 30
+#: Bytes of address space beside what is mapped, and seconds, at which a process is stopped: it shall not take the
+#: machine along.
+HARD_BYTES, HARD_SECONDS = 4 * 2**30, 30
 LONGEST = 1200
 
 Read = Callable[[bytes, Path], object]
@@ -90,7 +91,8 @@ def _serve(read: Read, inputs: Sequence[bytes], first: int, folder: Path, sendin
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)
-    resource.setrlimit(resource.RLIMIT_AS, (HARD_BYTES, HARD_BYTES))
+    mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + HARD_BYTES, mapped + HARD_BYTES))
     with os.fdopen(sending, "wb", buffering=0) as stream:
         for number in range(first, len(inputs)):
             spent = int(time.process_time())

@@ -135,7 +135,10 @@ def test_evaluation_writes_nothing_into_the_release(release: Path, capsys: pytes
     options = ("--data", release.parent / "records.npz", "--repeats", "1", "--set", "epochs=1", "--arch", "mlp:width=4")
     status, text = run(capsys, "evaluate", release, *options, "--baseline", "random")
     assert status == 0, text
-    assert "not covered by the epsilon" in text and len([line for line in text.splitlines() if "warning" in line]) == 1
+    assert (
+        "not covered by the epsilon" in text
+        and len([line for line in text.splitlines() if "warning: exact" in line]) == 1
+    )
     assert (beside / "evaluation.json").is_file()
     status, text = run(capsys, "show", release)
     assert status == 0 and "not covered by the epsilon" in text

@@ -62,7 +62,7 @@ def test_mirrored_images_keep_their_rows() -> None:
 
 def test_equal_images_without_regulariser_name_the_remedy() -> None:
     x = torch.ones(3, *SHAPE, dtype=torch.float64)
-    with pytest.raises(RunError, match=r"3 support images with regulariser=0 is not positive definite.*raise"):
+    with pytest.raises(RunError, match=r"3 support images with a regulariser of 0 is not positive definite.*raise"):
         KernelClassifier(NetworkFeatures([Pixels()]), x, torch.eye(3), 0.0)
 
 

@@ -193,7 +193,7 @@ def test_rate_that_stays_at_the_lower_end_is_warned_of(monkeypatch: pytest.Monke
     monkeypatch.setattr("ddkit.objectives.trajectory.HIGH_STEPS", 10)
     data = toy_data()
     options = small_overrides("mtt", data) | {"steps": 15}
-    options["optimiser"] = {"groups": {"student_lr": {"lr": 10.0, "momentum": 0.5}}}
+    options["optimiser"] = {"lr": 1e-6, "groups": {"student_lr": {"lr": 10.0, "momentum": 0.5}}}
     with pytest.warns(UserWarning, match="lower end of its range, 1e-06, for 10 steps"):
         Distiller("mtt", 2, **options).fit(data)
 

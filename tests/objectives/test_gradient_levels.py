@@ -367,11 +367,11 @@ def test_cost_counts_the_additional_pass_of_chunks(bench) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"level": "class", "warmup_networks": 2}, "with level=class"),
-        ({"level": "batch", "warmup_networks": 2}, "give warmup_steps"),
+        ({"level": "class", "warmup_networks": 2}, "with objective.level=class"),
+        ({"level": "batch", "warmup_networks": 2}, "give objective.warmup_steps"),
         ({"level": "batch", "warmup_networks": 2.5, "warmup_steps": 2}, "a share below 1"),
         ({"level": "both", "warmup_steps": -1, "warmup_networks": 1}, "from 0 on"),
-        ({"level": "batch", "batch_weight": 2.0}, "use level=both"),
+        ({"level": "batch", "batch_weight": 2.0}, "use objective.level=both"),
         ({"level": "both", "batch_weight": 0.0}, "must be positive"),
         ({"level": "both", "batch_weight": float("nan")}, "must be positive"),
         ({"magnitude_weight": -1.0}, "magnitude_weight=-1.0"),
