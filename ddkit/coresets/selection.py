@@ -49,8 +49,7 @@ def check_counts(class_index: Sequence[Tensor], n: int) -> None:
     smallest = min(sizes)
     if n > smallest:
         raise ConfigError(
-            f"images per class n={n} is more than class {sizes.index(smallest)} has ({smallest} images): "
-            f"choose n <= {smallest}"
+            f"{n} images per class are more than class {sizes.index(smallest)} has: choose {smallest} at most"
         )
 
 

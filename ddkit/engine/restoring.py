@@ -127,7 +127,7 @@ def _require_settings(optimiser: torch.optim.Optimizer) -> None:
             if key != "lr" and key in group and _plain(group[key]) != _plain(value):
                 raise _Misfit(f"{key}={group[key]!r} of an optimiser is not {value!r}")
         if type(group["lr"]) is not float or not group["lr"] >= 0:
-            raise _Misfit(f"lr={group['lr']!r} of an optimiser is no rate")
+            raise _Misfit(f"the rate {group['lr']!r} of an optimiser is none")
 
 
 def _plain(value: Any) -> Any:

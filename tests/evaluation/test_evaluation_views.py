@@ -100,7 +100,7 @@ def test_sets_that_are_no_runs_of_views_are_refused() -> None:
     options = {"spec": TINY, "seeds": [0], "num_classes": 3}
     with pytest.raises(DataError, match=r"18 training images are no runs of 4 views .*set the recipe's views"):
         train_networks(images, labels, recipe=THREE_VIEWS.replace(views=4), **options)
-    with pytest.raises(DataError, match="different classes share a run of views=9"):
+    with pytest.raises(DataError, match="different classes share a run of 9 views"):
         train_networks(images, labels, recipe=THREE_VIEWS.replace(views=9), **options)
     with pytest.raises(ConfigError, match="views=0"):
         TrainingRecipe(views=0)
