@@ -55,7 +55,7 @@ def measured(run: Callable[[int], float]) -> dict[str, Any]:
     values = []
     for seed in SEEDS:
         values.append(round(100 * run(seed), 2))
-        print(run, values[-1], cpu(begun), flush=True)
+        print(values[-1], cpu(begun), flush=True)
     spread = round(statistics.stdev(values), 2)
     return {"accuracies": values, "mean": round(statistics.mean(values), 2), "std": spread, "cpu_s": cpu(begun)}
 
