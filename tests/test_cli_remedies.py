@@ -13,6 +13,7 @@ import typer
 
 import ddkit
 from ddkit import models
+from ddkit.cli import main
 from ddkit.cli_commands import app
 from ddkit.config import DistillConfig, OptimiserSettings
 from ddkit.evaluation import TrainingRecipe
@@ -90,6 +91,51 @@ def test_settings_that_messages_name_are_settings_of_a_run() -> None:
             if (prefix and prefix not in pieces) or (not prefix and name not in known):
                 wrong.append(f"{file}:{line} in {function}: {prefix and prefix + '.'}{name}=")
     assert not wrong, "\n".join(wrong)
+
+
+RANDOM = ("distill", "--method", "random", "--data", "digits", "--ipc", "1")
+#: Wrong command lines; {run} is the folder of a finished run.
+MISTAKES = [
+    ("distill", "--method", "random", "--data", "digits", "--ipc", "100000", "--out", "{new}"),
+    ("distill", "--method", "dm", "--data", "digits", "--out", "{run}"),
+    ("distill", "--method", "dm", "--data", "digits", "--eval-every", "5", "--out", "{new}"),
+    ("distill", "--method", "dm", "--data", "nowhere/at/all", "--out", "{new}"),
+    ("distill", "--resume", "--data", "mnist", "--out", "{run}"),
+    ("evaluate", "{new}"),
+    ("evaluate", "{run}", "--repeats", "0"),
+    ("evaluate", "{run}", "--data", ""),
+    ("evaluate", "{run}", "--set", "epochs=0"),
+    ("experts", "--data", "digits", "--count", "3000000000", "--out", "{new}"),
+    ("export", "{run}", "--format", "pngs"),
+    ("export", "{run}", "--format", "npz", "--out", "{run}/config.json"),
+    ("compare", "{new}"),
+    ("show", "{new}"),
+    ("recipe", "run", "quickstart", "--set", "ipc=1", "--out", "{new}"),
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    main([*RANDOM, "--out", str(out)])
+    return out
+
+
+@pytest.mark.parametrize("typed", MISTAKES, ids=" ".join)
+def test_a_refusal_names_options_of_the_command_at_hand_only(
+    typed: tuple[str, ...], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Options of another command count where the message quotes that command."""
+    with pytest.raises(SystemExit) as stop:
+        main([word.format(run=run, new=tmp_path / "new") for word in typed])
+    said = capsys.readouterr().err
+    command = COMMANDS.commands[typed[0]]  # type: ignore[attr-defined]
+    if typed[0] == "recipe":
+        command = command.commands[typed[1]]
+    assert stop.value.code == 2 and len(said.splitlines()) == 1, said
+    quoted = " ".join(re.findall(r"`[^`]*`", said))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", said.replace(quoted, " ") if quoted else said))
+    assert named <= options(command), said
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS.commands))  # type: ignore[attr-defined]
