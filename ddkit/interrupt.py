@@ -125,6 +125,7 @@ class CommandInterrupt(Interrupt):
         if self._to_the_end:
             self._old = dict.fromkeys(self._old, signal.SIG_DFL)
         super().__exit__(kind, *rest)
+        Interrupt.deaf = self._to_the_end  # a process that goes on listens again
         sys.unraisablehook = self._hook
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             _say_interrupted()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ddkit.cli import main
 from ddkit.interrupt import Interrupt
 
 #: Sends itself the signal at the ``at``-th line of Python that a command executes, so that every moment can be hit.
@@ -74,6 +75,14 @@ def test_signal_stops_work_at_once_unless_it_is_waited_for() -> None:
         assert interrupt.requested
     with pytest.raises(KeyboardInterrupt), Interrupt():
         signal.raise_signal(signal.SIGINT)
+        time.sleep(1)
+
+
+def test_a_process_that_goes_on_behind_a_command_listens_to_signals() -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", "no-such-run"])
+    with pytest.raises(KeyboardInterrupt), Interrupt():
+        signal.raise_signal(signal.SIGTERM)
         time.sleep(1)
 
 
