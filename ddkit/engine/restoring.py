@@ -58,6 +58,10 @@ def take(session: Session, state: Any) -> None:
     _require_same(session.state_dict(), state, "session")
 
 
+#: Steps that an optimiser may have taken.
+_MOST_STEPS = 2**40
+
+
 def whole(state: Mapping[str, Any], name: str, most: int) -> int:
     """Return the counter called ``name``, a whole number from 0 to ``most``."""
     value = state[name]
@@ -148,6 +152,8 @@ def _require_moments(optimiser: torch.optim.Optimizer) -> None:
                 if isinstance(own, Tensor):
                     shape = parameter.shape if own.dim() else own.shape
                     _require_tensor(memory[name], own.new_empty(shape), f"'{name}' of an optimiser")
+                    if name == "step" and not 0 <= float(memory[name]) <= _MOST_STEPS:
+                        raise _Misfit(f"an optimiser cannot have taken {float(memory[name]):g} steps")
                 elif type(memory[name]) is not type(own):
                     raise _Misfit(f"'{name}' of an optimiser is a {type(memory[name]).__name__}")
 

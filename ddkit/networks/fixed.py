@@ -79,4 +79,7 @@ class FixedNetworks(NetworkSource):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with saved seeds."""
-        self.seeds, self.served = [int(seed) for seed in state["seeds"]], int(state["served"])
+        seeds = [int(seed) for seed in state["seeds"]]
+        if len(seeds) != self.count:
+            raise ValueError(f"{len(seeds)} seeds are not those of {self.count} networks")
+        self.seeds, self.served = seeds, int(state["served"])

@@ -197,6 +197,8 @@ class OnlinePool(NetworkSource):
         """Go on with the same pool."""
         self.drawn, self._chosen = int(state["drawn"]), None
         self.counters, self.numbers = ([int(value) for value in state[key]] for key in ("counters", "numbers"))
+        if not len(self.counters) == len(self.numbers) == len(state["weights"]):
+            raise ValueError(f"{len(state['weights'])} networks have {len(self.counters)} ages: they are no pool")
         device = self.network.device
         self.weights = [{name: value.to(device) for name, value in saved.items()} for saved in state["weights"]]
         if self.weights:

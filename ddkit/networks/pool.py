@@ -116,4 +116,7 @@ class TrainedPool(NetworkSource):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the same pool."""
-        self.drawn, self.snapshots = int(state["drawn"]), [dict(snapshot) for snapshot in state["snapshots"]]
+        snapshots = [dict(snapshot) for snapshot in state["snapshots"]]
+        if len(snapshots) not in (0, self.runs * self.stages):
+            raise ValueError(f"{len(snapshots)} snapshots are no pool of {self.runs * self.stages}")
+        self.drawn, self.snapshots = int(state["drawn"]), snapshots

@@ -155,6 +155,8 @@ class RealTrainedNetworks(NetworkSource):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the same networks."""
         self.drawn, self.turn = int(state["drawn"]), int(state["turn"])
+        if len(state["members"]) != self.pool or not 0 <= self.turn < self.pool:
+            raise ValueError(f"{len(state['members'])} networks, of which number {self.turn} is next, are no pool")
         self.members = []
         for saved in state["members"]:
             member = _Member(int(saved["number"]), int(saved["served"]), dict(saved["weights"]))
