@@ -31,8 +31,8 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
     Small sets get ddkit's: bodies of 32 channels, 500 steps with ten times the rate; after 60 steps one image per class
     of 8x8 digits reaches 92.9 % by the kernel.
 
-    The authors whiten without subtracting the mean of the pixels, here it is subtracted: 41.5 +- 1.4 % against 41.6 +- 1.8
-    % without, one CIFAR-10 image per class after 60 steps, on held-out images (``benchmarks/deviations.py``).
+    The authors whiten without subtracting the mean of the pixels, here it is subtracted: 41.5 +- 1.4 % against 41.6 +-
+    1.8 % without, one CIFAR-10 image per class after 60 steps, on held-out images (``benchmarks/deviations.py``).
 
     28x28 grey images are padded to 32 by the first convolution of this toolkit's ConvNet, not by the authors'.
     """
