@@ -36,8 +36,12 @@ def where_data_are(stored: Mapping[str, Any], run: Path) -> str:
 
 def is_writable(folder: Path) -> bool:
     """Say whether files can be written into a folder, or whether it can be made."""
-    there = next((part for part in (folder, *folder.absolute().parents) if part.exists()), folder)
-    return os.access(there, os.W_OK | os.X_OK)
+    return os.access(_existing(folder), os.W_OK | os.X_OK)
+
+
+def _existing(folder: Path) -> Path:
+    """Return the folder, or the nearest one around it that is there."""
+    return next(part for part in (folder, *folder.absolute().parents) if part.exists())
 
 
 def check_writable(folder: Path) -> None:
@@ -46,9 +50,7 @@ def check_writable(folder: Path) -> None:
     Raises:
         ConfigError: so it is.
     """
-    existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
+    existing = _existing(folder)
     if not existing.is_dir():
         raise ConfigError(f"cannot write to '{folder}': '{existing}' is a file; choose another folder")
     if not is_writable(existing):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ddkit.container import canonical_json
+from ddkit.documents import read_json_object
 from ddkit.files import temporary_pattern, write_text
 
 FOLDER_NAME = "evaluating"
@@ -35,9 +36,9 @@ class Finished:
         if path is None:
             return None
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            kept = read_json_object(path)
             values, seconds = [float(value) for value in kept["accuracies"]], float(kept["seconds"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
         fits = len(values) == count and all(0 <= value <= 1 for value in values) and 0 <= seconds < math.inf
         return (values, seconds) if fits else None

@@ -4,6 +4,7 @@ networks."""
 from __future__ import annotations
 
 import copy
+import functools
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -76,6 +77,11 @@ class Setting:
     start: int | None = None
     centred: bool = False
     scale: float = 1.0
+
+    @functools.cached_property
+    def random(self) -> bool:
+        """Whether training passes draw random numbers, see :meth:`ModelSpec.draws_in_forward`."""
+        return self.spec.draws_in_forward(self.shape, self.num_classes)
 
     def _initial(self, seed: int) -> int:
         return derive_seed(seed, "initialisation") if self.start is None else self.start

@@ -132,7 +132,7 @@ def _plan(
                 "stacked=True with a centred recipe: initial outputs differ per network; use stacked=False"
             )
         stacked = False
-    if setting.spec.draws_in_forward(setting.shape, setting.num_classes):
+    if setting.random:
         if stacked:
             raise ConfigError(
                 f"stacked=True with '{setting.spec.canonical()}': its passes draw random numbers (dropout or the "
@@ -153,7 +153,7 @@ def networks_at_once(
     seeds: Sequence[int],
     *,
     num_classes: int,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     stacked: bool | None = None,
     precision: TrainingPrecision = "float32",
     compile: bool = False,
@@ -162,7 +162,7 @@ def networks_at_once(
 
     Args and errors are those of :func:`train_networks`.
     """
-    data = training_set(images, labels, recipe, num_classes, torch.device(device))
+    data = training_set(images, labels, recipe, num_classes, resolve_device(device))
     setting = _setting(data, spec, recipe, num_classes, precision, compile)
     size, _ = _plan(setting, _shown(data, recipe), seeds, stacked, None)
     return 0 if recipe.head == "ridge" else size
@@ -256,10 +256,9 @@ def train_networks(
     given = recipe.schedule == "given"
     setting = _setting(data, spec, recipe, num_classes, precision, compile)
     size, pad = _plan(setting, _shown(data, recipe), seeds, stacked, pad_last)
-    random = spec.draws_in_forward(data.shape, num_classes)
 
     def draws(seed: int) -> AbstractContextManager[None]:
-        return default_draws(derive_seed(seed, "passes"), setting.device) if random else nullcontext()
+        return default_draws(derive_seed(seed, "passes"), setting.device) if setting.random else nullcontext()
 
     if recipe.head == "ridge":
         return _train_by_ridge(setting, data, recipe, seeds, draws, progress)

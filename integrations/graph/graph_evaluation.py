@@ -18,6 +18,7 @@ from ddkit.integrations.graph.host import Data, GCNConv, GINConv, Linear, SAGECo
 from ddkit.integrations.graph.judging import Training, train_and_select
 from ddkit.integrations.graph.results import GraphEvaluation, checked_plan, results_of
 from ddkit.integrations.graph.sets import Laid, checked_graphs, laid
+from ddkit.streams import default_draws
 
 #: Training of networks on graphs: fewer epochs than on nodes, and narrower, as in DosCond.
 GRAPH_TRAINING = Training(epochs=300, hidden=64, weight_decay=0.0, dropout=0.0, validate_every=10)
@@ -82,8 +83,7 @@ class GraphJudge:
         """Return the test accuracy of the selected and the last epoch, seconds, and which edges the model saw."""
         begun = time.process_time()
         plan = self.plan
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(job[1])
+        with default_draws(job[1]):
             network = GraphNetwork(job[0], self.small.x.shape[1], self.classes, plan.hidden, plan.dropout)
             selected, last = train_and_select(
                 network,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ddkit.errors import ConfigError
 from ddkit.integrations.graph.models import Build, GraphInput, build
 from ddkit.integrations.graph.task import NodeTask
-from ddkit.streams import derive_seed
+from ddkit.streams import default_draws, derive_seed
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,7 @@ class Judge:
     def run(self, job: tuple[str | Build, int]) -> tuple[float | None, float, float, str]:
         """Return the test accuracy of the selected and the last epoch, seconds, and which edges the model saw."""
         begun = time.process_time()
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(job[1])
+        with default_draws(job[1]):
             network = build(job[0], self.real.x.shape[1], self.real.num_classes, self.plan.hidden, self.plan.dropout)
             selected, last = train_and_select(
                 network,

@@ -27,7 +27,7 @@ from ddkit.executor import Executor, InProcess
 from ddkit.files import write_text
 from ddkit.integrations.nas.proxy import Proxy, one_line
 from ddkit.models import ModelSpec
-from ddkit.streams import Streams, derive_seed
+from ddkit.streams import Streams, default_draws, derive_seed
 
 #: Changes with what a stored outcome means; outcomes of another version are computed again.
 _VERSION = 2
@@ -170,8 +170,7 @@ def run_task(work: Work, task: Task) -> Outcome:
     status, message = "ok", ""
     accuracy, loss = 1 / proxy.num_classes, math.log(proxy.num_classes)
     started, cpu_started = time.perf_counter(), time.process_time()
-    with threads(work.threads), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive_seed(task.seed, "candidate"))  # for dropout and the like
+    with threads(work.threads), default_draws(derive_seed(task.seed, "candidate")):  # what a builder draws by itself
         try:
             (network,) = train_networks(
                 images,
