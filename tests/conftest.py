@@ -16,7 +16,11 @@ if "OMP_NUM_THREADS" in os.environ:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave tests marked ``slow`` out unless they are asked for with ``-m slow``."""
+    """Leave tests marked ``slow`` out unless they are asked for with ``-m slow``; those that fork come first.
+
+    A process in which autograd has run in several threads cannot be forked to compute gradients.
+    """
+    items.sort(key=lambda item: "forks" not in item.keywords)
     if config.getoption("-m"):
         return
     skip = pytest.mark.skip(reason="longer than a minute: run with -m slow")

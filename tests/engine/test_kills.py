@@ -31,6 +31,7 @@ from ddkit.interrupt import Interrupt
 from ddkit.testing import small_overrides, toy_data
 from ddkit.testing.small import fit_small
 
+pytestmark = pytest.mark.forks
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: Functions in which a run is stopped before they do anything, by stage, with the number of the call.
 PLACES: dict[str, tuple[str, int]] = {

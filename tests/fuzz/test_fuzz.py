@@ -20,7 +20,10 @@ COUNT = os.environ.get("DDKIT_FUZZ")
 #: Inputs of a format that is read in milliseconds, and of one that takes a run.
 QUICK, DEAR = 40, 6
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and reads memory from /proc")
+pytestmark = [
+    pytest.mark.forks,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and reads memory from /proc"),
+]
 
 
 @pytest.mark.parametrize(
