@@ -57,9 +57,9 @@ def tried(read: Read, raw: bytes, folder: Path) -> tuple[str, str]:
     except BaseException as error:
         kind, text = "exception", f"{type(error).__name__}: {error}"
     spent, taken = time.process_time() - began, peak_bytes() - before
-    if spent > MOST_SECONDS:
-        return "slow", f"{spent:.1f} s of the processor; {text}"
-    return ("memory", f"{taken / 2**20:.0f} MiB; {text}") if taken > MOST_BYTES else (kind, text)
+    if taken > MOST_BYTES:  # asked first: what takes much memory is slow, too
+        return "memory", f"{taken / 2**20:.0f} MiB; {text}"
+    return ("slow", f"{spent:.1f} s of the processor; {text}") if spent > MOST_SECONDS else (kind, text)
 
 
 def outcomes(read: Read, inputs: Sequence[bytes], folder: Path) -> list[Outcome]:
