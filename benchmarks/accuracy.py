@@ -29,21 +29,13 @@ from cells import CELLS, PASSES, TRAJECTORY, distil, generator_seconds, how_to_t
 from experts import buffer_for, part_of
 
 from ddkit import Distiller, data
-from ddkit.artifact import DistilledDataset
+from ddkit.base.files import write_text
 from ddkit.data import RealData
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.engine import environment, peak_memory_bytes
-from ddkit.evaluation import (
-    OWN_RECIPES,
-    EvaluationResult,
-    evaluate,
-    evaluate_kernel,
-    kernel_of,
-    own_model,
-    published,
-    recipe_of,
-)
-from ddkit.files import write_text
-from ddkit.kernels import NetworkFeatures
+from ddkit.evaluation import EvaluationResult, evaluate, evaluate_kernel, kernel_of, own_model, published, recipe_of
+from ddkit.models.kernels import NetworkFeatures
+from ddkit.training import OWN_RECIPES
 
 CONTROLS = tuple(
     f"{control}-{cell}"

@@ -14,9 +14,10 @@ import sys
 from pathlib import Path
 
 from ddkit import Distiller, data
+from ddkit.base.files import write_text
 from ddkit.engine import environment
-from ddkit.evaluation import evaluate, paired_difference, recipe, summary
-from ddkit.files import write_text
+from ddkit.evaluation import evaluate, paired_difference, summary
+from ddkit.training import recipe
 
 SEEDS = (0, 1, 2)
 

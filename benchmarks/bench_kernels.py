@@ -80,7 +80,7 @@ def outer_step(name: str, device: str) -> Callable[[], Any]:
     """Return one backward pass of the objective under a kernel."""
     import torch
 
-    from ddkit.config import DistillConfig
+    from ddkit.base.config import DistillConfig
     from ddkit.data import RealData
     from ddkit.engine.session import Session
 
@@ -104,7 +104,7 @@ def layout(name: str, side: int, device: str) -> Callable[[], Any]:
     """Return forward and backward of three blocks of convolution and pooling on 4 x 8 images in one layout."""
     import torch
 
-    from ddkit.kernels import infinite_kernel
+    from ddkit.models.kernels import infinite_kernel
 
     generator = torch.Generator().manual_seed(0)
     support, targets = (torch.randn(count, 1, side, side, generator=generator).to(device) for count in (2, 4))

@@ -84,10 +84,10 @@ def measure(method: str, shape: str, steps: int) -> dict[str, Any]:
     import torch
 
     from ddkit import methods
+    from ddkit.base.progress import silent
     from ddkit.data import RealData
     from ddkit.engine import peak_memory_bytes
     from ddkit.engine.session import Session
-    from ddkit.progress import silent
 
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (CLASSES * PER_CLASS, *SHAPES[shape]), dtype=torch.uint8, generator=generator)

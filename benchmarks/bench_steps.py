@@ -87,12 +87,12 @@ def measure(objective_name: str, variant: str, shape_name: str, steps: int) -> d
     import torch
 
     from ddkit import augment
+    from ddkit.base.precision import Precision
+    from ddkit.base.streams import Streams
     from ddkit.data import RealData
     from ddkit.models import ModelSpec
-    from ddkit.networks import FreshNetworks, Network
-    from ddkit.objectives import Context, DistributionMatching, GradientMatching, RealSignal
-    from ddkit.precision import Precision
-    from ddkit.streams import Streams
+    from ddkit.networks import FreshNetworks, Network, RealSignal
+    from ddkit.objectives import Context, DistributionMatching, GradientMatching
     from ddkit.synthesis import Pixels
 
     shape = SHAPES[shape_name]
@@ -134,7 +134,7 @@ def measure(objective_name: str, variant: str, shape_name: str, steps: int) -> d
         matching = DistributionMatching if objective_name == "distribution" else GradientMatching
         objective = matching(real_batch=REAL)
         signal.setup(data, streams, augmentation, REAL)
-        context = Context(CLASSES, signal, networks, network, augmentation, streams)
+        context = Context(CLASSES, signal, network, augmentation, streams, networks=networks)
         networks.setup(context)
         objective.setup(context, synthesizer)
 

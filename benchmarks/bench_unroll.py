@@ -89,7 +89,8 @@ def measure(method: str, steps: int) -> dict[str, float]:
 
     from ddkit.models import ModelSpec
     from ddkit.networks import Network
-    from ddkit.objectives.unrolling import Batch, FlatNetwork, InnerProblem, distance_to, registry
+    from ddkit.networks.flat import FlatNetwork
+    from ddkit.objectives.unrolling import Batch, InnerProblem, distance_to, registry
 
     name, _, heavy = method.partition("-")
     network = Network(ModelSpec("convnet"), SHAPE, CLASSES)

@@ -10,13 +10,14 @@ from typing import Any
 from experts import FLAT, buffer_for, part_of
 
 from ddkit import Distiller
-from ddkit.artifact import DistilledDataset
+from ddkit.base.files import write_text
+from ddkit.base.streams import Streams
 from ddkit.data import RealData
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.engine import Callback
-from ddkit.evaluation import OWN_RECIPES, TrainingRecipe, recipe, recipe_of
-from ddkit.files import write_text
-from ddkit.streams import Streams
+from ddkit.evaluation import recipe_of
 from ddkit.synthesis.gan import save_generator, train_generator
+from ddkit.training import OWN_RECIPES, TrainingRecipe, recipe
 
 #: Distillations: (method, data, ipc) -> overrides of the official schedule. What is not named is official.
 REDUCED_GM = {"objective": {"real_batch": 128}}

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from ddkit import Distiller, data, evaluate
 from ddkit.data import RealData, whitening
-from ddkit.evaluation import TrainingRecipe, evaluate_kernel
+from ddkit.evaluation import evaluate_kernel
+from ddkit.training import TrainingRecipe
 
 from cells import RFAD  # isort: skip
 

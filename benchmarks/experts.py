@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from ddkit.augment import default_strategy
+from ddkit.base.files import write_text
 from ddkit.data import RealData
-from ddkit.experts import ExpertSettings, build_buffer
-from ddkit.files import write_text
+from ddkit.training.experts import ExpertSettings, build_buffer
 
 #: Real images on which experts are trained and which trajectory matching distils: the first of a permutation.
 IMAGES = 10_000

@@ -26,19 +26,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddkit.artifact import DistilledDataset
+from ddkit.base.files import write_text
+from ddkit.base.streams import Streams, derive_seed
 from ddkit.data import RealData, load_pair
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.distilled.parts import relabelled
 from ddkit.engine import environment
-from ddkit.evaluation import accuracy, recipe
-from ddkit.files import write_text
 from ddkit.integrations.federated import ClientSet, Task, dirichlet_partition
 from ddkit.integrations.federated.shard import distil_shard
 from ddkit.integrations.federated.suspects import find_suspects
 from ddkit.integrations.federated.training import train, training_data
 from ddkit.integrations.federated.union import MOST_IMPORTANCE, joined
 from ddkit.models import ModelSpec
-from ddkit.parts import relabelled
-from ddkit.streams import Streams, derive_seed
+from ddkit.training import accuracy, recipe
 
 CLIENTS, LIAR, CLAIM, IPC = 8, 1, 10**6, 1
 MODELS = {"digits": "convnet:width=32,depth=2", "mnist": "convnet:width=32"}

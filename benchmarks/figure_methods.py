@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ddkit import Distiller, data
-from ddkit.artifact import DistilledDataset
+from ddkit.data.distilled.dataset import DistilledDataset
 
 SCALE, MARGIN, NAME = 2, 4, 110
 #: Smallest side of a picture of one image.

@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from torch_geometric.data import Data
 
+from ddkit.base.files import write_text
 from ddkit.engine import environment
 from ddkit.evaluation.statistics import summary
-from ddkit.files import write_text
 from ddkit.integrations.graph import GraphCondenser, Training, citation_model, evaluate, evaluate_whole, planetoid
 
 CHOOSING: dict[str, Callable[[], Data]] = {
@@ -143,7 +143,7 @@ def head(graph_name: str, normalised: bool, method: str, found: list[Any]) -> di
 
 def condensed(data: Data, method: str, changes: dict[str, Any], count: int) -> list[Data]:
     """Condense ``count`` times from different seeds."""
-    size = {} if method == "means" else {"nodes_per_class": PER_CLASS}
+    size: dict[str, Any] = {} if method == "means" else {"nodes_per_class": PER_CLASS}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of bytes, and of settings that are here to fail
         return [GraphCondenser(method, seed=seed, **size, **changes).condense(data) for seed in range(count)]

@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ddkit.base.files import write_text
+from ddkit.base.streams import derive_seed
 from ddkit.data import RealData, load_pair
 from ddkit.evaluation.statistics import summary
-from ddkit.files import write_text
 from ddkit.integrations.continual import (
     ClassMemory,
     CoresetReplayBuffer,
@@ -33,7 +34,6 @@ from ddkit.integrations.continual import (
 )
 from ddkit.integrations.continual.host import ClassBalancedBuffer, EvaluationPlugin, Naive, ReservoirSamplingBuffer
 from ddkit.recipes.continual_runs import Tensors, class_order
-from ddkit.streams import derive_seed
 
 TASKS, CLASSES, BATCH = 5, 10, 16
 
@@ -42,8 +42,12 @@ def memory(policy: str, size: int, seed: int, train: RealData) -> Any:
     """Return a storage policy; None for none."""
     common: dict[str, Any] = {"num_classes": CLASSES, "seed": seed, "pixels": train.preprocessing, "name": "digits"}
     if policy == "distilled":
-        distil = {"method": "dm", "steps": 100, "objective": {"real_batch": 64}, "model": "convnet:width=16"}
-        return DistilledReplayBuffer(size, **distil, **common)
+        distil: dict[str, Any] = {
+            "steps": 100,
+            "objective": {"real_batch": 64},
+            "model": "convnet:width=16",
+        }
+        return DistilledReplayBuffer(size, method="dm", **distil, **common)
     if policy in ("random", "herding"):
         return CoresetReplayBuffer(size, selection=policy, **common)  # type: ignore[arg-type]
     avalanche = {"reservoir": ReservoirSamplingBuffer, "class-balanced": ClassBalancedBuffer}

@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from ddkit import data, models
+from ddkit.base.files import write_text
+from ddkit.base.streams import Streams
 from ddkit.data import RealData
 from ddkit.engine import environment
 from ddkit.errors import ConfigError
-from ddkit.files import write_text
 from ddkit.integrations.private import PrivacyBudget, PrivateData, Queries
 from ddkit.integrations.private import data as walls
 from ddkit.integrations.private.gradients import RecordGradients
@@ -33,7 +34,6 @@ from ddkit.integrations.private.mutants import Silence
 from ddkit.integrations.private.public_norm import public_centre
 from ddkit.models import ModelSpec
 from ddkit.networks import Network
-from ddkit.streams import Streams
 
 SEEDS = (0, 1)
 ACCEPTED = ("convnet:width=16", "convnet:width=16,norm=none", "mlp:width=64", "lone")

@@ -19,8 +19,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ddkit.base.files import write_text
 from ddkit.engine import environment
-from ddkit.files import write_text
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "benchmarks" / "results" / "recipes"

@@ -37,14 +37,15 @@ from cells import CELLS, TRAJECTORY, distil, generator_seconds, how_to_train, sh
 from experts import buffer_for, part_of
 
 from ddkit import Distiller, data, methods
-from ddkit.artifact import DistilledDataset
+from ddkit.base.files import write_text
 from ddkit.data import RealData
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.engine import Callback, Run, environment
 from ddkit.engine.session import result_metadata
-from ddkit.evaluation import TrainingRecipe, evaluate, evaluate_kernel, kernel_of, own_model, recipe_of
-from ddkit.evaluation.named import OWN_RECIPES
-from ddkit.files import write_text
-from ddkit.kernels import NetworkFeatures
+from ddkit.evaluation import evaluate, evaluate_kernel, kernel_of, own_model, recipe_of
+from ddkit.models.kernels import NetworkFeatures
+from ddkit.training import TrainingRecipe
+from ddkit.training.named import OWN_RECIPES
 
 DATA, IPC = "mnist", 10
 #: Seconds of a method's own clock at which its set is evaluated; the last one ends it.

@@ -14,33 +14,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ddkit.artifact import DistilledDataset
-    from ddkit.data import RealData
-    from ddkit.engine import Distiller
+    from ddkit.base.version import __version__
+    from ddkit.data.distilled.dataset import DistilledDataset
+    from ddkit.data.real import RealData
+    from ddkit.engine.distiller import Distiller
     from ddkit.evaluation.evaluate import evaluate
 
-    __version__: str
-
 _LAZY = {
-    "DistilledDataset": "ddkit.artifact",
+    "__version__": "ddkit.base.version",
+    "DistilledDataset": "ddkit.data.distilled.dataset",
     "Distiller": "ddkit.engine",
     "RealData": "ddkit.data",
     "evaluate": "ddkit.evaluation",
 }
 _MODULES = {
     "augment",
-    "coresets",
     "data",
     "engine",
     "evaluation",
-    "kernels",
     "methods",
     "models",
     "networks",
     "objectives",
-    "report",
     "synthesis",
     "testing",
+    "training",
 }
 
 __all__ = ["DistilledDataset", "Distiller", "RealData", "__version__", "evaluate"]
@@ -51,18 +49,7 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(_LAZY[name]), name)
     if name in _MODULES:
         return import_module(f"ddkit.{name}")
-    if name == "__version__":
-        return _version()
     raise AttributeError(f"module 'ddkit' has no attribute '{name}'")
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("ddkit")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def __dir__() -> list[str]:

@@ -11,12 +11,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ddkit.config import merge
+from ddkit.base.config import merge
+from ddkit.base.lock import FILE_NAME as LOCK_NAME
+from ddkit.base.lock import locked
+from ddkit.base.yaml_text import MAX_LENGTH, parse_yaml
+from ddkit.data.distilled.privacy import refuse_inside_release
 from ddkit.errors import ConfigError, InterruptedRunError, shortened, unknown_name
-from ddkit.lock import FILE_NAME as LOCK_NAME
-from ddkit.lock import locked
-from ddkit.privacy import refuse_inside_release
-from ddkit.yaml_text import MAX_LENGTH, parse_yaml
 
 FOLDER = Path(__file__).parent
 

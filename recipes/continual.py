@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ddkit.data import RealData, load_pair
+from ddkit.base.executor import executor
+from ddkit.base.files import write_text
+from ddkit.base.streams import Streams
+from ddkit.data.loading import load_pair
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, unknown_name
-from ddkit.executor import executor
-from ddkit.files import write_text
-from ddkit.models import ModelSpec
+from ddkit.models.spec import ModelSpec
 from ddkit.recipes.continual_report import write
 from ddkit.recipes.continual_runs import (
     WITHOUT_MEMORY,
@@ -26,7 +28,6 @@ from ddkit.recipes.continual_runs import (
 )
 from ddkit.recipes.continual_table import table_of
 from ddkit.recipes.settings import Say, checked, require_known
-from ddkit.streams import Streams
 
 _DATA = {"split-digits": "digits", "split-mnist": "mnist", "split-fashionmnist": "fashionmnist",
          "split-cifar10": "cifar10"}  # fmt: skip

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ddkit.base.files import write_atomically
+from ddkit.evaluation.report.document import Section, write_document
 from ddkit.evaluation.statistics import summary
-from ddkit.files import write_atomically
 from ddkit.recipes.continual_runs import WITHOUT_MEMORY, Outcome, Settings
 from ddkit.recipes.continual_table import Values, against_best, finals
-from ddkit.report.document import Section, write_document
 
 COLOURS = {
     "distilled": "#c0392b",

@@ -14,17 +14,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ddkit.data import RealData
+from ddkit.base.streams import Streams, derive_seed
+from ddkit.data.distilled.parts import at_rest_bytes
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError
-from ddkit.evaluation import TrainingRecipe, accuracies, recipe, train_networks
-from ddkit.integrations.continual import (
-    ClassMemory,
-    CoresetReplayBuffer,
-    DistilledReplayBuffer,
-    StreamAccuracies,
-    distilled_replay,
-    replay,
-)
+from ddkit.integrations.continual.coreset import CoresetReplayBuffer
+from ddkit.integrations.continual.distilled import DistilledReplayBuffer
 from ddkit.integrations.continual.host import (
     ClassBalancedBuffer,
     EvaluationPlugin,
@@ -32,10 +27,15 @@ from ddkit.integrations.continual.host import (
     ReservoirSamplingBuffer,
     class_incremental_benchmark,
 )
-from ddkit.models import ModelSpec
-from ddkit.parts import at_rest_bytes
+from ddkit.integrations.continual.memory import ClassMemory
+from ddkit.integrations.continual.metrics import StreamAccuracies
+from ddkit.integrations.continual.replay import distilled_replay, replay
+from ddkit.models.spec import ModelSpec
 from ddkit.recipes.settings import Frozen
-from ddkit.streams import Streams, derive_seed
+from ddkit.training.accuracy import accuracies
+from ddkit.training.named import recipe
+from ddkit.training.recipe import TrainingRecipe
+from ddkit.training.train import train_networks
 
 Policy = Literal["none", "joint", "reservoir", "adaptive", "random", "herding", "distilled"]
 Protocol = Literal["interleave", "retrain"]

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ddkit.data import load_pair
-from ddkit.executor import executor
-from ddkit.files import write_text
+from ddkit.base.executor import executor
+from ddkit.base.files import write_text
+from ddkit.data.loading import load_pair
 from ddkit.recipes.federated_report import draw, rows, write_report
 from ddkit.recipes.federated_settings import Settings
 from ddkit.recipes.settings import Say

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ddkit.evaluation import Summary, paired_difference, summary
-from ddkit.files import write_atomically
+from ddkit.base.files import write_atomically
+from ddkit.evaluation.report.document import Section, write_document
+from ddkit.evaluation.statistics import Summary, paired_difference, summary
 from ddkit.recipes.federated_settings import Settings
-from ddkit.report.document import Section, write_document
 
 _COLOURS = {"averaging": "#3b5b92", "records": "#8a6d1f", "distilled": "#0f766e", "central": "#7b8089"}
 _MARKERS = "osD^vP*X"

@@ -9,9 +9,9 @@ from pydantic import Field
 
 from ddkit import methods
 from ddkit.errors import ConfigError
-from ddkit.evaluation import TrainingRecipe
-from ddkit.models import ModelSpec
+from ddkit.models.spec import ModelSpec
 from ddkit.recipes.settings import Frozen, checked, of_data_set
+from ddkit.training.recipe import TrainingRecipe
 
 Options = dict[str, Any]
 

@@ -11,28 +11,25 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ddkit import evaluation
-from ddkit.config import merge
-from ddkit.data import RealData, load_pair
-from ddkit.evaluation import TrainingRecipe
-from ddkit.integrations.federated import (
-    DistillClient,
-    FedDistill,
-    ServerDistill,
-    Task,
-    Traffic,
-    TrainClient,
-    dirichlet_partition,
-    load_arrays,
-    simulate,
-    weights_to_arrays,
-)
+from ddkit.base.config import merge
+from ddkit.base.streams import Streams, derive_seed
+from ddkit.data.loading import load_pair
+from ddkit.data.real import RealData
+from ddkit.integrations.federated.client import DistillClient, TrainClient
+from ddkit.integrations.federated.dynafed import ServerDistill
 from ddkit.integrations.federated.flower import ArrayRecord, Context, FedAvg, FedProx, Message, MetricRecord, Strategy
+from ddkit.integrations.federated.partition import dirichlet_partition
+from ddkit.integrations.federated.simulation import simulate
+from ddkit.integrations.federated.strategy import FedDistill
+from ddkit.integrations.federated.task import Task
+from ddkit.integrations.federated.traffic import Traffic
 from ddkit.integrations.federated.training import train, training_data
-from ddkit.models import ModelSpec
+from ddkit.integrations.federated.weights import load_arrays, weights_to_arrays
+from ddkit.models.spec import ModelSpec
 from ddkit.recipes.federated_report import Way
 from ddkit.recipes.federated_settings import Settings
-from ddkit.streams import Streams, derive_seed
+from ddkit.training.named import recipe as recipe_called
+from ddkit.training.recipe import TrainingRecipe
 
 
 class _Collecting(FedAvg):
@@ -141,7 +138,7 @@ class Partition:
 
     def _server_recipe(self) -> TrainingRecipe:
         options = dict(self.settings.server)
-        return evaluation.recipe(str(options.pop("name", "dsa")), self.train.name, **options)
+        return recipe_called(str(options.pop("name", "dsa")), self.train.name, **options)
 
     def central(self) -> Way:
         """Train on all images in one place."""

@@ -12,27 +12,22 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from ddkit.base.executor import Executor, executor
+from ddkit.base.files import write_text
+from ddkit.base.registry import checked_options
 from ddkit.errors import ConfigError, unknown_name
-from ddkit.executor import Executor, executor
-from ddkit.files import write_text
-from ddkit.integrations.graph import (
-    METHODS,
-    MODELS,
-    GraphCondenser,
-    GraphEvaluation,
-    Training,
-    block_model,
-    evaluate,
-    evaluate_whole,
-    karate_club,
-    load,
-    planetoid,
-    save,
-)
+from ddkit.integrations.graph.artifact import load, save
+from ddkit.integrations.graph.condenser import GraphCondenser
+from ddkit.integrations.graph.evaluation import evaluate, evaluate_whole
+from ddkit.integrations.graph.generated import block_model, karate_club
+from ddkit.integrations.graph.judging import Training
+from ddkit.integrations.graph.models import MODELS
+from ddkit.integrations.graph.planetoid import planetoid
+from ddkit.integrations.graph.presets import METHODS
+from ddkit.integrations.graph.results import GraphEvaluation
 from ddkit.recipes.graph_families import condense_families
 from ddkit.recipes.graph_report import Cell, write_page
 from ddkit.recipes.settings import Frozen, Say, checked
-from ddkit.registry import checked_options
 
 _SETS = ("generated", "cora", "citeseer", "pubmed")
 

@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 
+from ddkit.base.streams import Streams
 from ddkit.evaluation.statistics import paired_difference, summary
-from ddkit.integrations.graph import GraphCondenser, evaluate_graphs, random_families, save
+from ddkit.integrations.graph.artifact import save
+from ddkit.integrations.graph.condenser import GraphCondenser
+from ddkit.integrations.graph.generated import random_families
+from ddkit.integrations.graph.graph_evaluation import evaluate_graphs
 from ddkit.recipes.graph_report import points
-from ddkit.streams import Streams
 
 
 def condense_families(settings: dict[str, int], seed: int, out: Path) -> list[dict[str, Any]]:

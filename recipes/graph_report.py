@@ -13,10 +13,10 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ddkit.base.files import write_atomically
+from ddkit.evaluation.report.document import Section, write_document
 from ddkit.evaluation.statistics import PairedDifference, Summary, paired_difference, summary
-from ddkit.files import write_atomically
-from ddkit.integrations.graph import GraphEvaluation
-from ddkit.report.document import Section, write_document
+from ddkit.integrations.graph.results import GraphEvaluation
 
 #: Sets for which nothing is learned.
 BASELINES = ("means", "kmeans", "random", "herding", "kcenter")

@@ -12,18 +12,21 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ddkit import methods
-from ddkit.data import RealData
+from ddkit.base.executor import Executor, executor
+from ddkit.base.files import write_text
+from ddkit.base.streams import Streams
 from ddkit.data.names import known_as
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, unknown_name
-from ddkit.evaluation import TrainingRecipe
-from ddkit.executor import Executor, executor
-from ddkit.files import write_text
-from ddkit.integrations.nas import MEASURES, ProxyRanker, Ranking, SearchSpace, zero_cost
+from ddkit.integrations.nas.measures import MEASURES, zero_cost
+from ddkit.integrations.nas.ranker import ProxyRanker
+from ddkit.integrations.nas.ranking import Ranking
+from ddkit.integrations.nas.space import SearchSpace
 from ddkit.recipes.nas_data import Parts, TinySet, load_parts, tiny_sets
 from ddkit.recipes.nas_proxies import Proxy
 from ddkit.recipes.nas_report import write_page
 from ddkit.recipes.settings import Frozen, Say, checked, laid_over
-from ddkit.streams import Streams
+from ddkit.training.recipe import TrainingRecipe
 
 #: Proxies that are neither a method of ddkit nor a zero-cost measure.
 _REAL = ("early-stop", "quarter")

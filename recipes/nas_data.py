@@ -12,15 +12,18 @@ import torch
 import torch.nn.functional as F
 
 from ddkit import methods
-from ddkit.artifact import DistilledDataset
-from ddkit.config import DistillConfig, merge
-from ddkit.data import Preprocessing, RealData, load_pair
+from ddkit.base.config import DistillConfig, merge
+from ddkit.base.streams import Streams
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.loading import load_pair
+from ddkit.data.preprocessing import Preprocessing
+from ddkit.data.real import RealData
 from ddkit.data.splits import stratified_split
-from ddkit.engine import Distiller, Session
+from ddkit.engine.distiller import Distiller
 from ddkit.engine.selection import CoresetSession
+from ddkit.engine.session import Session
 from ddkit.errors import ConfigError
-from ddkit.integrations.nas import Preparation
-from ddkit.streams import Streams
+from ddkit.integrations.nas.trainer import Preparation
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from ddkit.files import write_atomically
-from ddkit.integrations.nas import Correlation, Ranking
+from ddkit.base.files import write_atomically
+from ddkit.integrations.nas.correlation import Correlation
+from ddkit.integrations.nas.ranking import Ranking
 from ddkit.recipes.nas_proxies import Judged
 
 _COLOURS = {"distilled": "#0f766e", "selected": "#b7791f", "real": "#3b5b92", "zero-cost": "#7b8089"}

@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ddkit.integrations.nas import Comparison, Correlation, Cost, Difference, Ranking
+from ddkit.integrations.nas.comparison import Comparison
+from ddkit.integrations.nas.correlation import Correlation
+from ddkit.integrations.nas.differences import Difference
+from ddkit.integrations.nas.ranking import Cost, Ranking
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,13 @@ from typing import Any
 
 import torch
 
-from ddkit.integrations.nas import (
-    Correlation,
-    Ranking,
-    break_even,
-    compare,
-    difference,
-    mean_spearman,
-    noise_ceiling,
-)
+from ddkit.evaluation.report.document import Section, write_document
+from ddkit.integrations.nas.comparison import break_even, compare, noise_ceiling
+from ddkit.integrations.nas.correlation import Correlation
+from ddkit.integrations.nas.differences import difference, mean_spearman
+from ddkit.integrations.nas.ranking import Ranking
 from ddkit.recipes.nas_figure import draw_figure
 from ddkit.recipes.nas_proxies import Judged, Proxy
-from ddkit.report.document import Section, write_document
 
 
 def write_page(

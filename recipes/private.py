@@ -11,14 +11,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ddkit.data import RealData, load_pair
+from ddkit.base.executor import executor
+from ddkit.base.files import write_text
+from ddkit.data.loading import load_pair
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, unknown_name
-from ddkit.executor import executor
-from ddkit.files import write_text
 from ddkit.integrations.private.audit import audit_mechanism, audit_membership, require_audit
 from ddkit.integrations.private.data import public_counts
 from ddkit.integrations.private.methods import METHODS
-from ddkit.models import ModelSpec
+from ddkit.models.spec import ModelSpec
 from ddkit.recipes.private_cells import BASELINES, Cell, Outcome, measure
 from ddkit.recipes.private_report import write_page
 from ddkit.recipes.settings import Frozen, Say, checked, of_data_set

@@ -8,21 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddkit import evaluation
-from ddkit.artifact import DistilledDataset
-from ddkit.data import RealData
-from ddkit.engine import Distiller
-from ddkit.evaluation import TrainingRecipe, train_networks
-from ddkit.evaluation.accuracy import accuracies
+from ddkit.base.files import write_text
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.distilled.privacy import Statement
+from ddkit.data.real import RealData
+from ddkit.engine.distiller import Distiller
 from ddkit.evaluation.kernel import evaluate_kernel
-from ddkit.files import write_text
-from ddkit.integrations.private import PrivateDistiller
 from ddkit.integrations.private.baselines import PrivateClassifier, dp_sgd_linear, dp_sgd_network
+from ddkit.integrations.private.distiller import PrivateDistiller
 from ddkit.integrations.private.independent import Queries, independent_epsilon
 from ddkit.integrations.private.merf import dp_merf
 from ddkit.integrations.private.methods import METHODS
-from ddkit.models import ModelSpec
-from ddkit.privacy import Statement
+from ddkit.models.spec import ModelSpec
+from ddkit.training.accuracy import accuracies
+from ddkit.training.named import recipe as recipe_called
+from ddkit.training.recipe import TrainingRecipe
+from ddkit.training.train import train_networks
 
 BASELINES = ("dm", "dp-sgd-linear", "dp-sgd-cnn", "dp-merf")
 _CLASSIFIERS = ("dp-sgd-linear", "dp-sgd-cnn")
@@ -185,7 +186,7 @@ def _accuracy(cell: Cell, settings: Mapping[str, Any], distilled: DistilledDatas
     how = settings["evaluation"]
     changes = {"epochs": how["epochs"], "lr": how["lr"]}
     if how["protocol"] == "dsa":
-        recipe = evaluation.recipe("dsa", test.name, **changes)
+        recipe = recipe_called("dsa", test.name, **changes)
     else:
         recipe = TrainingRecipe(name="private", schedule="cosine", **changes)
     images, labels = distilled.tensors()

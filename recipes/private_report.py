@@ -10,11 +10,11 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ddkit.artifact import DistilledDataset
-from ddkit.data import RealData
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
+from ddkit.evaluation.report.document import Section, write_document
 from ddkit.evaluation.statistics import paired_difference, summary
 from ddkit.recipes.private_cells import Cell, Outcome, set_folder
-from ddkit.report.document import Section, write_document
 
 #: Test accuracies in percent at delta 1e-5, from the table of Dockhorn et al. 2023 (DPDM, arXiv 2210.09929), by dataset
 #: and epsilon. Networks and set sizes differ from those here.

@@ -13,27 +13,27 @@ import torch
 from pydantic import Field
 
 from ddkit import methods
-from ddkit.artifact import DistilledDataset
-from ddkit.config import DistillConfig, merge
-from ddkit.data import RealData, load_pair
-from ddkit.engine import Distiller, ImageGrids, Session, precision_for
+from ddkit.base.config import DistillConfig, merge
+from ddkit.base.files import write_text
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.loading import load_pair
+from ddkit.data.real import RealData
+from ddkit.engine.callbacks import ImageGrids
+from ddkit.engine.devices import precision_for
+from ddkit.engine.distiller import Distiller
 from ddkit.engine.selection import CoresetSession
+from ddkit.engine.session import Session
 from ddkit.errors import ConfigError
-from ddkit.evaluation import (
-    EvaluationResult,
-    TrainingRecipe,
-    baseline_sets,
-    evaluate,
-    evaluate_real,
-    merge_draws,
-    published,
-    recipe,
-    whole_recipe,
-    write_evaluation,
-)
-from ddkit.files import write_text
+from ddkit.evaluation.assess import merge_draws, write_evaluation
+from ddkit.evaluation.baselines import baseline_sets
+from ddkit.evaluation.choice import whole_recipe
+from ddkit.evaluation.evaluate import evaluate, evaluate_real
+from ddkit.evaluation.published import published
+from ddkit.evaluation.report.html import write_report
+from ddkit.evaluation.results import EvaluationResult
 from ddkit.recipes.settings import Frozen, Say, checked
-from ddkit.report import write_report
+from ddkit.training.named import recipe
+from ddkit.training.recipe import TrainingRecipe
 
 
 class Settings(Frozen):

@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ddkit.config import merge
+from ddkit.base.config import merge
+from ddkit.base.registry import describe_validation_error
 from ddkit.data.names import known_as
 from ddkit.errors import ConfigError, unknown_name
-from ddkit.registry import describe_validation_error
 
 #: Told a line of text at every stage.
 Say = Callable[[str], None]

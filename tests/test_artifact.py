@@ -16,8 +16,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import ddkit.synthesis
-from ddkit.artifact import FILE_NAME, DistilledDataset
-from ddkit.budget import Budget
+from ddkit.data.distilled.budget import Budget
+from ddkit.data.distilled.dataset import FILE_NAME, DistilledDataset
 from ddkit.data.preprocessing import Preprocessing
 from ddkit.errors import ArtifactError, CheckpointError
 

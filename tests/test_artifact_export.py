@@ -15,11 +15,11 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
-from ddkit.artifact import DistilledDataset
-from ddkit.budget import Budget
+from ddkit.data.distilled.budget import Budget
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.distilled.export import export, folder_names
 from ddkit.data.preprocessing import Preprocessing
 from ddkit.errors import CheckpointError, ConfigError, UnknownNameError
-from ddkit.export import export, folder_names
 
 
 def make(channels: int = 3, images: torch.Tensor | None = None, **changes: Any) -> DistilledDataset:

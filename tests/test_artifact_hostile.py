@@ -17,8 +17,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddkit import container
-from ddkit.artifact import DistilledDataset
+from ddkit.base import container
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.preprocessing import Preprocessing
 from ddkit.errors import ArtifactError
 

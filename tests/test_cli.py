@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from ddkit.artifact import DistilledDataset
 from ddkit.cli import main
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.engine import RunFolder
-from ddkit.evaluation import RECIPES, TrainingRecipe
+from ddkit.training import RECIPES, TrainingRecipe
 
 MODEL = "convnet:width=4,depth=2"
 SMALL = ("--set", f"model={MODEL}", "--set", "objective.real_batch=8", "--set", "recipe.epochs=2")
@@ -122,7 +122,7 @@ def test_commands_that_only_look_print_text_or_one_json_document(ddkit: Command,
 
 
 def test_doctor_shows_the_extra_to_install(ddkit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ddkit.doctor.EXTRAS", {"ray": "a_module_that_nobody_has"})
+    monkeypatch.setattr("ddkit.cli.doctor.EXTRAS", {"ray": "a_module_that_nobody_has"})
     assert "pip install 'ddkit[ray]'" in ddkit("doctor").out
 
 
@@ -265,8 +265,8 @@ def test_an_output_that_is_taken_stays_as_it_is(ddkit: Command, run: Path, tmp_p
 def test_a_folder_without_permission_is_refused_before_the_data_are_read(
     ddkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ddkit.cli_common.os.access", lambda _, mode: not mode & os.W_OK)
-    monkeypatch.setattr("ddkit.cli_distil.load", lambda *_, **__: pytest.fail("data were read"))
+    monkeypatch.setattr("ddkit.cli.common.os.access", lambda _, mode: not mode & os.W_OK)
+    monkeypatch.setattr("ddkit.cli.distil.load", lambda *_, **__: pytest.fail("data were read"))
     ddkit(*DISTIL, "--out", tmp_path / "new").refused("no permission", "another folder")
 
 
@@ -348,7 +348,7 @@ def test_an_unexpected_error_is_one_line_and_v_shows_the_traceback(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("something\nbroke")
 
-    monkeypatch.setattr("ddkit.report.comparison_table", broken)
+    monkeypatch.setattr("ddkit.evaluation.report.comparison_table", broken)
     ddkit("compare", run).refused("RuntimeError: something broke", "-v", status=1)
     assert "Traceback" in ddkit("compare", run, "-v").err
 
@@ -357,7 +357,7 @@ def test_ctrl_c_outside_a_run_exits_with_130(ddkit: Command, run: Path, monkeypa
     def pressed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ddkit.report.comparison_table", pressed)
+    monkeypatch.setattr("ddkit.evaluation.report.comparison_table", pressed)
     ddkit("compare", run, "--json").refused("interrupted", status=130)
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from ddkit.base.memory import require_memory
 from ddkit.cli import main
-from ddkit.cli_errors import LONGEST_MESSAGE, brief
+from ddkit.cli.errors import LONGEST_MESSAGE, brief
 from ddkit.errors import ConfigError
-from ddkit.memory import require_memory
 from ddkit.models import ModelSpec
 
 DM = ("distill", "--method", "dm", "--data", "digits", "--steps", "1")

@@ -13,10 +13,10 @@ import typer
 
 import ddkit
 from ddkit import models
+from ddkit.base.config import DistillConfig, OptimiserSettings
 from ddkit.cli import main
-from ddkit.cli_commands import app
-from ddkit.config import DistillConfig, OptimiserSettings
-from ddkit.evaluation import TrainingRecipe
+from ddkit.cli.commands import app
+from ddkit.training import TrainingRecipe
 
 ROOT = Path(ddkit.__file__).parent
 COMMANDS = typer.main.get_command(app)

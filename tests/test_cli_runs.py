@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ddkit.base.progress import Lines
 from ddkit.engine import RunFolder
 from ddkit.evaluation import read_evaluation
-from ddkit.progress import Lines
 from ddkit.testing import toy_data
 
 from .test_cli import EVALUATE, SMALL, Command, content, ddkit, stop_after
@@ -110,7 +110,7 @@ def test_log_says_how_far_it_is_from_the_start_on(ddkit: Command, tmp_path: Path
 
 def test_lines_come_at_growing_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     now, said = [0.0], []
-    monkeypatch.setattr("ddkit.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ddkit.base.progress.time.monotonic", lambda: now[0])
     lines = Lines(said.append, "steps")
     for second in range(200):
         now[0] = float(second)
@@ -142,7 +142,7 @@ def test_read_only_run_is_evaluated_and_nothing_kept(
 ) -> None:
     run = tmp_path / "run"
     assert ddkit(*TOY, "--data", write_toy(tmp_path / "toy.npz"), "--out", run, "--json").status == 0
-    monkeypatch.setattr("ddkit.cli_evaluate.is_writable", lambda folder: False)
+    monkeypatch.setattr("ddkit.cli.evaluate.is_writable", lambda folder: False)
     before = content(run)
     done = ddkit("evaluate", run, *EVALUATE)
     assert done.status == 0 and "cannot be written: the results are printed and not kept" in done.err
@@ -153,7 +153,7 @@ def test_table_can_be_printed_in_ascii(ddkit: Command, tmp_path: Path, monkeypat
     import io
     import sys
 
-    from ddkit.cli_tables import print_table
+    from ddkit.cli.tables import print_table
 
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stream)

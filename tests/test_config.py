@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from ddkit import Distiller, methods
-from ddkit.config import DistillConfig, OptimiserConfig, OptimiserSettings, merge, parse_assignments, piece_from_text
+from ddkit.base.config import (
+    DistillConfig,
+    OptimiserConfig,
+    OptimiserSettings,
+    merge,
+    parse_assignments,
+    piece_from_text,
+)
 from ddkit.errors import ConfigError, UnknownNameError
 from ddkit.objectives import GradientMatching
 from ddkit.synthesis import Pixels, SharedDecoders

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from ddkit import Distiller, evaluate
-from ddkit.device import memory_errors, resolve_device, why_not_compile
-from ddkit.doctor import examine
+from ddkit.base.device import memory_errors, resolve_device, why_not_compile
+from ddkit.base.precision import COMPILE_PAYS_SECONDS, PassCost, Precision, resolve_precision
+from ddkit.cli.doctor import examine
 from ddkit.errors import ConfigError, RunError
-from ddkit.evaluation import TrainingRecipe, evaluate_real, train_networks
+from ddkit.evaluation import evaluate_real
 from ddkit.models import ModelSpec
-from ddkit.precision import COMPILE_PAYS_SECONDS, PassCost, Precision, resolve_precision
 from ddkit.testing.small import toy_data
+from ddkit.training import TrainingRecipe, train_networks
 
 CPU = torch.device("cpu")
 COST = PassCost(multiply_adds=10**9, activations=10**6, largest_activation=10**6)

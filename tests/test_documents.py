@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ddkit.documents import MAX_DEPTH, parse_json, read_json_object, read_metrics
+from ddkit.base.documents import MAX_DEPTH, parse_json, read_json_object, read_metrics
 
 
 @pytest.mark.parametrize(

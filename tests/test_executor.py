@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from ddkit.base.executor import Executor, InProcess, RayExecutor, executor
 from ddkit.errors import ConfigError, DataError, MissingExtraError, RunError, UnknownNameError
-from ddkit.executor import Executor, InProcess, RayExecutor, executor
 
 
 @pytest.fixture(scope="module")

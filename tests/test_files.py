@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from ddkit.base.files import temporary_pattern, write_atomically, write_text
 from ddkit.errors import CheckpointError
-from ddkit.files import temporary_pattern, write_atomically, write_text
 
 
 def full(*_: Any, **__: Any) -> Any:

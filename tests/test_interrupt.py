@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ddkit.base.interrupt import Interrupt
 from ddkit.cli import main
-from ddkit.interrupt import Interrupt
 
 #: Sends itself the signal at the ``at``-th line of Python that a command executes, so that every moment can be hit.
 AT_A_LINE = """
@@ -43,7 +43,7 @@ def test_signal_while_the_command_line_is_imported_is_one_line(at: int, numbers:
 def test_signal_that_falls_into_a_finaliser_is_not_lost() -> None:
     code = (
         "import os, signal, sys, time\n"
-        "from ddkit.interrupt import CommandInterrupt\n"
+        "from ddkit.base.interrupt import CommandInterrupt\n"
         "class Late:\n"
         "    def __del__(self):\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ddkit.artifact import DistilledDataset
 from ddkit.data import Preprocessing
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.models import ModelSpec
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from ddkit.base.lock import FILE_NAME, locked
 from ddkit.engine import Callback, Run
 from ddkit.errors import LockedError
-from ddkit.experts import ExpertSettings, build_buffer
-from ddkit.lock import FILE_NAME, locked
 from ddkit.testing import toy_data
+from ddkit.training.experts import ExpertSettings, build_buffer
 
 from .engine.runs import small
 
@@ -115,7 +115,7 @@ def test_file_system_without_locks_is_warned_of(tmp_path: Path, monkeypatch: pyt
     def unsupported(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr("ddkit.lock.fcntl.lockf", unsupported)
+    monkeypatch.setattr("ddkit.base.lock.fcntl.lockf", unsupported)
     with pytest.warns(UserWarning, match="file system without locks"), locked(tmp_path):
         assert list(tmp_path.iterdir()) == []
 

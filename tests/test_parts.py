@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from ddkit import Distiller
-from ddkit.artifact import DistilledDataset
 from ddkit.data import Preprocessing, RealData, load_pair
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.distilled.parts import at_rest, at_rest_bytes, label_bytes, relabelled, union
 from ddkit.errors import ArtifactError, DataError
-from ddkit.parts import at_rest, at_rest_bytes, label_bytes, relabelled, union
 
 NAMES = tuple("abcd")
 

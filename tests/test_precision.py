@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from ddkit.base.precision import COMPILE_PAYS_SECONDS, PassCost, Precision, pass_cost, resolve_precision
 from ddkit.models import ModelSpec
-from ddkit.precision import COMPILE_PAYS_SECONDS, PassCost, Precision, pass_cost, resolve_precision
 
 CPU = torch.device("cpu")
 COST = PassCost(multiply_adds=10**9, activations=10**6, largest_activation=10**6)
@@ -16,7 +16,7 @@ LONG = 2 * COMPILE_PAYS_SECONDS / COST.eager_seconds(CPU)
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_long_runs_are_compiled_and_use_bfloat16_where_it_is_fast(fast: bool, monkeypatch) -> None:
-    monkeypatch.setattr("ddkit.precision.bfloat16_is_fast", lambda device: fast)
+    monkeypatch.setattr("ddkit.base.precision.bfloat16_is_fast", lambda device: fast)
     long = resolve_precision("auto", "auto", passes=LONG, cost=COST, device=CPU)
     assert long == Precision(torch.bfloat16 if fast else torch.float32, compile=True)
     assert resolve_precision("auto", "auto", passes=1.0, cost=COST, device=CPU) == Precision()

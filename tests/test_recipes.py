@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ddkit import recipes
-from ddkit.artifact import DistilledDataset
 from ddkit.cli import main
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ConfigError, DataError, InterruptedRunError, UnknownNameError
 
 TINY: dict[str, Any] = {

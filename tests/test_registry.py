@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import pytest
 
+from ddkit.base.registry import Registry
 from ddkit.errors import ConfigError, UnknownNameError
-from ddkit.registry import Registry
 
 
 class Piece:
@@ -98,7 +98,7 @@ def test_entry_points_are_loaded_once_and_do_not_replace_own_pieces(monkeypatch:
         groups.append(group)
         return entries
 
-    monkeypatch.setattr("ddkit.registry.entry_points", entry_points)
+    monkeypatch.setattr("ddkit.base.registry.entry_points", entry_points)
     registry: Registry[type] = Registry("piece", "ddkit.pieces")
     registry.register("own", Piece)
     assert groups == []
@@ -114,7 +114,7 @@ def test_method_of_another_package_is_found(monkeypatch: pytest.MonkeyPatch) -> 
     from ddkit import methods
 
     foreign = replace(methods.get("dm"), name="foreign-dm")
-    monkeypatch.setattr("ddkit.registry.entry_points", lambda *, group: [Entry("foreign-dm", foreign)])
+    monkeypatch.setattr("ddkit.base.registry.entry_points", lambda *, group: [Entry("foreign-dm", foreign)])
     monkeypatch.setattr(methods.registry, "_loaded", False)
     monkeypatch.setattr(methods.registry, "_items", dict(methods.registry._items))
     assert "foreign-dm" in methods.available() and methods.get("foreign-dm") is foreign

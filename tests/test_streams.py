@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ddkit.streams import Streams, derive_seed
+from ddkit.base.streams import Streams, derive_seed
 
 
 def draw(streams: Streams, name: str, n: int = 4) -> list[float]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ddkit import methods, objectives, synthesis
-from ddkit.budget import Budget
+from ddkit.data.distilled.budget import Budget
 from ddkit.errors import UnknownNameError
 from ddkit.methods import Method
 from ddkit.objectives import DistributionMatching

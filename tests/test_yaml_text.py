@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from ddkit.config import parse_assignments
+from ddkit.base.config import parse_assignments
+from ddkit.base.yaml_text import MAX_LENGTH, NotYAMLError, parse_yaml
 from ddkit.errors import ConfigError
-from ddkit.yaml_text import MAX_LENGTH, NotYAMLError, parse_yaml
 
 LAUGHS = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
 CHAIN = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 200))

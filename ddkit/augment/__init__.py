@@ -7,9 +7,9 @@ from ddkit.augment.cutmix import cutmix
 from ddkit.augment.families import FAMILIES, FamilyAugmentation
 from ddkit.augment.sequential import SequentialAugmentation
 from ddkit.augment.siamese import SiameseAugmentation
+from ddkit.base.registry import checked_options
 from ddkit.data.names import known_as
 from ddkit.errors import ConfigError
-from ddkit.registry import checked_options
 
 __all__ = [
     "FAMILIES",

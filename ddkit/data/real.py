@@ -268,7 +268,7 @@ class RealData:
         """Return the images of some classes, numbered anew from 0 in the order given.
 
         A set distilled from them gets its place among all classes back by
-        :func:`ddkit.parts.relabelled`.
+        :func:`ddkit.data.distilled.parts.relabelled`.
 
         Args:
             classes: distinct class numbers, each with at least one image.

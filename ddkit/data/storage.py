@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ddkit.base.files import write_atomically
 from ddkit.errors import CheckpointError, DataError
-from ddkit.files import write_atomically
 
 MEMORY_MAP_ABOVE = 2 * 1024**3
 

@@ -1,6 +1,6 @@
 """The engine: the one outer loop with its callbacks, checkpoints and run folders."""
 
-from ddkit.device import resolve_device
+from ddkit.base.device import resolve_device
 from ddkit.engine.callbacks import (
     Callback,
     EarlyStop,

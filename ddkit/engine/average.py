@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ddkit.config import DistillConfig
-from ddkit.synthesis import Synthesizer
+from ddkit.base.config import DistillConfig
+from ddkit.synthesis.base import Synthesizer
 
 #: Share of the starting point in a moving average from which on the user is warned.
 SLOW_AVERAGE = 0.05

@@ -10,13 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ddkit.data import RealData
-from ddkit.device import resolve_device
-from ddkit.documents import read_metrics
+from ddkit.base.device import resolve_device
+from ddkit.base.documents import read_metrics
+from ddkit.base.files import write_atomically, write_text
+from ddkit.base.progress import Lines
+from ddkit.data.real import RealData
 from ddkit.engine.run import Run
 from ddkit.errors import CheckpointError, ConfigError, MissingExtraError
-from ddkit.files import write_atomically, write_text
-from ddkit.progress import Lines
 
 
 class Callback:
@@ -261,7 +261,7 @@ class ImageGrids(Callback):
     def _draw(self, run: Run) -> None:
         if run.folder is None:
             return
-        from ddkit.report import image_grid
+        from ddkit.evaluation.report.images import image_grid
 
         current = run.materialise({"method": run.config.title})
         picture = image_grid(current.viewable(), run.synthesizer.classes.cpu(), current.class_names)
@@ -291,7 +291,8 @@ class PeriodicEvaluation(Callback):
         """Evaluate when it is time."""
         if run.step % self.every:
             return
-        from ddkit.evaluation import evaluate, recipe
+        from ddkit.evaluation.evaluate import evaluate
+        from ddkit.training.named import recipe
 
         current = run.materialise({"method": run.config.title})
         result = evaluate(

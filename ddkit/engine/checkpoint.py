@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ddkit import container
+from ddkit.base import container
+from ddkit.base.files import write_atomically
 from ddkit.errors import ArtifactError, CheckpointError, shortened
-from ddkit.files import write_atomically
 
 KIND = "ddkit.checkpoint"
 VERSION = 1

@@ -6,9 +6,9 @@ from typing import Literal
 
 import torch
 
-from ddkit.data import RealData
-from ddkit.models import ModelSpec
-from ddkit.precision import Precision, PrecisionName, pass_cost, resolve_precision
+from ddkit.base.precision import Precision, PrecisionName, pass_cost, resolve_precision
+from ddkit.data.real import RealData
+from ddkit.models.spec import ModelSpec
 
 
 def precision_for(

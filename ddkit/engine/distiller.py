@@ -10,24 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from ddkit import methods
-from ddkit.artifact import DistilledDataset
-from ddkit.config import DistillConfig
-from ddkit.data import RealData
+from ddkit.base.config import DistillConfig
+from ddkit.base.interrupt import Interrupt
+from ddkit.base.lock import locked
+from ddkit.base.memory import require_memory
+from ddkit.base.progress import Report
+from ddkit.base.streams import Streams
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
 from ddkit.engine.callbacks import Callback, JsonlMetrics, ProgressBar, ProgressLines
 from ddkit.engine.resume import Checkpoints, how_to_go_on
 from ddkit.engine.run import Run, RunFolder, environment, peak_memory_bytes
 from ddkit.engine.selection import CoresetSession
 from ddkit.engine.session import Session, result_metadata
 from ddkit.errors import ConfigError, DataError, InterruptedRunError
-from ddkit.interrupt import Interrupt
-from ddkit.lock import locked
-from ddkit.memory import require_memory
-from ddkit.networks import NetworkSource
-from ddkit.objectives import Objective, Signal
-from ddkit.objectives.constraints import Constraint
-from ddkit.progress import Report
-from ddkit.streams import Streams
-from ddkit.synthesis import Synthesizer
+from ddkit.networks.signal import Signal
+from ddkit.networks.sources import NetworkSource
+from ddkit.objectives.base import Objective
+from ddkit.objectives.constraints.base import Constraint
+from ddkit.synthesis.base import Synthesizer
 
 
 class Distiller:
@@ -41,7 +42,7 @@ class Distiller:
     ``objective={"name": "gradient", "metric": "cos"}``) or by an object of one's own (``objective=MyObjective()``).
 
     Args:
-        method: name of a preset, or a complete :class:`~ddkit.config.DistillConfig`.
+        method: name of a preset, or a complete :class:`~ddkit.base.config.DistillConfig`.
         ipc: images (or codes) per class; needed with a method name.
         seed: the only seed; the same seed on the same machine gives the same bytes. None for that of a configuration
             given as ``method``, and 0 with a name.
@@ -53,7 +54,7 @@ class Distiller:
         signal: replaces direct access to the real data (private, robust, ...).
         constraint: adds a loss on the synthetic data beside the objective, or replaces that of the method.
         checkpoint_every: steps between two checkpoints; None for one a minute.
-        overrides: options laid over the preset, see :class:`~ddkit.config.DistillConfig`.
+        overrides: options laid over the preset, see :class:`~ddkit.base.config.DistillConfig`.
 
     Raises:
         ConfigError: an unknown method, or a missing IPC.

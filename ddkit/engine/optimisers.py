@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ddkit.config import OptimiserConfig
+from ddkit.base.config import OptimiserConfig
 from ddkit.errors import ConfigError, unknown_name
 
 

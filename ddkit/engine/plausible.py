@@ -6,9 +6,9 @@ import warnings
 
 import torch
 
-from ddkit.data import RealData
+from ddkit.data.real import RealData
 from ddkit.errors import DivergedError
-from ddkit.synthesis import Synthesizer
+from ddkit.synthesis.base import Synthesizer
 
 #: Synthetic values beyond this many times the largest real one draw a warning, once a run ...
 SUSPICIOUS = 20.0

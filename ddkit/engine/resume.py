@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ddkit.base.interrupt import PATIENCE, Interrupt
 from ddkit.engine import restoring
 from ddkit.engine.callbacks import Callback
 from ddkit.engine.run import Run, RunFolder
 from ddkit.engine.session import Session
 from ddkit.errors import InterruptedRunError
-from ddkit.interrupt import PATIENCE, Interrupt
 
 #: Seconds between two checkpoints, unless a number of steps is given.
 INTERVAL_SECONDS = 60.0

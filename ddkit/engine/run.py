@@ -16,17 +16,18 @@ from typing import Any
 
 import torch
 
-from ddkit.artifact import DistilledDataset
-from ddkit.config import DistillConfig
-from ddkit.data import RealData, available
-from ddkit.documents import read_json_object
+from ddkit.base.config import DistillConfig
+from ddkit.base.documents import read_json_object
+from ddkit.base.files import temporary_pattern, write_text
+from ddkit.base.lock import FILE_NAME as LOCK_NAME
+from ddkit.base.lock import locked
+from ddkit.base.streams import Streams
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.loading import available
+from ddkit.data.real import RealData
 from ddkit.engine.checkpoint import load_checkpoint, save_checkpoint
 from ddkit.errors import CheckpointError, ConfigError, LockedError, shortened
-from ddkit.files import temporary_pattern, write_text
-from ddkit.lock import FILE_NAME as LOCK_NAME
-from ddkit.lock import locked
-from ddkit.streams import Streams
-from ddkit.synthesis import Synthesizer
+from ddkit.synthesis.base import Synthesizer
 
 
 @dataclass
@@ -275,7 +276,7 @@ def without_paths(key: str, value: Any) -> Any:
     """Return a setting without the place of the files that it names.
 
     Args:
-        key: field of :class:`~ddkit.config.DistillConfig`.
+        key: field of :class:`~ddkit.base.config.DistillConfig`.
         value: as its ``as_dict`` gives it.
     """
     if not isinstance(value, Mapping) or not value.get(PATHS.get(key, "")):

@@ -8,19 +8,23 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ddkit.artifact import DistilledDataset
-from ddkit.config import DistillConfig
-from ddkit.coresets import herding_indices, kcenter_indices, network_features, pixel_features, random_indices
-from ddkit.data import RealData
-from ddkit.device import resolve_device
+from ddkit.base.config import DistillConfig
+from ddkit.base.device import resolve_device
+from ddkit.base.precision import Precision
+from ddkit.base.progress import Report, silent
+from ddkit.base.registry import Registry
+from ddkit.base.streams import Streams
+from ddkit.data.coresets.features import network_features, pixel_features
+from ddkit.data.coresets.herding import herding_indices
+from ddkit.data.coresets.kcenter import kcenter_indices
+from ddkit.data.coresets.random import random_indices
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
 from ddkit.engine.devices import precision_for
 from ddkit.errors import ConfigError, DataError
-from ddkit.evaluation import TrainingRecipe, train_networks
-from ddkit.models import ModelSpec
-from ddkit.precision import Precision
-from ddkit.progress import Report, silent
-from ddkit.registry import Registry
-from ddkit.streams import Streams
+from ddkit.models.spec import ModelSpec
+from ddkit.training.recipe import TrainingRecipe
+from ddkit.training.train import train_networks
 
 Features = Literal["network", "pixels"]
 

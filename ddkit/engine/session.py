@@ -10,28 +10,33 @@ from typing import Any
 
 import torch
 
-from ddkit import augment, evaluation
+from ddkit import augment
 from ddkit import networks as network_sources
 from ddkit import objectives as objective_pieces
 from ddkit import synthesis as synthesis_pieces
-from ddkit.artifact import DistilledDataset
-from ddkit.config import DistillConfig
-from ddkit.data import RealData
-from ddkit.device import resolve_device
+from ddkit.base.config import DistillConfig
+from ddkit.base.device import resolve_device
+from ddkit.base.precision import Precision
+from ddkit.base.progress import Report
+from ddkit.base.stages import Stages
+from ddkit.base.streams import Streams
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
 from ddkit.engine.average import Average, warn_of_a_slow_average
 from ddkit.engine.devices import precision_for
 from ddkit.engine.optimisers import build_optimisers, clip_gradients
 from ddkit.engine.plausible import Plausible
 from ddkit.errors import ConfigError, DataError, DivergedError
-from ddkit.models import ModelSpec
-from ddkit.networks import Network, NetworkSource
-from ddkit.objectives import Context, Objective, Signal, constraints
-from ddkit.objectives.constraints import Constraint
-from ddkit.precision import Precision
-from ddkit.progress import Report
-from ddkit.stages import Stages
-from ddkit.streams import Streams
-from ddkit.synthesis import Synthesizer
+from ddkit.models.spec import ModelSpec
+from ddkit.networks.network import Network
+from ddkit.networks.signal import Signal
+from ddkit.networks.signal import registry as signals
+from ddkit.networks.sources import NetworkSource
+from ddkit.objectives import constraints
+from ddkit.objectives.base import Context, Objective
+from ddkit.objectives.constraints.base import Constraint
+from ddkit.synthesis.base import Synthesizer
+from ddkit.training.named import recipe as named_recipe
 
 #: Real images on which the augmentation is checked before a run.
 _CHECKED_IMAGES = 256
@@ -86,7 +91,6 @@ class Session:
         context = Context(
             real.num_classes,
             self.signal,
-            networks,
             network,
             augmentation,
             self.streams,
@@ -95,6 +99,7 @@ class Session:
             config.precision,
             config.compile,
             folder,
+            networks=networks,
         )
         networks.setup(context)
         self.signal.connect(networks)
@@ -144,7 +149,7 @@ class Session:
             networks = network_sources.registry.create(config.networks.name, config.networks.options)
         signal = objects.get("signal")
         if signal is None:
-            signal = objective_pieces.signals.create(config.signal.name, config.signal.options)
+            signal = signals.create(config.signal.name, config.signal.options)
         return objective, networks, signal
 
     def _synthesizer(self, objects: Mapping[str, Any]) -> Synthesizer:
@@ -304,7 +309,7 @@ def result_metadata(config: DistillConfig, real: RealData, views: int = 1) -> di
     options = dict(config.recipe.options)
     if options.get("views") == "own":
         options["views"] = views
-    recipe = evaluation.recipe(config.recipe.name, real.name, **options)
+    recipe = named_recipe(config.recipe.name, real.name, **options)
     if recipe.views not in (1, views):
         raise ConfigError(
             f"recipe.views={recipe.views}, but {views} neighbouring image{'s' * (views != 1)} of synthesis "

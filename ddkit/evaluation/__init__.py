@@ -1,6 +1,5 @@
 """How good is a distilled set: train on it, then compare with controls and published figures."""
 
-from ddkit.evaluation.accuracy import accuracies, accuracy
 from ddkit.evaluation.assess import assess, merge_draws, read_evaluation, write_evaluation
 from ddkit.evaluation.baselines import baseline_sets, images_per_class_for_bytes, whole_accuracy
 from ddkit.evaluation.choice import common_recipe, own_model, recipe_for_others, recipe_of, whole_recipe
@@ -13,9 +12,7 @@ from ddkit.evaluation.fairness import (
     robust_scores,
 )
 from ddkit.evaluation.kernel import evaluate_kernel, kernel_of
-from ddkit.evaluation.named import OWN_RECIPES, RECIPES, recipe
 from ddkit.evaluation.published import PublishedFigure, published, published_table
-from ddkit.evaluation.recipe import TrainingRecipe
 from ddkit.evaluation.results import ArchitectureResult, EvaluationResult, KernelRecipe
 from ddkit.evaluation.statistics import (
     PairedDifference,
@@ -25,11 +22,8 @@ from ddkit.evaluation.statistics import (
     summary,
     two_level,
 )
-from ddkit.evaluation.train import train_networks
 
 __all__ = [
-    "OWN_RECIPES",
-    "RECIPES",
     "ArchitectureResult",
     "EvaluationResult",
     "KernelRecipe",
@@ -37,10 +31,7 @@ __all__ = [
     "PublishedFigure",
     "RobustScores",
     "Summary",
-    "TrainingRecipe",
     "TwoLevelSummary",
-    "accuracies",
-    "accuracy",
     "assess",
     "augmentation_robust_score",
     "baseline_sets",
@@ -59,12 +50,10 @@ __all__ = [
     "published",
     "published_table",
     "read_evaluation",
-    "recipe",
     "recipe_for_others",
     "recipe_of",
     "robust_scores",
     "summary",
-    "train_networks",
     "two_level",
     "whole_accuracy",
     "whole_recipe",

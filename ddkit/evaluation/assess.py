@@ -10,23 +10,23 @@ from typing import Any
 
 from torch import nn
 
-from ddkit.artifact import DistilledDataset
-from ddkit.data import RealData
-from ddkit.documents import read_json_object
+from ddkit.base.documents import read_json_object
+from ddkit.base.files import temporary_pattern, write_text
+from ddkit.base.lock import locked
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.distilled.privacy import figures_folder, folder_for_figures
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, DataError
 from ddkit.evaluation.baselines import baseline_sets
 from ddkit.evaluation.choice import common_recipe, recipe_for_others, recipe_of, whole_recipe
 from ddkit.evaluation.compatibility import check_compatible
 from ddkit.evaluation.evaluate import evaluate, evaluate_real
 from ddkit.evaluation.kernel import evaluate_kernel, kernel_of
-from ddkit.evaluation.named import OWN_RECIPES
-from ddkit.evaluation.recipe import TrainingRecipe
 from ddkit.evaluation.results import ArchitectureResult, EvaluationResult
-from ddkit.files import temporary_pattern, write_text
-from ddkit.kernels import NetworkFeatures
-from ddkit.lock import locked
-from ddkit.models import ModelSpec
-from ddkit.privacy import figures_folder, folder_for_figures
+from ddkit.models.kernels.features import NetworkFeatures
+from ddkit.models.spec import ModelSpec
+from ddkit.training.named import OWN_RECIPES
+from ddkit.training.recipe import TrainingRecipe
 
 FILE_NAME = "evaluation.json"
 

@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddkit.artifact import DistilledDataset
-from ddkit.coresets import herding_indices, pixel_features, random_indices
-from ddkit.data import RealData
+from ddkit.base.streams import Streams
+from ddkit.data.coresets.features import pixel_features
+from ddkit.data.coresets.herding import herding_indices
+from ddkit.data.coresets.random import random_indices
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, DataError, unknown_name
 from ddkit.evaluation.choice import recipe_for_others, recipe_of, whole_recipe
 from ddkit.evaluation.evaluate import evaluate_real
-from ddkit.models import ModelSpec
-from ddkit.streams import Streams
+from ddkit.models.spec import ModelSpec
 
 #: Bytes of a stored hard label.
 LABEL_BYTES = 8

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from ddkit.artifact import DistilledDataset
-from ddkit.config import Piece
-from ddkit.data import RealData
-from ddkit.evaluation.named import recipe as named_recipe
-from ddkit.evaluation.recipe import TrainingRecipe
+from ddkit.base.config import Piece
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
+from ddkit.training.named import recipe as named_recipe
+from ddkit.training.recipe import TrainingRecipe
 
 
 def recipe_of(distilled: DistilledDataset) -> TrainingRecipe:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ddkit.artifact import DistilledDataset
-from ddkit.data import RealData
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
 from ddkit.errors import DataError
 
 #: How far a row of declared probabilities may be from summing to one.

@@ -12,21 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddkit.artifact import DistilledDataset
-from ddkit.data import RealData
+from ddkit.base.device import memory_errors, resolve_device
+from ddkit.base.executor import Executor
+from ddkit.base.streams import derive_seed
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
 from ddkit.data.storage import digest
-from ddkit.device import memory_errors, resolve_device
 from ddkit.errors import ConfigError
-from ddkit.evaluation.accuracy import accuracies
 from ddkit.evaluation.choice import own_model, recipe_of, whole_recipe
 from ddkit.evaluation.compatibility import check_compatible, check_splits
 from ddkit.evaluation.finished import Finished
-from ddkit.evaluation.recipe import TrainingRecipe
 from ddkit.evaluation.results import ArchitectureResult, EvaluationResult
-from ddkit.evaluation.train import TrainingPrecision, networks_at_once, train_networks
-from ddkit.executor import Executor
-from ddkit.models import ModelSpec, uses_batch_norm
-from ddkit.streams import derive_seed
+from ddkit.models.base import uses_batch_norm
+from ddkit.models.spec import ModelSpec
+from ddkit.training.accuracy import accuracies
+from ddkit.training.recipe import TrainingRecipe
+from ddkit.training.train import TrainingPrecision, networks_at_once, train_networks
 
 #: Fewer training images than this make the running statistics of batch norm unreliable.
 BATCH_NORM_IMAGES = 100
@@ -70,8 +71,8 @@ class _Shared:
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
         """What the accuracy of a network depends on beside its architecture and its seed."""
-        from ddkit import __version__
-        from ddkit.experts.identity import describe_preprocessing
+        from ddkit.base.version import __version__
+        from ddkit.training.experts.identity import describe_preprocessing
 
         def described(real: RealData) -> list[Any]:
             return [real.fingerprint, describe_preprocessing(real.preprocessing, real.shape)]

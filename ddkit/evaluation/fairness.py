@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
-from ddkit.artifact import DistilledDataset
-from ddkit.data import RealData
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError
 from ddkit.evaluation.baselines import baseline_sets
 from ddkit.evaluation.choice import common_recipe, recipe_for_others, recipe_of
 from ddkit.evaluation.evaluate import evaluate, evaluate_real
-from ddkit.evaluation.recipe import TrainingRecipe
-from ddkit.models import ModelSpec
+from ddkit.models.spec import ModelSpec
+from ddkit.training.recipe import TrainingRecipe
 
 
 def _check_fractions(**accuracies: float) -> None:

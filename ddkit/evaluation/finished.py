@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ddkit.container import canonical_json
-from ddkit.documents import read_json_object
-from ddkit.files import temporary_pattern, write_text
+from ddkit.base.container import canonical_json
+from ddkit.base.documents import read_json_object
+from ddkit.base.files import temporary_pattern, write_text
 
 FOLDER_NAME = "evaluating"
 

@@ -9,18 +9,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from ddkit.artifact import DistilledDataset
-from ddkit.data import RealData
-from ddkit.device import resolve_device
+from ddkit.base.device import resolve_device
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError
 from ddkit.evaluation.choice import recipe_of
 from ddkit.evaluation.compatibility import check_compatible
 from ddkit.evaluation.evaluate import network_seeds
-from ddkit.evaluation.learners import Centred
 from ddkit.evaluation.results import ArchitectureResult, EvaluationResult, KernelRecipe
-from ddkit.evaluation.train import train_networks
-from ddkit.kernels import Kernel, KernelClassifier, NetworkFeatures, create, regression_rows, with_mirrored
-from ddkit.models import ModelSpec
+from ddkit.models.kernels.base import Kernel, create
+from ddkit.models.kernels.classifier import KernelClassifier, regression_rows, with_mirrored
+from ddkit.models.kernels.features import NetworkFeatures
+from ddkit.models.spec import ModelSpec
+from ddkit.training.learners import Centred
+from ddkit.training.train import train_networks
 
 #: Test images that a kernel sees at once.
 CHUNK = 512

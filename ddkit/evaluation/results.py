@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from ddkit.base.registry import describe_validation_error
 from ddkit.errors import ConfigError
-from ddkit.evaluation.recipe import TrainingRecipe
 from ddkit.evaluation.statistics import Summary, summary
-from ddkit.registry import describe_validation_error
+from ddkit.training.recipe import TrainingRecipe
 
 #: Derived figures that :meth:`EvaluationResult.as_dict` adds to every row.
 _DERIVED = ("mean", "std", "interval95")
@@ -21,7 +21,7 @@ class KernelRecipe(BaseModel):
 
     Args:
         name: ``kernel``.
-        kernel: its description, see :func:`ddkit.kernels.create`.
+        kernel: its description, see :func:`ddkit.models.kernels.create`.
         regulariser: relative to the mean diagonal of the kernel matrix.
         flip: whether mirror images of the set count as well.
         networks: how networks were trained whose features are compared; None for other kernels.

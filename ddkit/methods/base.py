@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ddkit.config import DistillConfig, merge
-from ddkit.data import RealData
+from ddkit.base.config import DistillConfig, merge
+from ddkit.base.registry import Registry
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, unknown_name
-from ddkit.networks import registry as sources
-from ddkit.objectives import registry as objectives
-from ddkit.registry import Registry
-from ddkit.synthesis import registry as syntheses
+from ddkit.networks.sources import registry as sources
+from ddkit.objectives.base import registry as objectives
+from ddkit.synthesis.base import registry as syntheses
 
 Cost = Literal["seconds", "minutes", "hours", "days"]
 
@@ -32,7 +32,7 @@ class Method:
         url: where the paper is.
         cost: class of the published schedule on one GPU at IPC 10 on CIFAR-10.
         defaults: maps (data, ipc) to the official settings, as keyword arguments of
-            :class:`~ddkit.config.DistillConfig`.
+            :class:`~ddkit.base.config.DistillConfig`.
     """
 
     name: str

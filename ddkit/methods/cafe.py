@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ddkit.augment import default_strategy
-from ddkit.data import RealData
+from ddkit.data.real import RealData
 from ddkit.methods.base import Method, register
 from ddkit.methods.dc import DC
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ddkit.augment import default_strategy
-from ddkit.data import RealData
+from ddkit.data.real import RealData
 from ddkit.methods.base import Method, register
 
 

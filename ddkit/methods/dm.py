@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ddkit.augment import default_strategy
-from ddkit.data import RealData
 from ddkit.data.names import known_as
+from ddkit.data.real import RealData
 from ddkit.methods.base import Method, register
 
 

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from ddkit.augment import default_strategy
-from ddkit.data import RealData
 from ddkit.data.names import known_as
+from ddkit.data.real import RealData
 from ddkit.data.whitening import MAXIMUM_ZCA_SIZE
 from ddkit.methods.base import Method, register
 from ddkit.methods.mtt import SMALL_SET, nearest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ddkit.data import RealData
+from ddkit.data.real import RealData
 from ddkit.methods.base import Method, register
 
 #: Published images of an inner step, B.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ddkit.data import RealData
 from ddkit.data.names import known_as
+from ddkit.data.real import RealData
 from ddkit.methods.base import Method, register
 from ddkit.methods.mtt import Settings, nearest, settings, trajectory_matching
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from ddkit.data import RealData
 from ddkit.data.names import known_as
+from ddkit.data.real import RealData
 from ddkit.methods.base import Method, register
 
 #: Outer steps that a matching network serves (the authors' inner loop).

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ddkit.augment import default_strategy
-from ddkit.data import RealData
+from ddkit.data.real import RealData
 from ddkit.methods.base import Method, register
-from ddkit.synthesis import SharedDecoders
+from ddkit.synthesis.decoders import SharedDecoders
 
 
 def defaults(data: RealData, ipc: int) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ddkit.data import RealData
 from ddkit.data.names import known_as
+from ddkit.data.real import RealData
 from ddkit.methods.base import Method, register
 
 #: Learning rates by dataset: published for MNIST, measured for digits; 0.04 is the authors' for everything else.

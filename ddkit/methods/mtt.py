@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ddkit.augment import default_strategy
-from ddkit.data import RealData
 from ddkit.data.names import known_as
+from ddkit.data.real import RealData
 from ddkit.methods.base import Method, register
 
 Cell = TypeVar("Cell")

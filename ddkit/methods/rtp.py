@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ddkit.data import RealData
+from ddkit.data.real import RealData
 from ddkit.methods.base import Method, register
 from ddkit.methods.mtt import SMALL_SET
-from ddkit.synthesis import AddressedMemory
-from ddkit.synthesis.addressed_memory import default_bases, rows_that_fit
+from ddkit.synthesis.addressed_memory import AddressedMemory, default_bases, rows_that_fit
 
 #: Images of each class in an inner step, and real ones in the outer loss.
 INNER_ROWS, REAL_PER_CLASS = 32, 64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ddkit.data import RealData
+from ddkit.data.real import RealData
 from ddkit.methods import dd
 from ddkit.methods.base import Method, register
 

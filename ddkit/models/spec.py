@@ -15,13 +15,13 @@ from typing import Any, TypeAlias, get_type_hints
 import torch
 import torch.nn as nn
 
+from ddkit.base.memory import require_memory
+from ddkit.base.registry import Registry, checked_options
+from ddkit.base.streams import default_draws
 from ddkit.errors import ConfigError, shortened
-from ddkit.memory import require_memory
 from ddkit.models.base import Shape
 from ddkit.models.contract import check_contract, draws_in_forward
 from ddkit.models.initialisation import Initialisation, initialise_
-from ddkit.registry import Registry, checked_options
-from ddkit.streams import default_draws
 
 Factory: TypeAlias = Callable[..., nn.Module]
 """``factory(shape, num_classes, **options)``, a class or function: builds a network with ``features``."""

@@ -9,7 +9,10 @@ from ddkit.networks.online import OnlineNetwork
 from ddkit.networks.online_pool import OnlinePool
 from ddkit.networks.pool import TrainedPool
 from ddkit.networks.random_features import RandomFeatureNetworks
+from ddkit.networks.real_signal import RealSignal
 from ddkit.networks.real_trained import RealTrainedNetworks
+from ddkit.networks.signal import LayerFeatures, Risk, Signal
+from ddkit.networks.signal import registry as signals
 from ddkit.networks.sources import FreshNetworks, NetworkSource, SyntheticTrainedNetworks, registry
 
 __all__ = [
@@ -18,14 +21,19 @@ __all__ = [
     "FixedNetworks",
     "FreshNetworks",
     "InfiniteNetworks",
+    "LayerFeatures",
     "Network",
     "NetworkSource",
     "OnlineNetwork",
     "OnlinePool",
     "RandomFeatureNetworks",
+    "RealSignal",
     "RealTrainedNetworks",
+    "Risk",
     "Segment",
+    "Signal",
     "SyntheticTrainedNetworks",
     "TrainedPool",
     "registry",
+    "signals",
 ]

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from ddkit.augment import NoAugmentation
+from ddkit.augment.base import NoAugmentation
 from ddkit.networks.network import Network
 from ddkit.networks.options import require_at_least, require_rate
 from ddkit.networks.schedule import DynamicSchedule
+from ddkit.networks.setting import Setting
 from ddkit.networks.sources import NetworkSource, registry
 from ddkit.networks.training import require_finite, train_epochs
-from ddkit.synthesis import Synthesizer
-
-if TYPE_CHECKING:
-    from ddkit.objectives import Context
+from ddkit.synthesis.base import Synthesizer
 
 
 @registry.register("dynamic")
@@ -72,10 +70,10 @@ class DynamicNetworks(NetworkSource):
         """Updates, inner epochs and caps hit so far."""
         return self.schedule.counts
 
-    def setup(self, context: Context) -> None:
+    def setup(self, setting: Setting) -> None:
         """Receive the network, the streams and the signal; nothing has been counted yet."""
-        super().setup(context)
-        context.signal.require("accuracy")
+        super().setup(setting)
+        setting.signal.require("accuracy")
         self.training_augmentation = self.augmentation if self.augment_inner else NoAugmentation()
         self.schedule.restart()
         self.schedule.counts.clear()
@@ -117,7 +115,7 @@ class DynamicNetworks(NetworkSource):
         self.served = self.schedule.updates if stays else 0
 
     def _accuracy(self) -> float:
-        return self.context.signal.accuracy(self.network, self.query, "query")
+        return self.setting.signal.accuracy(self.network, self.query, "query")
 
     def passes_per_step(self, synthesizer: Synthesizer) -> float:
         """Images per update at the least training between two updates, queries counted a third."""

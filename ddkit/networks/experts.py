@@ -5,25 +5,24 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ddkit.base.progress import Report, silent
+from ddkit.base.streams import derive_seed
 from ddkit.errors import CheckpointError, ConfigError, DataError
-from ddkit.experts import ExpertBuffer, ExpertSettings, buffer_bytes, build_buffer
-from ddkit.experts.settings import DType, augmentation_constants
-from ddkit.models import weights_by_name
+from ddkit.models.base import weights_by_name
 from ddkit.networks.given_experts import require_flatness, warn_of_other_rates
 from ddkit.networks.network import Network
 from ddkit.networks.options import require_at_least
+from ddkit.networks.setting import Setting
 from ddkit.networks.sources import NetworkSource, registry
-from ddkit.progress import Report, silent
-from ddkit.streams import derive_seed
-from ddkit.synthesis import Synthesizer
-
-if TYPE_CHECKING:
-    from ddkit.objectives import Context
+from ddkit.synthesis.base import Synthesizer
+from ddkit.training.experts.buffer import ExpertBuffer
+from ddkit.training.experts.build import buffer_bytes, build_buffer
+from ddkit.training.experts.settings import DType, ExpertSettings, augmentation_constants
 
 #: Epochs trained where the objective reads random checkpoints and does not say how many (Cazenavette et al. 2022).
 DEFAULT_EPOCHS = 50
@@ -54,7 +53,7 @@ class ExpertTrajectories(NetworkSource):
 
     The experts of Cazenavette et al. (2022, "Dataset Distillation by Matching Training Trajectories") and, with ``rho``
     above 0, the flat ones of Du et al. (2023). They come from a folder made by ``ddkit experts`` or
-    :func:`ddkit.experts.build_buffer`, or are trained before the first step and kept in the folder of the run.
+    :func:`ddkit.training.experts.build_buffer`, or are trained before the first step and kept in the folder of the run.
 
     A given buffer says itself how its experts were trained. Only what makes them flat (``rho``, ``alpha``,
     ``adaptive``) has to be what is asked for here, unless left at None. Without a buffer, options left at None take the
@@ -71,7 +70,7 @@ class ExpertTrajectories(NetworkSource):
         batch_size: real images per SGD step (256).
         augmentation: strategy of the training (that of the matching); ``none`` for none.
         rho: radius of flat experts (0: plain SGD).
-        alpha: see :class:`~ddkit.experts.ExpertSettings` (0).
+        alpha: see :class:`~ddkit.training.experts.ExpertSettings` (0).
         adaptive: likewise (True).
         dtype: number format in which experts are stored (float32).
         any_experts: use a buffer although its experts are flat in another way than asked for here.
@@ -105,7 +104,7 @@ class ExpertTrajectories(NetworkSource):
         ExpertSettings(**self.given)
         self.path, self.most, self.wanted, self.any_experts = buffer, count, epochs, any_experts
 
-    def setup(self, context: Context) -> None:
+    def setup(self, setting: Setting) -> None:
         """Open and check a given buffer, or check that experts can be trained; nothing is trained yet.
 
         Raises:
@@ -113,8 +112,8 @@ class ExpertTrajectories(NetworkSource):
                 architecture, image shape, number of classes, data, preprocessing or settings.
             ArtifactError: a buffer that is missing or damaged.
         """
-        super().setup(context)
-        context.signal.require("whole")
+        super().setup(setting)
+        setting.signal.require("whole")
         if self.network.has_batch_norm:
             raise ConfigError(
                 f"model '{self.network.spec.canonical()}' uses batch norm: its running statistics are no part of an "
@@ -132,7 +131,7 @@ class ExpertTrajectories(NetworkSource):
         network, settings = self.network, buffer.settings
         module, spec = network.module, network.spec.canonical()
         buffer.identity.require_network(spec, network.shape, network.num_classes, module)
-        buffer.identity.require_data(self.context.signal.whole())
+        buffer.identity.require_data(self.setting.signal.whole())
         if self.wanted is not None and self.wanted > buffer.epochs:
             raise self._too_few(self.wanted, buffer.epochs)
         if not self.any_experts:
@@ -194,12 +193,12 @@ class ExpertTrajectories(NetworkSource):
         """
         if self.buffer is not None:
             return
-        if self.context.folder is None:
+        if self.setting.folder is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="ddkit-experts-")
             folder = Path(self._temporary.name)
         else:
-            folder = self.context.folder / "experts"
-        real, settings, device = self.context.signal.whole(), self.settings(), self.network.device
+            folder = self.setting.folder / "experts"
+        real, settings, device = self.setting.signal.whole(), self.settings(), self.network.device
         size = buffer_bytes(settings, real.shape, real.num_classes, self.most) / 1e6
 
         def in_words(what: str, done: int, total: int) -> None:
@@ -212,8 +211,8 @@ class ExpertTrajectories(NetworkSource):
                 settings,
                 self.most,
                 device=device,
-                precision=self.context.precision,
-                compile=self.context.compile,
+                precision=self.setting.precision,
+                compile=self.setting.compile,
                 progress=in_words,
             )
         )

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ddkit.networks.network import Network
 from ddkit.networks.options import require_at_least
+from ddkit.networks.setting import Setting
 from ddkit.networks.sources import NetworkSource, registry
-from ddkit.synthesis import Synthesizer
-
-if TYPE_CHECKING:
-    from ddkit.objectives import Context
+from ddkit.synthesis.base import Synthesizer
 
 
 @registry.register("fixed")
@@ -37,9 +35,9 @@ class FixedNetworks(NetworkSource):
         require_at_least(1, count=count)
         self.count = count
 
-    def setup(self, context: Context) -> None:
+    def setup(self, setting: Setting) -> None:
         """Draw the seeds of all initial weights."""
-        super().setup(context)
+        super().setup(setting)
         self.seeds = [self.streams.integer("fixed-networks") for _ in range(self.count)]
         self.drawn = self.count
         #: The weights drawn last and their seed: copying them is faster than drawing them again.

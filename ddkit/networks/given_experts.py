@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ddkit.errors import ConfigError
-from ddkit.experts import ExpertSettings
+from ddkit.training.experts.settings import ExpertSettings
 
 #: Settings of the training that make experts flat.
 FLATNESS = ("rho", "alpha", "adaptive")

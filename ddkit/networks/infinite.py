@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ddkit.kernels.architectures import infinite_kernel
-from ddkit.kernels.infinite import InfiniteKernel, InfiniteKind, require_infinite
+from ddkit.models.kernels.architectures import infinite_kernel
+from ddkit.models.kernels.infinite import InfiniteKernel, InfiniteKind, require_infinite
 from ddkit.networks.network import Network
+from ddkit.networks.setting import Setting
 from ddkit.networks.sources import NetworkSource, registry
-from ddkit.synthesis import Synthesizer
-
-if TYPE_CHECKING:
-    from ddkit.objectives import Context
+from ddkit.synthesis.base import Synthesizer
 
 
 @registry.register("infinite")
@@ -24,7 +22,7 @@ class InfiniteNetworks(NetworkSource):
     Args:
         kernel: ``ntk`` or ``nngp``.
         architecture: ``fcN``, ``convN``, ``convnet``, ``convnet3``, ``myrtle5``, or layers such as ``cpcpf``, see
-            :func:`ddkit.kernels.infinite_kernel`.
+            :func:`ddkit.models.kernels.infinite_kernel`.
         sigma_w2: variance of the weights, times fan-in.
         sigma_b2: variance of the biases; at 0 an image without any ink has no direction.
 
@@ -43,14 +41,14 @@ class InfiniteNetworks(NetworkSource):
         self.architecture = architecture
         self.options: dict[str, Any] = {"kernel": kernel, "sigma_w2": sigma_w2, "sigma_b2": sigma_b2}
 
-    def setup(self, context: Context) -> None:
+    def setup(self, setting: Setting) -> None:
         """Build the kernel for the shape of the images.
 
         Raises:
             ConfigError: an architecture that does not exist or that the images cannot take.
         """
-        super().setup(context)
-        self._kernel = infinite_kernel(self.architecture, context.network.shape, **self.options)
+        super().setup(setting)
+        self._kernel = infinite_kernel(self.architecture, setting.network.shape, **self.options)
 
     def kernel(self) -> InfiniteKernel:
         """Return the kernel."""

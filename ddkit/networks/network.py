@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddkit.base.precision import PassCost, Precision, pass_cost
 from ddkit.errors import ConfigError
-from ddkit.models import ModelSpec, uses_batch_norm
-from ddkit.precision import PassCost, Precision, pass_cost
+from ddkit.models.base import uses_batch_norm
+from ddkit.models.spec import ModelSpec
 
 
 class Network:

@@ -6,7 +6,7 @@ import copy
 import math
 import warnings
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,12 +14,10 @@ from torch import Tensor
 from ddkit.errors import ConfigError
 from ddkit.networks.network import Network
 from ddkit.networks.options import require_at_least, require_rate
+from ddkit.networks.setting import Setting
 from ddkit.networks.sources import NetworkSource, registry
 from ddkit.networks.training import require_finite
-from ddkit.synthesis import Synthesizer
-
-if TYPE_CHECKING:
-    from ddkit.objectives import Context
+from ddkit.synthesis.base import Synthesizer
 
 #: Lives whose mean length says for how long a new network is trained on the result.
 COUNTED_LIVES = 3
@@ -53,9 +51,9 @@ class OnlineNetwork(NetworkSource):
         require_rate(lr)
         self.lr, self.gap = lr, gap
 
-    def setup(self, context: Context) -> None:
+    def setup(self, setting: Setting) -> None:
         """Receive the network; its first weights are drawn when they are asked for."""
-        super().setup(context)
+        super().setup(setting)
         self.ages: list[int] = []
         self.batch = 0
         self.over = True
@@ -105,7 +103,7 @@ class OnlineNetwork(NetworkSource):
         self._judge(error)
         if last and not self.ages:
             warnings.warn(
-                f"the online network was never restarted within {self.context.steps} steps, so its age of "
+                f"the online network was never restarted within {self.setting.steps} steps, so its age of "
                 f"{self.best_age or self.served} says how long to train on the result: run more steps, or lower "
                 f"networks.gap (now {self.gap})",
                 stacklevel=2,

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ddkit.kernels import Kernel, NetworkFeatures, regression_rows
-from ddkit.models import ModelSpec
+from ddkit.models.kernels.base import Kernel
+from ddkit.models.kernels.classifier import regression_rows
+from ddkit.models.kernels.features import NetworkFeatures
+from ddkit.models.spec import ModelSpec
 from ddkit.networks.network import Network
 from ddkit.networks.options import require_at_least, require_rate
+from ddkit.networks.setting import Setting
 from ddkit.networks.sources import NetworkSource, registry
 from ddkit.networks.training import require_finite
-from ddkit.synthesis import Synthesizer
-
-if TYPE_CHECKING:
-    from ddkit.objectives import Context
+from ddkit.synthesis.base import Synthesizer
 
 #: Share of the newest batch in the running statistics of batch norm (0.1 in Flax's convention): a network lives for
 #: about a hundred updates, so that PyTorch's usual 0.1 would lag by a tenth of its life.
@@ -59,9 +59,9 @@ class OnlinePool(NetworkSource):
         require_rate(lr)
         self.size, self.max_updates, self.lr, self.batch = size, max_updates, lr, batch
 
-    def setup(self, context: Context) -> None:
+    def setup(self, setting: Setting) -> None:
         """Receive the network and the streams; the pool is empty yet."""
-        super().setup(context)
+        super().setup(setting)
         for layer in self.network.module.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                 layer.momentum = _STATISTICS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,12 +11,10 @@ from ddkit.errors import ConfigError
 from ddkit.networks.network import Network
 from ddkit.networks.options import require_at_least
 from ddkit.networks.real_training import RealTraining
+from ddkit.networks.setting import Setting
 from ddkit.networks.sources import NetworkSource, registry
 from ddkit.networks.training import still
-from ddkit.synthesis import Synthesizer
-
-if TYPE_CHECKING:
-    from ddkit.objectives import Context
+from ddkit.synthesis.base import Synthesizer
 
 #: Most real images drawn, preprocessed and held at once.
 _DRAWN_IMAGES = 2048
@@ -71,10 +69,10 @@ class TrainedPool(NetworkSource):
         self.runs, self.stages, self.steps = runs, stages, steps
         self.training = RealTraining(batch_size, lr, momentum, weight_decay, augmentation=augmentation)
 
-    def setup(self, context: Context) -> None:
+    def setup(self, setting: Setting) -> None:
         """Receive the network, the streams and the signal; the pool is empty yet."""
-        super().setup(context)
-        self.training.setup(context)
+        super().setup(setting)
+        self.training.setup(setting)
         self.snapshots: list[dict[str, Tensor]] = []
 
     def current(self) -> Network:

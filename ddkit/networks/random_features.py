@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ddkit.base.streams import derive_seed
 from ddkit.errors import ConfigError
-from ddkit.kernels.features import RandomFeatures
+from ddkit.models.kernels.features import RandomFeatures
 from ddkit.networks.network import Network
 from ddkit.networks.options import require_at_least
+from ddkit.networks.setting import Setting
 from ddkit.networks.sources import FreshNetworks, registry
-from ddkit.streams import derive_seed
-
-if TYPE_CHECKING:
-    from ddkit.objectives import Context
 
 
 class Body:
@@ -85,14 +82,14 @@ class RandomFeatureNetworks(FreshNetworks):
             )
         self.bodies, self.scale, self.bias, self.evaluation_bodies = bodies, scale, bias, evaluation_bodies
 
-    def setup(self, context: Context) -> None:
+    def setup(self, setting: Setting) -> None:
         """Make room for the weights of all bodies, which share the network of the run.
 
         Raises:
             ConfigError: a model with batch norm, whose features of an image depend on the others.
         """
-        super().setup(context)
-        network = context.network
+        super().setup(setting)
+        network = setting.network
         if network.has_batch_norm:
             raise ConfigError(
                 f"model '{network.spec.canonical()}' has batch norm, whose random networks are no kernel: use "
@@ -101,7 +98,7 @@ class RandomFeatureNetworks(FreshNetworks):
         network.module.to(network.dtype).requires_grad_(False)
         self.networks = [Body(network) for _ in range(self.bodies)]
         # A name of its own, so that judging a run changes nothing in it.
-        seed = derive_seed(context.streams.seed, "kernel-evaluation")
+        seed = derive_seed(setting.streams.seed, "kernel-evaluation")
         self._kernel = RandomFeatures(
             self.networks,
             model=network.spec.canonical(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,12 +12,10 @@ from torch import Tensor
 from ddkit.networks.network import Network
 from ddkit.networks.options import require_at_least
 from ddkit.networks.real_training import RealTraining
+from ddkit.networks.setting import Setting
 from ddkit.networks.sources import NetworkSource, registry
 from ddkit.networks.training import still
-from ddkit.synthesis import Synthesizer
-
-if TYPE_CHECKING:
-    from ddkit.objectives import Context
+from ddkit.synthesis.base import Synthesizer
 
 
 @dataclass
@@ -79,10 +77,10 @@ class RealTrainedNetworks(NetworkSource):
         self.steps, self.images, self.pretrain_epochs, self.pool = life, images, pretrain_epochs, pool
         self.training = RealTraining(batch_size, lr, momentum, weight_decay, cutmix, augmentation)
 
-    def setup(self, context: Context) -> None:
+    def setup(self, setting: Setting) -> None:
         """Receive the network, the streams and the signal; no network has been drawn yet."""
-        super().setup(context)
-        self.training.setup(context)
+        super().setup(setting)
+        self.training.setup(setting)
         self.members = [_Member() for _ in range(self.pool)]
         self.turn = 0
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ddkit import augment
 from ddkit.networks.options import require_training
+from ddkit.networks.setting import Setting
 from ddkit.networks.training import require_finite, train_epochs
-
-if TYPE_CHECKING:
-    from ddkit.objectives import Context
 
 
 class RealTraining:
-    """SGD on real images, which come from nowhere but the context's signal.
+    """SGD on real images, which come from nowhere but the setting's signal.
 
     Args:
         batch_size: real images per SGD step.
@@ -45,15 +42,15 @@ class RealTraining:
         self.cutmix = cutmix
         self._own = None if augmentation is None else augment.create(augmentation)
 
-    def setup(self, context: Context) -> None:
+    def setup(self, setting: Setting) -> None:
         """Receive the network to train, the signal and the streams.
 
         Raises:
             ConfigError: the signal hands out no real images.
         """
-        context.signal.require("labelled")
-        self.network, self.signal, self.streams = context.network, context.signal, context.streams
-        self.augmentation = self._own or context.augmentation
+        setting.signal.require("labelled")
+        self.network, self.signal, self.streams = setting.network, setting.signal, setting.streams
+        self.augmentation = self._own or setting.augmentation
 
     def run(self, images: int, velocity: list[Tensor], epochs: int = 1) -> int:
         """Train the present weights on freshly drawn real images.

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ddkit.base.progress import Report
+from ddkit.base.registry import Registry
 from ddkit.networks.network import Network
 from ddkit.networks.options import require_at_least, require_rate
+from ddkit.networks.setting import Setting
 from ddkit.networks.training import require_finite, train_epochs
-from ddkit.progress import Report
-from ddkit.registry import Registry
-from ddkit.synthesis import Synthesizer
-
-if TYPE_CHECKING:
-    from ddkit.objectives import Context
+from ddkit.synthesis.base import Synthesizer
 
 registry: Registry[type[NetworkSource]] = Registry("network source", "ddkit.networks")
 
@@ -32,16 +30,16 @@ class NetworkSource(ABC):
     drawn: int = 0
     served: int = 0
 
-    def setup(self, context: Context) -> None:
+    def setup(self, setting: Setting) -> None:
         """Receive the module whose weights this source replaces, the random streams and the signal.
 
         Nothing is computed here: what takes time is done when the first network is asked for.
         """
-        self.context = context
+        self.setting = setting
         self.drawn, self.served = 0, 0
-        self.network = context.network
-        self.streams = context.streams
-        self.augmentation = context.augmentation
+        self.network = setting.network
+        self.streams = setting.streams
+        self.augmentation = setting.augmentation
 
     def prepare(self, report: Report) -> None:
         """Do what takes long before the first step; called once after :meth:`setup`, on a resumed run as well.

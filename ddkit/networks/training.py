@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ddkit.augment import Augmentation, cutmix
+from ddkit.augment.base import Augmentation
+from ddkit.augment.cutmix import cutmix
 from ddkit.errors import DivergedError
 from ddkit.networks.network import Network
 

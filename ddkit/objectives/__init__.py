@@ -7,10 +7,7 @@ from ddkit.objectives.distribution import DistributionMatching
 from ddkit.objectives.gradient import GradientMatching
 from ddkit.objectives.kernel_regression import KernelRegression
 from ddkit.objectives.meta import MetaLearning
-from ddkit.objectives.real_signal import RealSignal
 from ddkit.objectives.ridge import RidgeRegression
-from ddkit.objectives.signal import LayerFeatures, Risk, Signal
-from ddkit.objectives.signal import registry as signals
 from ddkit.objectives.trajectory import TrajectoryMatching
 
 __all__ = [
@@ -19,15 +16,10 @@ __all__ = [
     "FeatureAlignment",
     "GradientMatching",
     "KernelRegression",
-    "LayerFeatures",
     "MetaLearning",
     "Objective",
-    "RealSignal",
     "RidgeRegression",
-    "Risk",
-    "Signal",
     "TrajectoryMatching",
     "gradient_distance",
     "registry",
-    "signals",
 ]

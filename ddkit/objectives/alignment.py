@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddkit.errors import ConfigError
-from ddkit.networks import Network
+from ddkit.networks.network import Network
+from ddkit.networks.signal import LayerFeatures
 from ddkit.objectives.base import Context, Objective, registry, require_counts
 from ddkit.objectives.class_means import class_chunk, class_means
-from ddkit.objectives.signal import LayerFeatures
 from ddkit.objectives.synthetic import SyntheticSide
-from ddkit.synthesis import Synthesizer
+from ddkit.synthesis.base import Synthesizer
 
 
 def default_layer_weights(layers: int) -> list[float]:

@@ -4,55 +4,30 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from ddkit.augment import Augmentation
+from ddkit.base.registry import Registry
 from ddkit.errors import ConfigError
-from ddkit.networks import Network, NetworkSource
-from ddkit.objectives.signal import Signal
-from ddkit.precision import PrecisionName
-from ddkit.registry import Registry
-from ddkit.streams import Streams
-from ddkit.synthesis import Synthesizer
+from ddkit.networks.setting import Setting
+from ddkit.networks.sources import NetworkSource
+from ddkit.synthesis.base import Synthesizer
 from ddkit.synthesis.labels import AssignedLabels
 
 registry: Registry[type[Objective]] = Registry("objective", "ddkit.objectives")
 
 
 @dataclass
-class Context:
-    """What an objective works with.
+class Context(Setting):
+    """What an objective works with: a setting and the source of its networks.
 
     Args:
-        num_classes: K.
-        signal: access to the real data.
         networks: source of matching networks.
-        network: the module that the source fills, for its shapes and costs.
-        augmentation: applied to both sides with shared parameters.
-        streams: random streams of the run.
-        steps: outer steps of the whole run; 0 where there is none.
-        init: how the synthesizer starts.
-        precision: number format of heavy passes, as the user asked for it; for what decides about its own.
-        compile: whether they are compiled, likewise.
-        folder: where a piece may keep large intermediate files of this run (expert trajectories); None for a run in
-            memory.
     """
 
-    num_classes: int
-    signal: Signal
-    networks: NetworkSource
-    network: Network
-    augmentation: Augmentation
-    streams: Streams
-    steps: int = 0
-    init: str = "real"
-    precision: PrecisionName = "auto"
-    compile: bool | Literal["auto"] = "auto"
-    folder: Path | None = None
+    networks: NetworkSource = field(kw_only=True)
 
 
 def require_counts(**counts: int | None) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddkit.networks import Network
+from ddkit.networks.network import Network
 
 #: The graph of a gradient that is differentiated again holds about this many copies of all layer outputs (2.8 to 3.5
 #: measured for 100 images of 3x32x32 through a ConvNet-D3 of width 128).
@@ -22,7 +22,7 @@ _GPU_SHARE = 0.5
 def memory_class_chunk(network: Network, images_per_class: int, num_classes: int) -> int:
     """Return how many classes can be differentiated twice together without running out of memory.
 
-    Unlike :func:`~ddkit.objectives.class_gradients.default_class_chunk` it looks at memory, not at the cache, as a
+    Unlike :func:`~ddkit.networks.class_gradients.default_class_chunk` it looks at memory, not at the cache, as a
     smaller chunk costs another pass here. What a decoder of the synthesizer keeps is not counted.
     """
     if network.device.type == "cuda":
@@ -42,7 +42,7 @@ def summed_gradient(
 ) -> list[Tensor]:
     r"""Return the sum over classes of the gradients of their mean cross-entropies, from one pass over all images.
 
-    Equal to the sum of :func:`~ddkit.objectives.class_gradients.class_gradients`, also for classes of unequal size,
+    Equal to the sum of :func:`~ddkit.networks.class_gradients.class_gradients`, also for classes of unequal size,
     as every image counts one over the size of its class. Always eager and in the number format of the weights.
 
     Args:

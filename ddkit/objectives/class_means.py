@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ddkit.errors import ConfigError
 from ddkit.objectives.base import Context
-from ddkit.synthesis import Synthesizer
+from ddkit.synthesis.base import Synthesizer
 
 #: Decoded synthetic images differentiated together (whole classes, at least one).
 _SYNTHETIC_IMAGES = {"cpu": 512, "cuda": 8192}

@@ -7,14 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-from ddkit.augment import Draws
+from ddkit.augment.base import Draws
 from ddkit.errors import ConfigError
-from ddkit.networks import Network
+from ddkit.networks.network import Network
 from ddkit.objectives.base import Context, Objective, registry, require_counts
 from ddkit.objectives.class_means import class_chunk as chunk_of_classes
 from ddkit.objectives.class_means import class_means
 from ddkit.objectives.synthetic import SyntheticSide
-from ddkit.synthesis import Synthesizer
+from ddkit.synthesis.base import Synthesizer
 
 
 @registry.register("distribution")

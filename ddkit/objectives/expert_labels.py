@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ddkit.errors import ConfigError
-from ddkit.networks import Network
+from ddkit.networks.flat import FlatNetwork
+from ddkit.networks.network import Network
 from ddkit.networks.training import padded
 from ddkit.objectives.trajectory_source import TrajectorySource
-from ddkit.objectives.unrolling import FlatNetwork
-from ddkit.synthesis import Synthesizer
+from ddkit.synthesis.base import Synthesizer
 from ddkit.synthesis.labels import AssignedLabels
 
 #: Images per forward pass of an expert.

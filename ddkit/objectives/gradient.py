@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ddkit.errors import ConfigError, unknown_name
-from ddkit.networks import Network
+from ddkit.networks.class_gradients import class_gradients, default_class_chunk
+from ddkit.networks.network import Network
 from ddkit.objectives.base import Context, Objective, registry, require_counts
 from ddkit.objectives.batch_gradients import memory_class_chunk, summed_gradient
-from ddkit.objectives.class_gradients import class_gradients, default_class_chunk
 from ddkit.objectives.distances import Metric, Weights, check_metric, gradient_distance, matched_names
 from ddkit.objectives.synthetic import SyntheticSide
-from ddkit.synthesis import Synthesizer
+from ddkit.synthesis.base import Synthesizer
 
 Level = Literal["class", "batch", "both"]
 LEVELS: tuple[str, ...] = ("class", "batch", "both")

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from ddkit.errors import ConfigError
-from ddkit.kernels import Kernel, create, regression_rows, solve_labels, with_mirrored
-from ddkit.kernels.ridge import require_regulariser
-from ddkit.networks import registry as sources
+from ddkit.models.kernels.base import Kernel, create
+from ddkit.models.kernels.classifier import regression_rows, with_mirrored
+from ddkit.models.kernels.label_solve import solve_labels
+from ddkit.models.kernels.ridge import require_regulariser
+from ddkit.networks.sources import registry as sources
 from ddkit.objectives.base import Context, Objective, registry, require_counts
 from ddkit.objectives.kernel_losses import KernelLoss, label_margin, record_losses, require_loss, target_loss
-from ddkit.synthesis import Synthesizer
+from ddkit.synthesis.base import Synthesizer
 from ddkit.synthesis.labels import FreeLabels
 
 
@@ -65,7 +67,8 @@ class KernelRegression(Objective):
         margin: weight of :func:`~ddkit.objectives.kernel_losses.label_margin`; needs learned labels.
         flip: whether every synthetic image comes with its mirror image.
         label_solve: whether the result has the labels that fit ``real_images`` real images best (KIP's label solve, see
-            :func:`~ddkit.kernels.solve_labels`); needs labels=centred or labels=free. The run goes on with its own.
+            :func:`~ddkit.models.kernels.solve_labels`); needs labels=centred or labels=free. The run goes on with its
+            own.
         per_record: whether targets enter as the mean of gradients of single records, drawn uniformly; excludes
             ``balanced``, ``loss=platt`` and ``label_solve``, which look at the real images in another way.
 

@@ -8,17 +8,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ddkit.augment import Draws
+from ddkit.augment.base import Draws
 from ddkit.errors import ConfigError, DivergedError
 from ddkit.networks.fixed import FixedNetworks
+from ddkit.networks.flat import FlatNetwork
+from ddkit.networks.signal import Risk
 from ddkit.objectives.base import Context, Objective, registry, require_counts
 from ddkit.objectives.meta_order import InnerOrder, Order
 from ddkit.objectives.meta_sizes import LearnedRates, MomentumForm, RateForm, StepSizes
-from ddkit.objectives.signal import Risk
 from ddkit.objectives.student_batches import StudentBatches
-from ddkit.objectives.unrolling import FlatNetwork, InnerProblem, MetaGradient, Terminal, Unrolled
-from ddkit.objectives.unrolling import registry as meta_gradients
-from ddkit.synthesis import Synthesizer
+from ddkit.objectives.unrolling.base import MetaGradient, Unrolled
+from ddkit.objectives.unrolling.base import registry as meta_gradients
+from ddkit.objectives.unrolling.problem import InnerProblem, Terminal
+from ddkit.synthesis.base import Synthesizer
 
 
 @registry.register("meta")

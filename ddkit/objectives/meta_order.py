@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddkit.errors import ConfigError, unknown_name
-from ddkit.synthesis import Synthesizer
+from ddkit.synthesis.base import Synthesizer
 
 Order = Literal["fixed", "random", "shuffled"]
 ORDERS: tuple[str, ...] = ("fixed", "random", "shuffled")

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddkit.errors import ConfigError
-from ddkit.kernels.last_layer import ridge_weights, with_constant
-from ddkit.networks import Network
+from ddkit.models.kernels.last_layer import ridge_weights, with_constant
+from ddkit.networks.flat import FlatNetwork
+from ddkit.networks.network import Network
 from ddkit.objectives.base import Context, Objective, registry, require_counts
 from ddkit.objectives.student_batches import StudentBatches
-from ddkit.objectives.unrolling import FlatNetwork
-from ddkit.synthesis import Synthesizer
+from ddkit.synthesis.base import Synthesizer
 
 
 @registry.register("ridge")

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ddkit.augment import Augmentation, Draws
-from ddkit.networks import Network
-from ddkit.objectives.unrolling import Batch
-from ddkit.synthesis import Synthesizer
+from ddkit.augment.base import Augmentation, Draws
+from ddkit.networks.network import Network
+from ddkit.objectives.unrolling.problem import Batch
+from ddkit.synthesis.base import Synthesizer
 
 
 class StudentBatches:

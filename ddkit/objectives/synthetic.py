@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddkit.augment import Augmentation, Draws
-from ddkit.synthesis import Synthesizer
+from ddkit.augment.base import Augmentation, Draws
+from ddkit.synthesis.base import Synthesizer
 
 
 @dataclass(frozen=True)

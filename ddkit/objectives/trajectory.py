@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from ddkit.errors import ConfigError, DivergedError, unknown_name
+from ddkit.networks.flat import FlatNetwork
 from ddkit.objectives.base import Context, Objective, registry, require_counts
 from ddkit.objectives.expert_labels import ExpertLabels
 from ddkit.objectives.student_batches import StudentBatches
 from ddkit.objectives.trajectory_source import ExpertSegment, trajectories
-from ddkit.objectives.unrolling import FlatNetwork, InnerProblem, MetaGradient, distance_to
-from ddkit.objectives.unrolling import registry as meta_gradients
-from ddkit.synthesis import Synthesizer
+from ddkit.objectives.unrolling.base import MetaGradient
+from ddkit.objectives.unrolling.base import registry as meta_gradients
+from ddkit.objectives.unrolling.problem import InnerProblem, distance_to
+from ddkit.synthesis.base import Synthesizer
 from ddkit.synthesis.labels import AssignedLabels
 
 SoftLabelling = Literal["none", "per_segment", "fixed"]

@@ -7,7 +7,7 @@ from typing import Protocol, cast
 from torch import Tensor
 
 from ddkit.errors import ConfigError
-from ddkit.networks import NetworkSource
+from ddkit.networks.sources import NetworkSource
 
 
 class ExpertSegment(Protocol):

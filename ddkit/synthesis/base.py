@@ -9,17 +9,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ddkit.artifact import DistilledDataset
-from ddkit.budget import Budget
-from ddkit.data import Preprocessing, RealData
+from ddkit.base.progress import Report, silent
+from ddkit.base.registry import Registry
+from ddkit.base.stages import Stages
+from ddkit.data.distilled import codecs
+from ddkit.data.distilled.budget import Budget
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.distilled.limits import Decoding
+from ddkit.data.preprocessing import Preprocessing
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, unknown_name
-from ddkit.progress import Report, silent
-from ddkit.registry import Registry
-from ddkit.stages import Stages
 from ddkit.synthesis.labels import HardLabels, LabelKind, make_labels
-from ddkit.synthesis.limits import Decoding
 
-registry: Registry[type[Synthesizer]] = Registry("synthesis", "ddkit.synthesis")
+registry: Registry[type[Synthesizer]] = codecs.registry
 
 
 class Synthesizer(nn.Module, ABC):
@@ -311,6 +313,9 @@ class Synthesizer(nn.Module, ABC):
             images, labels = self.from_stored(stored, self.options())
         if labels.is_floating_point():  # which need not tell the classes
             metadata = {**metadata, "order": {"classes": list(self.present), "per_class": self.decoded_per_class}}
+        package = type(self).__module__.partition(".")[0]
+        if package != "ddkit":
+            metadata = {**metadata, "synthesis_package": package}
         return DistilledDataset(
             images=images.contiguous(),
             labels=labels,

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddkit.data import RealData
+from ddkit.data.distilled.limits import Decoding, divided, image_shape, required, whole
+from ddkit.data.real import RealData
 from ddkit.errors import ArtifactError, ConfigError, DataError
 from ddkit.synthesis.base import Synthesizer, registry
 from ddkit.synthesis.labels import LabelKind
 from ddkit.synthesis.latent import CHUNK, checked_codes, code_sides, decode_pairs, sizes
-from ddkit.synthesis.limits import Decoding, divided, image_shape, required, whole
 from ddkit.synthesis.pixels import check_ipc_fits
 
 #: Standard deviation of the initial codes, and the learning rates of the warm start.

@@ -10,11 +10,12 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from ddkit.data import Preprocessing, RealData
+from ddkit.data.distilled.limits import Decoding, check_learned, numbers_of, required, whole
+from ddkit.data.preprocessing import Preprocessing
+from ddkit.data.real import RealData
 from ddkit.errors import ArtifactError, ConfigError, DataError, unknown_name
 from ddkit.synthesis.base import Synthesizer, registry
 from ddkit.synthesis.labels import LabelKind
-from ddkit.synthesis.limits import Decoding, check_learned, numbers_of, required, whole
 from ddkit.synthesis.patches import DecodeType, decode_patches, formations, layout, mosaic, patch_bounds
 
 #: What fills a patch beyond the border of a stored image in pixel space, as in the authors' program.

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddkit.data import RealData
+from ddkit.data.distilled.limits import Decoding, check_learned, divided, image_shape, required, whole
+from ddkit.data.real import RealData
 from ddkit.errors import ArtifactError, ConfigError
 from ddkit.synthesis.base import Synthesizer, registry
 from ddkit.synthesis.labels import LabelKind
-from ddkit.synthesis.limits import Decoding, check_learned, divided, image_shape, required, whole
 from ddkit.synthesis.pixels import check_ipc_fits
 
 #: Share of the default initialisation that is added to identity kernels, so that hallucinators differ.

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddkit.data.distilled.limits import MOST_AT_ONCE, check_learned
 from ddkit.errors import ConfigError
-from ddkit.synthesis.limits import MOST_AT_ONCE, check_learned
 
 #: Code pixels become squares of this side: two layers of stride 2.
 UPSAMPLING = 4

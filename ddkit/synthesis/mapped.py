@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddkit.data import RealData
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError
 from ddkit.synthesis.base import registry
 from ddkit.synthesis.labels import LabelKind

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ddkit.data import RealData
+from ddkit.data.distilled.limits import Decoding, stored_images
+from ddkit.data.real import RealData
 from ddkit.errors import DataError
 from ddkit.synthesis.base import Synthesizer, registry
 from ddkit.synthesis.labels import LabelKind
-from ddkit.synthesis.limits import Decoding, stored_images
 
 
 @registry.register("pixels")

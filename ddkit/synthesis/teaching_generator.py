@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddkit.data import RealData
+from ddkit.data.distilled.limits import MOST_NUMBERS, Decoding, stored_images
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError
 from ddkit.synthesis.base import Synthesizer, registry
 from ddkit.synthesis.labels import LabelKind
-from ddkit.synthesis.limits import MOST_NUMBERS, Decoding, stored_images
 from ddkit.synthesis.teaching_layers import ConditionalGenerator
 
 #: Shortest side of an image that two up-samplings reach.

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from ddkit import methods
-from ddkit.artifact import DistilledDataset
-from ddkit.config import DistillConfig, merge
+from ddkit.base.config import DistillConfig, merge
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import DDKitError
-from ddkit.evaluation import TrainingRecipe, evaluate
+from ddkit.evaluation.evaluate import evaluate
 from ddkit.testing.small import artifact_bytes, fit_small, require, toy_data
 from ddkit.testing.watch import Kill, Seen, global_states, refused_connections
+from ddkit.training.recipe import TrainingRecipe
 
 Check = Callable[[str, Mapping[str, Any]], None]
 

@@ -10,12 +10,15 @@ from typing import Any
 import torch
 
 from ddkit import objectives
-from ddkit.artifact import DistilledDataset
-from ddkit.data import RealData
-from ddkit.engine import Callback, Distiller, Run
-from ddkit.evaluation import TrainingRecipe, evaluate
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
+from ddkit.engine.callbacks import Callback
+from ddkit.engine.distiller import Distiller
+from ddkit.engine.run import Run
+from ddkit.evaluation.evaluate import evaluate
 from ddkit.testing.small import artifact_bytes, require, small_options, toy_data
 from ddkit.testing.watch import Kill, global_states
+from ddkit.training.recipe import TrainingRecipe
 
 
 def _fit_pair(objective: str, how: str, seed: int = 0, data: RealData | None = None, **fit: Any) -> DistilledDataset:

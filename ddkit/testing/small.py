@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from ddkit import methods, networks, objectives, synthesis
-from ddkit.artifact import DistilledDataset
-from ddkit.config import merge
-from ddkit.data import RealData
-from ddkit.engine import Distiller
-from ddkit.registry import Registry
+from ddkit.base.config import merge
+from ddkit.base.registry import Registry
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
+from ddkit.engine.distiller import Distiller
 
 
 def toy_data(

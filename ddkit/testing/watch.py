@@ -12,7 +12,8 @@ from unittest import mock
 import numpy as np
 import torch
 
-from ddkit.engine import Callback, Run
+from ddkit.engine.callbacks import Callback
+from ddkit.engine.run import Run
 
 
 class Kill(Callback):

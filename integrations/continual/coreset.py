@@ -7,12 +7,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ddkit.coresets import herding_indices, network_features
+from ddkit.base.streams import Streams
+from ddkit.data.coresets.features import network_features
+from ddkit.data.coresets.herding import herding_indices
 from ddkit.errors import unknown_name
 from ddkit.integrations.continual.memory import MEMORY_OPTIONS, ClassMemory
 from ddkit.integrations.continual.model import CurrentModel, model_of
 from ddkit.integrations.continual.parts import Made, Material, Part, real_parts, truncated
-from ddkit.streams import Streams
 
 Selection = Literal["random", "herding"]
 

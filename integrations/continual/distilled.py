@@ -16,21 +16,23 @@ import torch
 
 from ddkit import methods, objectives, synthesis
 from ddkit import networks as network_sources
-from ddkit.artifact import DistilledDataset
-from ddkit.budget import Budget
-from ddkit.config import DistillConfig
-from ddkit.coresets import random_indices
-from ddkit.data import RealData
-from ddkit.engine import Callback, Distiller, Run
+from ddkit.base.config import DistillConfig
+from ddkit.base.registry import Registry
+from ddkit.base.streams import Streams
+from ddkit.data.coresets.random import random_indices
+from ddkit.data.distilled.budget import Budget
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
+from ddkit.engine.callbacks import Callback
+from ddkit.engine.distiller import Distiller
+from ddkit.engine.run import Run
 from ddkit.errors import ArtifactError, ConfigError, DataError, DivergedError, unknown_name
 from ddkit.integrations.continual.incoming import Arrival, Shape
 from ddkit.integrations.continual.keys import Key
 from ddkit.integrations.continual.memory import MEMORY_OPTIONS, ClassMemory
 from ddkit.integrations.continual.model import ModelNetworks, model_of
 from ddkit.integrations.continual.parts import Made, Material, Part, herded, of_single_class, parts_of, real_parts
-from ddkit.registry import Registry
-from ddkit.streams import Streams
-from ddkit.synthesis import Synthesizer
+from ddkit.synthesis.base import Synthesizer
 
 _PIECES: dict[str, Registry[Any]] = {
     "synthesis": synthesis.registry,
@@ -82,7 +84,7 @@ class DistilledReplayBuffer(ClassMemory):
         cache: folder where distilled sets are kept and looked up, by data, method, options and seed: an interrupted
             run does not distil again what it had finished, and several strategies share one set. Not used with
             ``networks="model"`` or pieces given as objects.
-        options: see :class:`ClassMemory`, or laid over the preset, see :class:`~ddkit.config.DistillConfig`.
+        options: see :class:`ClassMemory`, or laid over the preset, see :class:`~ddkit.base.config.DistillConfig`.
 
     Raises:
         ConfigError: an unknown method or option, one out of range, or a size too small for the classes.

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ddkit.artifact import DistilledDataset
-from ddkit.budget import Budget
+from ddkit.data.distilled.budget import Budget
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.integrations.continual.host import (
     AvalancheDataset,
     DataAttribute,

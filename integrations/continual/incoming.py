@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddkit.data import Preprocessing
+from ddkit.data.preprocessing import Preprocessing
 from ddkit.errors import DataError
 from ddkit.integrations.continual.keys import Key
 

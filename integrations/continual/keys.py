@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 
-from ddkit.streams import derive_seed
+from ddkit.base.streams import derive_seed
 
 #: (task label, class number): a class number that comes with two task labels is two classes.
 Key = tuple[int, int]

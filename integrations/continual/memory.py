@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddkit.artifact import DistilledDataset
-from ddkit.data import Preprocessing
+from ddkit.base.streams import Streams
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.preprocessing import Preprocessing
 from ddkit.errors import ConfigError
 from ddkit.integrations.continual.exposure import Group, exposed, grouped, joined
 from ddkit.integrations.continual.host import AvalancheDataset, OnlineCLExperience
@@ -28,7 +29,6 @@ from ddkit.integrations.continual.parts import Facts
 from ddkit.integrations.continual.shares import SharedMemory
 from ddkit.integrations.continual.size import Size, parse_bytes
 from ddkit.integrations.continual.state import dump, read_file, write_file
-from ddkit.streams import Streams
 
 #: What every memory can be given beside its size.
 MEMORY_OPTIONS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ddkit.errors import ConfigError
 from ddkit.integrations.continual.host import MultiTaskModule, avalanche_forward, is_multi_task_module
-from ddkit.models import ModelSpec
-from ddkit.networks import Network, NetworkSource
-from ddkit.synthesis import Synthesizer
-
-if TYPE_CHECKING:
-    from ddkit.objectives import Context
+from ddkit.models.spec import ModelSpec
+from ddkit.networks.network import Network
+from ddkit.networks.setting import Setting
+from ddkit.networks.sources import NetworkSource
+from ddkit.synthesis.base import Synthesizer
 
 
 def model_of(agent: Any) -> nn.Module:
@@ -140,14 +139,14 @@ class ModelNetworks(NetworkSource):
     def __init__(self, model: nn.Module, classes: Sequence[int], task: int, vectors: bool) -> None:
         self.current_model = CurrentModel(model, classes, task=task, vectors=vectors)
 
-    def setup(self, context: Context) -> None:
+    def setup(self, setting: Setting) -> None:
         """Put the model in the place of the network that the configuration names."""
-        super().setup(context)
-        given = context.network
+        super().setup(setting)
+        given = setting.network
         self.network = Network(
             _GivenSpec(self.current_model), given.shape, given.num_classes, device=given.device, precision=None
         )
-        context.network = self.network  # objectives name the weights that they compare
+        setting.network = self.network  # objectives name the weights that they compare
         self.network.module.eval()  # statistics of batch norm and dropout stay what they are in the stream
 
     def current(self) -> Network:

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ddkit.artifact import DistilledDataset
-from ddkit.coresets import herding_indices
-from ddkit.data import Preprocessing, RealData
+from ddkit.data.coresets.herding import herding_indices
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.distilled.parts import at_rest
+from ddkit.data.preprocessing import Preprocessing
+from ddkit.data.real import RealData
 from ddkit.integrations.continual.keys import Key
-from ddkit.parts import at_rest
 
 
 class Facts(BaseModel):

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
-from ddkit.budget import Budget
+from ddkit.base.streams import derive_seed
+from ddkit.data.distilled.budget import Budget
+from ddkit.data.distilled.parts import at_rest_bytes
 from ddkit.integrations.continual.host import AvalancheDataset, ExemplarsBuffer
 from ddkit.integrations.continual.incoming import Arrival, Form, Shape
 from ddkit.integrations.continual.keys import Key, counted, drawn, words_of
@@ -29,8 +31,6 @@ from ddkit.integrations.continual.updating import (
     warn_of_few,
 )
 from ddkit.integrations.continual.window import Window
-from ddkit.parts import at_rest_bytes
-from ddkit.streams import derive_seed
 
 
 class SharedMemory(ExemplarsBuffer):  # type: ignore[misc]

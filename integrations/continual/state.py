@@ -13,15 +13,15 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from ddkit.artifact import DistilledDataset
-from ddkit.container import pack, unpack
-from ddkit.data import Preprocessing
+from ddkit.base.container import pack, unpack
+from ddkit.base.files import write_atomically
+from ddkit.base.registry import describe_validation_error
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.preprocessing import Preprocessing
 from ddkit.errors import ArtifactError, DataError
-from ddkit.files import write_atomically
 from ddkit.integrations.continual.incoming import Arrival, Form
 from ddkit.integrations.continual.keys import Key, text_of
 from ddkit.integrations.continual.parts import Facts, Part, herded
-from ddkit.registry import describe_validation_error
 
 FORMAT = "ddkit.replay-memory"
 FORMAT_VERSION = 1

@@ -8,8 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ddkit.base.files import write_text
 from ddkit.errors import ConfigError, unknown_name
-from ddkit.files import write_text
 
 #: The app's settings, read through ``context.run_config`` and overridden by ``flwr run --run-config``.
 SETTINGS: dict[str, Any] = {

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ddkit.errors import ConfigError
-from ddkit.models import weights_by_name
-from ddkit.networks import Network, NetworkSource
-from ddkit.synthesis import Synthesizer
+from ddkit.models.base import weights_by_name
+from ddkit.networks.network import Network
+from ddkit.networks.sources import NetworkSource
+from ddkit.synthesis.base import Synthesizer
 
 
 class FeaturesAndLogits(Network):

@@ -8,9 +8,9 @@ from typing import Any, cast
 import torch
 
 from ddkit import methods
-from ddkit.data import RealData
+from ddkit.base.streams import Streams, derive_seed
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, DDKitError
-from ddkit.evaluation import TrainingRecipe
 from ddkit.integrations.federated.around import NetworksAround
 from ddkit.integrations.federated.flower import (
     CLIENT_RAISED,
@@ -28,9 +28,9 @@ from ddkit.integrations.federated.task import Task
 from ddkit.integrations.federated.training import check_recipe, train, training_data
 from ddkit.integrations.federated.weights import load_arrays, weights_to_arrays
 from ddkit.integrations.federated.wire import EXAMPLES, METRICS, Wire, check_wire, pack
-from ddkit.models import ModelSpec
-from ddkit.networks import Network
-from ddkit.streams import Streams, derive_seed
+from ddkit.models.spec import ModelSpec
+from ddkit.networks.network import Network
+from ddkit.training.recipe import TrainingRecipe
 
 #: Name of the action, and the type of the messages that ask for it.
 ACTION = "distil"

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddkit.artifact import DistilledDataset
+from ddkit.base.streams import Streams, derive_seed
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ConfigError, DivergedError, RunError
-from ddkit.evaluation import TrainingRecipe
 from ddkit.integrations.federated.client import ARRAYS
 from ddkit.integrations.federated.flower import (
     ArrayRecord,
@@ -34,8 +34,9 @@ from ddkit.integrations.federated.training import check_recipe, train, training_
 from ddkit.integrations.federated.trajectory import distil_trajectory
 from ddkit.integrations.federated.weights import arrays_to_weights, flat, load_arrays, weights_to_arrays
 from ddkit.integrations.federated.wire import METRICS, MOST_EXAMPLES
-from ddkit.models import ModelSpec, uses_batch_norm
-from ddkit.streams import Streams, derive_seed
+from ddkit.models.base import uses_batch_norm
+from ddkit.models.spec import ModelSpec
+from ddkit.training.recipe import TrainingRecipe
 
 _logger = getLogger("ddkit.federated")
 
@@ -219,7 +220,7 @@ class ServerDistill(Strategy):
                 f"'{self.base.weighted_by_key}' is {str(weight)[:40]}: expected a positive number up to {MOST_EXAMPLES}"
             )
         finite = {key: value for key, value in numbers.items() if math.isfinite(value)}
-        return RecordDict({ARRAYS: arrays, METRICS: MetricRecord(finite)})
+        return RecordDict({ARRAYS: arrays, METRICS: MetricRecord({**finite})})
 
     def _bound_shares(self, messages: list[Message], report: RoundReport) -> None:
         """Cut the weights of clients that would decide more of the average than one may; others stay as they are."""

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddkit.data import RealData
+from ddkit.base.streams import Streams
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, DataError
-from ddkit.streams import Streams
 
 #: Draws after which a partition without enough images for every client is given up.
 TRIES = 100

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import torch
 
-from ddkit.artifact import DistilledDataset
-from ddkit.data import RealData
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, DDKitError
 from ddkit.integrations.federated.flower import Context, MetricRecord
 
@@ -125,7 +125,7 @@ def private_release(epsilon: float, delta: float, *, records: int, rounds: int =
         MissingExtraError: Opacus is not installed.
         ConfigError: options that do not suit.
     """
-    from ddkit.integrations.private import PrivateDistiller
+    from ddkit.integrations.private.distiller import PrivateDistiller
 
     if not 0 < delta * records < 1:
         raise ConfigError(f"delta={delta:g} must be positive and below 1/records={1 / max(1, records):.3g}")

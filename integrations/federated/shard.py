@@ -8,15 +8,15 @@ from typing import Any
 import torch
 
 from ddkit import methods
-from ddkit.artifact import DistilledDataset
-from ddkit.config import DistillConfig
-from ddkit.data import RealData
-from ddkit.engine import Distiller
+from ddkit.base.config import DistillConfig
+from ddkit.base.streams import derive_seed
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.distilled.parts import relabelled, union
+from ddkit.data.real import RealData
+from ddkit.engine.distiller import Distiller
 from ddkit.errors import ConfigError, DataError
-from ddkit.networks import NetworkSource
-from ddkit.parts import relabelled, union
-from ddkit.streams import derive_seed
-from ddkit.synthesis import registry as syntheses
+from ddkit.networks.sources import NetworkSource
+from ddkit.synthesis.base import registry as syntheses
 
 #: Starting points that show no single real image.
 UNSEEN_STARTS = ("noise", "mean")

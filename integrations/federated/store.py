@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from ddkit.artifact import DistilledDataset
-from ddkit.container import pack, unpack
+from ddkit.base.container import pack, unpack
+from ddkit.base.files import write_atomically, write_text
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ArtifactError, ConfigError
-from ddkit.files import write_atomically, write_text
 from ddkit.integrations.federated.wire import ClientSet
 
 FILE_NAME = "federated.json"

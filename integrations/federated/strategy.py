@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import torch
 
+from ddkit.base.streams import Streams, derive_seed
 from ddkit.errors import ConfigError, RunError, unknown_name
-from ddkit.evaluation import TrainingRecipe
 from ddkit.integrations.federated.client import ARRAYS, CONFIG, DISTIL, MODEL, RADIUS, ROUND
 from ddkit.integrations.federated.flower import (
     ArrayRecord,
@@ -33,8 +33,8 @@ from ddkit.integrations.federated.training import check_recipe, train, training_
 from ddkit.integrations.federated.union import Weighting, gradient_cosines, in_order, joined
 from ddkit.integrations.federated.weights import load_arrays, weights_to_arrays
 from ddkit.integrations.federated.wire import ClientSet, Limits, bytes_of, unpack
-from ddkit.models import ModelSpec
-from ddkit.streams import Streams, derive_seed
+from ddkit.models.spec import ModelSpec
+from ddkit.training.recipe import TrainingRecipe
 
 Rounds = Literal["one-shot", "iterative"]
 _logger = getLogger("ddkit.federated")

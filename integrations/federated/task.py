@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ddkit.data import Preprocessing, RealData
+from ddkit.data.preprocessing import Preprocessing
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, DataError
 
 

@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddkit import augment
-from ddkit.artifact import DistilledDataset
-from ddkit.data import RealData
+from ddkit.base.streams import Streams, default_draws, derive_seed
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, DivergedError
-from ddkit.evaluation import TrainingRecipe
-from ddkit.evaluation.batches import TrainingSet
-from ddkit.evaluation.train import build_optimiser
-from ddkit.streams import Streams, default_draws, derive_seed
+from ddkit.training.batches import TrainingSet
+from ddkit.training.recipe import TrainingRecipe
+from ddkit.training.train import build_optimiser
 
 
 def check_recipe(recipe: TrainingRecipe) -> None:

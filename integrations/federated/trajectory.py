@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddkit.artifact import DistilledDataset
-from ddkit.config import merge
-from ddkit.data import RealData
-from ddkit.engine import Distiller
+from ddkit.base.config import merge
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
+from ddkit.engine.distiller import Distiller
 from ddkit.errors import ConfigError
 from ddkit.integrations.federated.task import Task
-from ddkit.networks import Network, NetworkSource
 from ddkit.networks.experts import Segment
-from ddkit.synthesis import Synthesizer
+from ddkit.networks.network import Network
+from ddkit.networks.sources import NetworkSource
+from ddkit.synthesis.base import Synthesizer
 
 
 class GlobalTrajectory(NetworkSource):

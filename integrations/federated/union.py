@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddkit.artifact import DistilledDataset
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.distilled.parts import union
 from ddkit.integrations.federated.shares import bounded
 from ddkit.integrations.federated.wire import ClientSet
-from ddkit.parts import union
 
 Weighting = Literal["counts", "equal"]
 

@@ -9,12 +9,12 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from ddkit.artifact import DistilledDataset
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.distilled.parts import at_rest
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.integrations.federated.flower import Array, ArrayRecord, MetricRecord, RecordDict
 from ddkit.integrations.federated.npy import PayloadError, read_array, read_header
 from ddkit.integrations.federated.task import Task
-from ddkit.parts import at_rest
 
 Wire = Literal["uint8", "float16", "float32"]
 WIRES: tuple[str, ...] = get_args(Wire)

@@ -3,7 +3,7 @@
 Tensors: ``x`` (n, F) and ``y``, of all graphs one after the other; ``edge_index`` (2, E) and ``edge_weight`` (E,), if
 there are edges; node numbers count within their own graph. Content: ``kind`` (``nodes`` or ``graphs``), ``nodes`` and
 ``edges`` of every graph, ``weighted`` and the ``provenance`` of every graph. The envelope, its checksum and what a
-reader refuses are those of :mod:`ddkit.container`.
+reader refuses are those of :mod:`ddkit.base.container`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddkit.container import pack, unpack
+from ddkit.base.container import pack, unpack
+from ddkit.base.files import write_atomically
 from ddkit.errors import ArtifactError
-from ddkit.files import write_atomically
 from ddkit.integrations.graph.host import Data
 
 FORMAT = "ddkit.condensed-graph"

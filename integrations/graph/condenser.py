@@ -8,7 +8,9 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
-from ddkit import __version__
+from ddkit.base.registry import checked_options
+from ddkit.base.streams import Streams
+from ddkit.base.version import __version__
 from ddkit.errors import ConfigError, DataError, unknown_name
 from ddkit.integrations.graph.budget import (
     RatioOf,
@@ -29,8 +31,6 @@ from ddkit.integrations.graph.problem import Condensed, Problem
 from ddkit.integrations.graph.structure import MOST_NODES
 from ddkit.integrations.graph.task import Missing, NodeTask, node_task
 from ddkit.integrations.graph.untrained import CHOICES, class_means, coreset, kmeans_centres
-from ddkit.registry import checked_options
-from ddkit.streams import Streams
 
 Setting = Literal["transductive", "inductive"]
 #: Arguments that the provenance of a graph repeats.

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddkit.base.executor import Executor, InProcess
+from ddkit.base.registry import checked_options
 from ddkit.errors import DataError
-from ddkit.executor import Executor, InProcess
 from ddkit.integrations.graph.budget import smallest_bytes, stored_bytes
 from ddkit.integrations.graph.checks import check_kind, edges_of, features_of
 from ddkit.integrations.graph.condenser import GraphCondenser
@@ -17,8 +18,7 @@ from ddkit.integrations.graph.host import Data
 from ddkit.integrations.graph.judging import Judge, Training
 from ddkit.integrations.graph.models import MODELS, Build, GraphInput
 from ddkit.integrations.graph.results import GraphEvaluation, checked_plan, results_of
-from ddkit.integrations.graph.task import NodeTask, node_task
-from ddkit.registry import checked_options
+from ddkit.integrations.graph.task import Missing, NodeTask, node_task
 
 
 def evaluate(
@@ -65,7 +65,7 @@ def evaluate(
     if means:
         told = getattr(condensed, "provenance", {})
         kept = {name: told[name] for name in ("hops", "setting", "features", "directed") if name in told}
-        missing = "skip" if told.get("dropped_classes") else "error"
+        missing: Missing = "skip" if told.get("dropped_classes") else "error"
         other = GraphCondenser("means", split=split, missing=missing, **kept).condense(data)
         judge = Judge(condensed_input(other, unweighted_threshold), rows_of_labels(other.y, real), real, plan)
         beside = results_of(judge, models, seeds, seed, workers)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ddkit.base.streams import Streams
 from ddkit.errors import ConfigError
 from ddkit.integrations.graph.host import Data, KarateClub
-from ddkit.streams import Streams
 
 
 def masks(data: Data, train: Tensor, val: Tensor, test: Tensor) -> Data:

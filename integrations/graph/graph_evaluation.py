@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddkit.base.executor import Executor, InProcess
+from ddkit.base.streams import default_draws
 from ddkit.errors import DataError
-from ddkit.executor import Executor, InProcess
 from ddkit.integrations.graph.budget import stored_bytes
 from ddkit.integrations.graph.host import Data, GCNConv, GINConv, Linear, SAGEConv
 from ddkit.integrations.graph.judging import Training, train_and_select
 from ddkit.integrations.graph.results import GraphEvaluation, checked_plan, results_of
 from ddkit.integrations.graph.sets import Laid, checked_graphs, laid
-from ddkit.streams import default_draws
 
 #: Training of networks on graphs: fewer epochs than on nodes, and narrower, as in DosCond.
 GRAPH_TRAINING = Training(epochs=300, hidden=64, weight_decay=0.0, dropout=0.0, validate_every=10)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddkit.base.streams import Streams
 from ddkit.errors import ConfigError, DivergedError
 from ddkit.integrations.graph.backbones import glorot
 from ddkit.integrations.graph.budget import smallest_bytes
@@ -19,7 +20,6 @@ from ddkit.integrations.graph.host import Data
 from ddkit.integrations.graph.propagation import Constant, normalised_dense
 from ddkit.integrations.graph.sets import Graph, checked_graphs, laid
 from ddkit.objectives.distances import gradient_distance
-from ddkit.streams import Streams
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddkit.base.streams import default_draws, derive_seed
 from ddkit.errors import ConfigError
 from ddkit.integrations.graph.models import Build, GraphInput, build
 from ddkit.integrations.graph.task import NodeTask
-from ddkit.streams import default_draws, derive_seed
 
 
 @dataclass(frozen=True)

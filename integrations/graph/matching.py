@@ -15,7 +15,7 @@ from ddkit.integrations.graph.backbones import Backbone, GCNBackbone, SGCBackbon
 from ddkit.integrations.graph.learned import Learned, Options
 from ddkit.integrations.graph.problem import Condensed, Problem
 from ddkit.integrations.graph.structure import spread
-from ddkit.kernels.infinite import FullyConnectedKernel
+from ddkit.models.kernels.infinite import FullyConnectedKernel
 from ddkit.objectives.class_means import class_means
 from ddkit.objectives.distances import gradient_distance
 from ddkit.objectives.kernel_losses import target_loss
@@ -101,7 +101,7 @@ def match_kernel(problem: Problem, options: Options, structure: str, backbone: s
     r"""Let kernel ridge regression on the condensed nodes predict the labelled ones (Wang et al. 2024, GC-SNTK).
 
     arXiv 2310.11046: the neural tangent kernel of a two-layer network on propagated features, as in
-    :class:`~ddkit.kernels.infinite.FullyConnectedKernel`; the labels are fixed, centred rows.
+    :class:`~ddkit.models.kernels.infinite.FullyConnectedKernel`; the labels are fixed, centred rows.
     """
     learned = Learned(problem, options, structure)
     kernel = FullyConnectedKernel(1)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddkit.base.streams import Streams
 from ddkit.errors import DivergedError
 from ddkit.integrations.graph.propagation import propagate, propagation_matrix
 from ddkit.integrations.graph.task import NodeTask
-from ddkit.streams import Streams
 
 
 @dataclass(frozen=True)

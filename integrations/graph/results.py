@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ddkit.base.executor import Executor
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.evaluation.statistics import Summary, summary
-from ddkit.executor import Executor
 from ddkit.integrations.graph.judging import Training, network_seed
 from ddkit.integrations.graph.models import Build
 
@@ -108,7 +108,7 @@ def checked_plan(
         raise ConfigError(f"models='{models}' is one name: give a list, such as ['{models}']")
     for model in models:
         if model not in known if isinstance(model, str) else not (builds and callable(model)):
-            raise unknown_name("model", model, known)
+            raise unknown_name("model", str(model), known)
     if type(seeds) is not int or seeds < 1 or not models:
         raise ConfigError(f"seeds={seeds!r} and {len(models)} models: at least one network must be trained")
     if training is not None and not isinstance(training, Training):

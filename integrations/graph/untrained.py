@@ -8,10 +8,12 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from ddkit.coresets import herding_indices, kcenter_indices, random_indices
+from ddkit.base.streams import Streams
+from ddkit.data.coresets.herding import herding_indices
+from ddkit.data.coresets.kcenter import kcenter_indices
+from ddkit.data.coresets.random import random_indices
 from ddkit.integrations.graph.host import subgraph
 from ddkit.integrations.graph.problem import Condensed, Problem
-from ddkit.streams import Streams
 
 #: ``choose(rows, n, streams)``: picks n of the (n_c, F) propagated rows of a class.
 Choose = Callable[[Tensor, int, Streams], Tensor]

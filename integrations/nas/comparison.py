@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from ddkit.base.streams import Streams
 from ddkit.errors import ConfigError
 from ddkit.integrations.nas.correlation import (
     FEWEST,
@@ -22,7 +23,6 @@ from ddkit.integrations.nas.correlation import (
 )
 from ddkit.integrations.nas.orders import Order, Truth, seed_resampler, shared
 from ddkit.integrations.nas.ranking import Cost, Ranking, order_values
-from ddkit.streams import Streams
 
 #: Shares of the candidates, the best ones by the truth, over which correlations are given beside that of all.
 TOP = (0.05, 0.1, 0.2)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ddkit.base.streams import Streams
 from ddkit.errors import ConfigError
 from ddkit.integrations.nas.correlation import (
     FEWEST,
@@ -21,7 +22,6 @@ from ddkit.integrations.nas.correlation import (
 )
 from ddkit.integrations.nas.orders import Order, Truth, shared
 from ddkit.integrations.nas.ranking import Ranking
-from ddkit.streams import Streams
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from ddkit.errors import ConfigError
 from ddkit.integrations.nas.proxy import Proxy, one_line
 from ddkit.integrations.nas.space import BuiltSpec
 from ddkit.integrations.nas.training import threads
-from ddkit.models import ModelSpec, uses_batch_norm
-from ddkit.models.spec import seeded
+from ddkit.models.base import uses_batch_norm
+from ddkit.models.spec import ModelSpec, seeded
 
 #: Batches of at most so many images give batch norm unreliable statistics.
 TINY_BATCH = 10

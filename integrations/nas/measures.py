@@ -13,17 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddkit.artifact import DistilledDataset
-from ddkit.data import RealData
+from ddkit.base.precision import pass_cost
+from ddkit.base.streams import Streams, derive_seed
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, unknown_name
-from ddkit.evaluation import network_seeds
+from ddkit.evaluation.evaluate import network_seeds
 from ddkit.integrations.nas.proxy import one_line
 from ddkit.integrations.nas.ranking import Cost, Entry, Ranking
 from ddkit.integrations.nas.space import Builder, SearchSpace
-from ddkit.models import ModelSpec
 from ddkit.models.base import Shape
-from ddkit.precision import pass_cost
-from ddkit.streams import Streams, derive_seed
+from ddkit.models.spec import ModelSpec
 
 
 class NotApplicableError(ConfigError):

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddkit.artifact import DistilledDataset
-from ddkit.data import RealData
+from ddkit.base.executor import Executor
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, MissingExtraError
-from ddkit.executor import Executor
 from ddkit.integrations.nas.inspection import inspect_candidate
 from ddkit.integrations.nas.ranker import ProxyRanker
 from ddkit.integrations.nas.ranking import Entry
 from ddkit.integrations.nas.space import Builder, SearchSpace
 from ddkit.integrations.nas.trainer import Trainer
-from ddkit.models import ModelSpec
+from ddkit.models.spec import ModelSpec
 
 try:
     import optuna

@@ -13,18 +13,18 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ddkit.artifact import DistilledDataset
-from ddkit.data import RealData
+from ddkit.base.executor import Executor
+from ddkit.base.streams import derive_seed
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, MissingExtraError
-from ddkit.executor import Executor
 from ddkit.integrations.nas.inspection import Inspection, inspect_candidate
 from ddkit.integrations.nas.proxy import other_families
 from ddkit.integrations.nas.ranker import ProxyRanker
 from ddkit.integrations.nas.ranking import Entry, Ranking
 from ddkit.integrations.nas.space import Builder, SearchSpace
 from ddkit.integrations.nas.trainer import Preparation, Trainer, finished
-from ddkit.models import ModelSpec
-from ddkit.streams import derive_seed
+from ddkit.models.spec import ModelSpec
 
 try:
     import optuna

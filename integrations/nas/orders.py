@@ -10,10 +10,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ddkit.base.streams import Streams
 from ddkit.errors import ConfigError
 from ddkit.integrations.nas.correlation import Array, SeedResampler, resampled_indices
 from ddkit.integrations.nas.ranking import Ranking, order_values
-from ddkit.streams import Streams
 
 Truth: TypeAlias = Ranking | Mapping[str, float]
 """A ranking by the ground truth, or the true value by candidate; larger is better."""

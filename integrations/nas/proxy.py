@@ -10,12 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-from ddkit.artifact import DistilledDataset
-from ddkit.data import RealData
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, DataError
-from ddkit.evaluation import TrainingRecipe, check_compatible, recipe_of
-from ddkit.evaluation.compatibility import check_splits
-from ddkit.models import ModelSpec
+from ddkit.evaluation.choice import recipe_of
+from ddkit.evaluation.compatibility import check_compatible, check_splits
+from ddkit.models.spec import ModelSpec
+from ddkit.training.recipe import TrainingRecipe
 
 #: How candidates are trained on real images unless told otherwise.
 REAL_RECIPE = TrainingRecipe(name="real", epochs=30, batch_size=100, schedule="cosine")

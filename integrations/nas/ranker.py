@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ddkit.artifact import DistilledDataset
-from ddkit.data import RealData
+from ddkit.base.executor import Executor
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError
-from ddkit.evaluation import TrainingRecipe
-from ddkit.executor import Executor
 from ddkit.integrations.nas.inspection import Inspection, inspect_candidate
 from ddkit.integrations.nas.proxy import other_families
 from ddkit.integrations.nas.ranking import Entry, Ranking
 from ddkit.integrations.nas.space import Builder, SearchSpace
 from ddkit.integrations.nas.trainer import Preparation, Trainer, best_names, finished
-from ddkit.models import ModelSpec
+from ddkit.models.spec import ModelSpec
+from ddkit.training.recipe import TrainingRecipe
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from ddkit.documents import parse_json
+from ddkit.base.documents import parse_json
+from ddkit.base.files import write_text
 from ddkit.errors import ConfigError, DataError
-from ddkit.files import write_text
 
 if TYPE_CHECKING:
     from ddkit.integrations.nas.comparison import Comparison

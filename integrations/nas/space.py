@@ -11,9 +11,8 @@ import torch
 from torch import nn
 
 from ddkit.errors import ConfigError, unknown_name
-from ddkit.models import ModelSpec
 from ddkit.models.base import Shape
-from ddkit.models.spec import seeded
+from ddkit.models.spec import ModelSpec, seeded
 
 Builder: TypeAlias = Callable[[], nn.Module]
 """Builds a network with fresh weights, drawn from PyTorch's default generator."""

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddkit.artifact import DistilledDataset
-from ddkit.data import RealData
+from ddkit.base.executor import Executor
+from ddkit.base.streams import derive_seed
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, RunError
-from ddkit.evaluation import TrainingRecipe, network_seeds
-from ddkit.executor import Executor
+from ddkit.evaluation.evaluate import network_seeds
 from ddkit.integrations.nas.inspection import Inspection
 from ddkit.integrations.nas.proxy import Proxy
 from ddkit.integrations.nas.ranking import Cost, Entry, Ranking
 from ddkit.integrations.nas.training import Outcome, Task, Work, run_tasks
-from ddkit.models import ModelSpec
-from ddkit.streams import derive_seed
+from ddkit.models.spec import ModelSpec
+from ddkit.training.recipe import TrainingRecipe
 
 if TYPE_CHECKING:
     from ddkit.integrations.nas.ranker import ProxyRanker

@@ -19,15 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ddkit.data import RealData
-from ddkit.documents import read_json_object
+from ddkit.base.documents import read_json_object
+from ddkit.base.executor import Executor, InProcess
+from ddkit.base.files import write_text
+from ddkit.base.streams import Streams, default_draws, derive_seed
+from ddkit.data.real import RealData
 from ddkit.errors import DivergedError
-from ddkit.evaluation import TrainingRecipe, train_networks
-from ddkit.executor import Executor, InProcess
-from ddkit.files import write_text
 from ddkit.integrations.nas.proxy import Proxy, one_line
-from ddkit.models import ModelSpec
-from ddkit.streams import Streams, default_draws, derive_seed
+from ddkit.models.spec import ModelSpec
+from ddkit.training.recipe import TrainingRecipe
+from ddkit.training.train import train_networks
 
 #: Changes with what a stored outcome means; outcomes of another version are computed again.
 _VERSION = 2

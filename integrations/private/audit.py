@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ddkit.artifact import DistilledDataset
-from ddkit.data import RealData
-from ddkit.engine import Distiller
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
+from ddkit.engine.distiller import Distiller
 from ddkit.errors import ConfigError
 from ddkit.integrations.private import methods
 from ddkit.integrations.private.accounting import calibrate, plan_epsilon

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ddkit import augment
-from ddkit.data import RealData
+from ddkit.base.streams import Streams, derive_seed
+from ddkit.data.real import RealData
 from ddkit.integrations.private.audit_bounds import canary_bound
 from ddkit.integrations.private.budget import PrivacyBudget
 from ddkit.integrations.private.data import PrivateData, public_preprocessing
@@ -16,9 +17,9 @@ from ddkit.integrations.private.independent import Queries
 from ddkit.integrations.private.mutants import WALLS, FreshNoise, Mutant, Silence
 from ddkit.integrations.private.noise import NoiseSource, SeededNoise
 from ddkit.integrations.private.signals import OneShotMeans
-from ddkit.models import ModelSpec
-from ddkit.networks import FixedNetworks, Network
-from ddkit.streams import Streams, derive_seed
+from ddkit.models.spec import ModelSpec
+from ddkit.networks.fixed import FixedNetworks
+from ddkit.networks.network import Network
 
 #: Ordinary records beside the canary, in two classes.
 _RECORDS = 12

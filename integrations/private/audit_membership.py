@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddkit.artifact import DistilledDataset
-from ddkit.data import RealData
+from ddkit.base.streams import Streams
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError
-from ddkit.evaluation import TrainingRecipe, train_networks
 from ddkit.integrations.private.audit_bounds import Curve, curve, one_run_bound
-from ddkit.models import ModelSpec
-from ddkit.streams import Streams
+from ddkit.models.spec import ModelSpec
+from ddkit.training.recipe import TrainingRecipe
+from ddkit.training.train import train_networks
 
 #: Makes a set from the members of run number r.
 Maker = Callable[[RealData, int], DistilledDataset]

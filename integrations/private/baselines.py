@@ -15,17 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ddkit.data import RealData
+from ddkit.base.streams import Streams
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError
-from ddkit.evaluation.accuracy import accuracy
 from ddkit.integrations.private.accounting import Accountant, calibrate, plan_epsilon
 from ddkit.integrations.private.data import public_preprocessing, stand_in
 from ddkit.integrations.private.gradients import require_separate_gradients
 from ddkit.integrations.private.host import PrivacyEngine
 from ddkit.integrations.private.independent import Queries
-from ddkit.models import ModelSpec
-from ddkit.networks import Network
-from ddkit.streams import Streams
+from ddkit.models.spec import ModelSpec
+from ddkit.networks.network import Network
+from ddkit.training.accuracy import accuracy
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddkit.data import Preprocessing, RealData
+from ddkit.data.preprocessing import Preprocessing
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, DataError
 from ddkit.integrations.private.arguments import checked_label_counts, require_whole
 from ddkit.integrations.private.budget import Plan

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import torch
 
-from ddkit.artifact import DistilledDataset
-from ddkit.data import RealData
-from ddkit.engine import Distiller
+from ddkit.base.files import write_text
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.distilled.privacy import STATEMENT_FILES
+from ddkit.data.real import RealData
+from ddkit.engine.distiller import Distiller
 from ddkit.errors import ConfigError, DataError
-from ddkit.files import write_text
 from ddkit.integrations.private import methods
 from ddkit.integrations.private.accounting import Accountant, plan_epsilon, require_accountant
 from ddkit.integrations.private.arguments import (
@@ -31,7 +32,6 @@ from ddkit.integrations.private.refusals import refuse, refuse_options
 from ddkit.integrations.private.report import PrivacyReport, make_report
 from ddkit.integrations.private.signals import PrivateSignal
 from ddkit.integrations.private.units import RECORD, numbered, unit_of, warn_about_copies
-from ddkit.privacy import STATEMENT_FILES
 
 #: Weight of a record in the count of its class beside its features, for label_counts="private".
 COUNT_WEIGHT = 0.3
@@ -199,7 +199,7 @@ class PrivateDistiller:
                 plan,
                 normalisation=self.normalisation,
                 records=records,
-                counts=None if self.label_counts == _PRIVATE else self.label_counts,
+                counts=None if isinstance(self.label_counts, str) else self.label_counts,
                 noise=SystemNoise() if self.debug_seed is None else SeededNoise(self.debug_seed),
                 groups=None if groups is None else units,
             )

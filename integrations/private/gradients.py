@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddkit.data import RealData
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError
 from ddkit.integrations.private.host import GradSampleModule, ModuleValidator
 from ddkit.integrations.private.separable import require_separate, rounding_of
-from ddkit.networks import Network
+from ddkit.networks.network import Network
 
 
 class RecordGradients:

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from ddkit.base.files import write_text
 from ddkit.errors import ConfigError
-from ddkit.files import write_text
 
 try:
     import fcntl

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddkit.artifact import DistilledDataset
-from ddkit.data import RealData
+from ddkit.base.streams import Streams
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
 from ddkit.integrations.private.accounting import Accountant
 from ddkit.integrations.private.arguments import require_whole
 from ddkit.integrations.private.budget import PrivacyBudget
@@ -19,7 +20,6 @@ from ddkit.integrations.private.independent import Queries
 from ddkit.integrations.private.noise import SystemNoise
 from ddkit.integrations.private.report import make_report
 from ddkit.models.spec import seeded
-from ddkit.streams import Streams
 
 
 class _Generator(nn.Module):

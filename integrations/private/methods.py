@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ddkit.data import RealData
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError
 from ddkit.integrations.private.data import PrivateData
 from ddkit.integrations.private.signals import (

@@ -7,11 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ddkit.augment import Draws
+from ddkit.augment.base import Draws
 from ddkit.integrations.private.data import PrivateData
 from ddkit.integrations.private.noise import NoiseSource
 from ddkit.integrations.private.signals import OneShotMeans
-from ddkit.networks import Network
+from ddkit.networks.network import Network
 
 Mutant = Literal["none", "no-clip", "half-noise", "fresh-noise"]
 MUTANTS: tuple[Mutant, ...] = ("no-clip", "half-noise", "fresh-noise")

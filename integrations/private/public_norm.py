@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddkit.networks import Network
-from ddkit.streams import Streams
+from ddkit.base.streams import Streams
+from ddkit.networks.network import Network
 
 #: Public images per network.
 _IMAGES = 128

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ddkit.config import DistillConfig
-from ddkit.data import RealData
+from ddkit.base.config import DistillConfig
+from ddkit.data.real import RealData
 from ddkit.engine.callbacks import PeriodicEvaluation
 from ddkit.errors import ConfigError
 from ddkit.integrations.private.gradients import require_separable
 from ddkit.integrations.private.separable import require_stateless
-from ddkit.models import ModelSpec, uses_batch_norm
-from ddkit.networks import ExpertTrajectories, RealTrainedNetworks
-from ddkit.synthesis import GANCodes
+from ddkit.models.base import uses_batch_norm
+from ddkit.models.spec import ModelSpec
+from ddkit.networks.experts import ExpertTrajectories
+from ddkit.networks.real_trained import RealTrainedNetworks
+from ddkit.synthesis.gan.codes import GANCodes
 
 
 def _called(*kinds: type) -> tuple[str, ...]:

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddkit.data import RealData
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError
-from ddkit.networks import Network
+from ddkit.networks.network import Network
 
 #: What a row may change by, relative to its length, before it is more than float32 rounding: other batches moved
 #: features and gradients by at most 8.6e-7 in 450 ConvNets (width 16; 1x8x8, 1x28x28 and 3x32x32).

@@ -8,18 +8,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ddkit.augment import Augmentation, Draws
-from ddkit.config import DistillConfig
-from ddkit.data import RealData
+from ddkit.augment.base import Augmentation, Draws
+from ddkit.base.config import DistillConfig
+from ddkit.base.streams import Streams
+from ddkit.data.real import RealData
 from ddkit.errors import CheckpointError, ConfigError
 from ddkit.integrations.private.data import PrivateData
 from ddkit.integrations.private.gradients import RecordGradients, unflattened
 from ddkit.integrations.private.public_norm import Centre, public_centre
 from ddkit.integrations.private.refusals import refuse
 from ddkit.integrations.private.separable import rounding_of
-from ddkit.networks import FixedNetworks, Network, NetworkSource
-from ddkit.objectives import Signal
-from ddkit.streams import Streams
+from ddkit.networks.network import Network
+from ddkit.networks.signal import NetworkPool, Signal
 
 #: Records per forward pass.
 _CHUNK = 256
@@ -127,13 +127,13 @@ class OneShotMeans(PrivateSignal):
         self.count_weight = count_weight
         self._means: list[Tensor] | None = None
 
-    def connect(self, networks: NetworkSource) -> None:
+    def connect(self, networks: object) -> None:
         """Receive the pool.
 
         Raises:
             ConfigError: networks that are not known before the first step.
         """
-        if not isinstance(networks, FixedNetworks):
+        if not isinstance(networks, NetworkPool):
             raise ConfigError(
                 f"one release for all steps needs networks=fixed:count=M, not {type(networks).__name__}: fresh ones "
                 f"would each take a query (method dp-dm-iterated)"

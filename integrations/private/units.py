@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddkit.data import RealData
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError
 
 RECORD = "one record (image and label)"

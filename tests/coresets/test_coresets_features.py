@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddkit.coresets import network_features, pixel_features
+from ddkit.data.coresets import network_features, pixel_features
 from ddkit.errors import ConfigError, DataError
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddkit.coresets import herding_indices, kcenter_indices, random_indices
+from ddkit.data.coresets import herding_indices, kcenter_indices, random_indices
 from ddkit.errors import ConfigError, DataError, UnknownNameError
 
 Select = Callable[..., Tensor]

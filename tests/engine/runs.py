@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ddkit.artifact import DistilledDataset
-from ddkit.config import merge
+from ddkit.base.config import merge
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.engine import Callback, Distiller, EarlyStop, PeriodicEvaluation, Run
 from ddkit.testing import toy_data
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ddkit import Distiller
-from ddkit.artifact import DistilledDataset
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.engine import RunFolder
-from ddkit.evaluation import TrainingRecipe, evaluate
+from ddkit.evaluation import evaluate
 from ddkit.testing import toy_data
+from ddkit.training import TrainingRecipe
 
 SMALL = {"model": "convnet:width=4,depth=2", "precision": "float32", "compile": False, "device": "cpu"}
 

@@ -15,16 +15,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddkit.artifact import DistilledDataset
-from ddkit.config import DistillConfig
+from ddkit.base.config import DistillConfig
+from ddkit.base.progress import Report
 from ddkit.data import Preprocessing, RealData
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.engine import Callback, Distiller, Run
 from ddkit.errors import ConfigError, DataError, DDKitError, DivergedError, InterruptedRunError
 from ddkit.methods.dc import loops
-from ddkit.networks import FreshNetworks, SyntheticTrainedNetworks
-from ddkit.objectives import Objective, RealSignal
-from ddkit.objectives.signal import Signal
-from ddkit.progress import Report
+from ddkit.networks import FreshNetworks, RealSignal, SyntheticTrainedNetworks
+from ddkit.networks.signal import Signal
+from ddkit.objectives import Objective
 from ddkit.synthesis import Synthesizer, registry
 
 from .runs import LOOPS, SMALL, loops_of, small, toy_data
@@ -244,7 +244,7 @@ def python_handles_interrupts() -> Iterator[None]:
 
 @pytest.mark.usefixtures("python_handles_interrupts")
 def test_second_signal_stops_the_step_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ddkit.interrupt.TOGETHER", 0.0)
+    monkeypatch.setattr("ddkit.base.interrupt.TOGETHER", 0.0)
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(InterruptedRunError, match="in step 4 of 9, state after step 2 saved: go on with"):
         small(callbacks=[SendSignal(3, times=2)], checkpoint_every=2).fit(toy_data(), out=tmp_path / "run")
@@ -267,7 +267,7 @@ def test_step_that_does_not_end_is_cut_short_and_the_state_before_it_is_saved(tm
                 while time.monotonic() < deadline:
                     time.sleep(0.01)
 
-    monkeypatch.setattr("ddkit.interrupt.PATIENCE", 0.05)
+    monkeypatch.setattr("ddkit.base.interrupt.PATIENCE", 0.05)
     monkeypatch.setattr("ddkit.engine.resume.LONG_SECONDS", 0.0)
     with pytest.raises(InterruptedRunError, match="state after step 2 saved"):
         small(callbacks=[Endless()]).fit(toy_data(), out=tmp_path / "run")

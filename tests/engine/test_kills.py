@@ -20,16 +20,17 @@ import pytest
 import torch
 
 from ddkit import methods
-from ddkit import stages as stages_module
+from ddkit.base import stages as stages_module
+from ddkit.base.interrupt import Interrupt
 from ddkit.engine.selection import CoresetSession
 from ddkit.engine.session import Session
 from ddkit.errors import DDKitError
-from ddkit.evaluation import TrainingRecipe, assess, read_evaluation, write_evaluation
+from ddkit.evaluation import assess, read_evaluation, write_evaluation
 from ddkit.evaluation.finished import Finished
-from ddkit.experts import ExpertSettings, build_buffer
-from ddkit.interrupt import Interrupt
 from ddkit.testing import small_overrides, toy_data
 from ddkit.testing.small import fit_small
+from ddkit.training import TrainingRecipe
+from ddkit.training.experts import ExpertSettings, build_buffer
 
 pytestmark = pytest.mark.forks
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -40,7 +41,7 @@ PLACES: dict[str, tuple[str, int]] = {
     "first step": ("ddkit.engine.session.Session.step", 1),
     "middle step": ("ddkit.engine.session.Session.step", 3),
     "last step": ("ddkit.engine.session.Session.step", 4),
-    "experts": ("ddkit.experts.build.write_expert", 2),
+    "experts": ("ddkit.training.experts.build.write_expert", 2),
     "generator": ("ddkit.synthesis.gan.codes.train_generator", 1),
     "generator round": ("ddkit.synthesis.gan.training._step", 3),
     "decoders": ("ddkit.synthesis.decoders.decode_pairs", 2),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from ddkit.config import OptimiserConfig
+from ddkit.base.config import OptimiserConfig
 from ddkit.engine.optimisers import AdaBelief, Lamb, build_optimisers, clip_gradients
 from ddkit.errors import ConfigError, UnknownNameError
 from ddkit.testing.small import artifact_bytes, fit_small

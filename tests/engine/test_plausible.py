@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ddkit import Distiller, methods
-from ddkit.config import merge
+from ddkit.base.config import merge
 from ddkit.errors import ConfigError, DivergedError
 from ddkit.objectives.meta_sizes import StepSizes
 from ddkit.testing.small import small_overrides, toy_data

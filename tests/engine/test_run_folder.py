@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ddkit.artifact import DistilledDataset
-from ddkit.device import resolve_device
+from ddkit.base.device import resolve_device
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.engine import Callback, Run, RunFolder
 from ddkit.errors import CheckpointError, ConfigError
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ddkit import Distiller
-from ddkit.config import DistillConfig
+from ddkit.base.config import DistillConfig
 from ddkit.data import RealData
 from ddkit.errors import ConfigError, UnknownNameError
-from ddkit.objectives import DistributionMatching, RealSignal
+from ddkit.networks import RealSignal
+from ddkit.objectives import DistributionMatching
 from ddkit.synthesis import Pixels
 from ddkit.testing import toy_data
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ddkit.coresets import herding_indices, kcenter_indices, pixel_features
+from ddkit.data.coresets import herding_indices, kcenter_indices, pixel_features
 from ddkit.engine import Distiller
 from ddkit.errors import ConfigError, DataError
 from ddkit.testing import toy_data

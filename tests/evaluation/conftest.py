@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ddkit.artifact import DistilledDataset
-from ddkit.coresets import random_indices
 from ddkit.data import RealData, load_pair
+from ddkit.data.coresets import random_indices
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.models import ModelSpec
 
 SMALL = ModelSpec("convnet", {"depth": 2, "width": 32})

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ConfigError, DataError, UnknownNameError
 from ddkit.evaluation import (
     EvaluationResult,
-    TrainingRecipe,
     assess,
     baseline_sets,
     evaluate,
@@ -25,6 +24,7 @@ from ddkit.evaluation import (
 )
 from ddkit.models import ModelSpec
 from ddkit.testing import toy_data
+from ddkit.training import TrainingRecipe
 
 from .conftest import TINY, random_set
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ConfigError, DataError, UnknownNameError
-from ddkit.evaluation import TrainingRecipe, baseline_sets, evaluate, images_per_class_for_bytes
+from ddkit.evaluation import baseline_sets, evaluate, images_per_class_for_bytes
+from ddkit.training import TrainingRecipe
 
 from .conftest import TINY, random_set, with_labels
 

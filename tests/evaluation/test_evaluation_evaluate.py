@@ -8,25 +8,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ddkit.artifact import DistilledDataset
+from ddkit.base.executor import InProcess
 from ddkit.data import Preprocessing, RealData
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ConfigError, DataError
 from ddkit.evaluation import (
     ArchitectureResult,
     EvaluationResult,
-    TrainingRecipe,
-    accuracies,
-    accuracy,
     evaluate,
     evaluate_real,
     network_seeds,
     recipe_of,
     summary,
-    train_networks,
     whole_accuracy,
 )
-from ddkit.executor import InProcess
 from ddkit.models import ModelSpec
+from ddkit.training import TrainingRecipe, accuracies, accuracy, train_networks
 
 from .conftest import SMALL, TINY, random_set, with_labels
 

@@ -9,14 +9,8 @@ import torch.nn.functional as F
 
 from ddkit.data import RealData
 from ddkit.errors import ConfigError
-from ddkit.evaluation import (
-    TrainingRecipe,
-    augmentation_robust_score,
-    baseline_sets,
-    evaluate,
-    label_robust_score,
-    robust_scores,
-)
+from ddkit.evaluation import augmentation_robust_score, baseline_sets, evaluate, label_robust_score, robust_scores
+from ddkit.training import TrainingRecipe
 
 from .conftest import TINY, random_set, with_labels
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddkit.base.streams import derive_seed
 from ddkit.errors import ConfigError, DataError
-from ddkit.evaluation import TrainingRecipe, recipe, train_networks
-from ddkit.streams import derive_seed
+from ddkit.training import TrainingRecipe, recipe, train_networks
 
 from .conftest import TINY
 

@@ -9,24 +9,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ConfigError
 from ddkit.evaluation import (
     EvaluationResult,
     KernelRecipe,
-    TrainingRecipe,
     assess,
     common_recipe,
     evaluate,
     evaluate_kernel,
     kernel_of,
     own_model,
-    recipe,
     recipe_for_others,
     robust_scores,
 )
-from ddkit.kernels import create
+from ddkit.models.kernels import create
+from ddkit.training import TrainingRecipe, recipe
 
 from .conftest import TINY, random_set
 

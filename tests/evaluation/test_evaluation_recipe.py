@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ddkit.errors import ConfigError, UnknownNameError
-from ddkit.evaluation import RECIPES, TrainingRecipe, recipe
+from ddkit.training import RECIPES, TrainingRecipe, recipe
 
 
 @pytest.mark.parametrize(("epochs", "high", "low"), [(300, 152, 149), (1000, 502, 499), (1, 2, 0), (2, 3, 0)])

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddkit.base.streams import Streams
 from ddkit.errors import ConfigError, DataError
-from ddkit.evaluation import TrainingRecipe, evaluate, train_networks
-from ddkit.evaluation.batches import Batches, training_set
-from ddkit.streams import Streams
+from ddkit.evaluation import evaluate
+from ddkit.training import TrainingRecipe, train_networks
+from ddkit.training.batches import Batches, training_set
 
 from .conftest import TINY, random_set
 

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from ddkit import container
+from ddkit.base import container
+from ddkit.base.executor import Executor, InProcess, RayExecutor
 from ddkit.data import RealData
 from ddkit.data.preprocessing import Preprocessing
 from ddkit.errors import ArtifactError, ConfigError, DivergedError, RunError
-from ddkit.evaluation.batches import training_set
-from ddkit.executor import Executor, InProcess, RayExecutor
-from ddkit.experts import ExpertBuffer, ExpertSettings, buffer_bytes, build, build_buffer
-from ddkit.experts.training import train_experts
 from ddkit.testing import toy_data
+from ddkit.training.batches import training_set
+from ddkit.training.experts import ExpertBuffer, ExpertSettings, buffer_bytes, build, build_buffer
+from ddkit.training.experts.training import train_experts
 
 MODEL = "convnet:width=4,depth=1"
 

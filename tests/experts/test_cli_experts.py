@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from ddkit import cli_experts
-from ddkit.artifact import DistilledDataset
+from ddkit.cli import experts as cli_experts
 from ddkit.cli import main
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.engine import Session
-from ddkit.experts import ExpertBuffer
+from ddkit.training.experts import ExpertBuffer
 
 Command = Callable[..., tuple[int, str, str]]
 SMALL = ("--data", "digits", "--model", "convnet:width=4,depth=2", "--epochs", "1")

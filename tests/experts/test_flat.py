@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddkit.experts.flat import ascent, descent
+from ddkit.training.experts.flat import ascent, descent
 
 
 def vectors(seed: int = 0, count: int = 3) -> list[Tensor]:

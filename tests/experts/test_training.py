@@ -8,16 +8,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddkit import augment
+from ddkit.base.precision import Precision
+from ddkit.base.streams import Streams, derive_seed
 from ddkit.data import load_pair
 from ddkit.errors import ConfigError, DivergedError
-from ddkit.evaluation.batches import TrainingSet, training_set
-from ddkit.experts import ExpertSettings
-from ddkit.experts.flat import flat_gradients
-from ddkit.experts.settings import augmentation_constants
-from ddkit.experts.training import Trajectory, train_experts
-from ddkit.precision import Precision
-from ddkit.streams import Streams, derive_seed
 from ddkit.testing import toy_data
+from ddkit.training.batches import TrainingSet, training_set
+from ddkit.training.experts import ExpertSettings
+from ddkit.training.experts.flat import flat_gradients
+from ddkit.training.experts.settings import augmentation_constants
+from ddkit.training.experts.training import Trajectory, train_experts
 
 MODEL = "convnet:width=4,depth=1"
 

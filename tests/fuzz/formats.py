@@ -17,17 +17,17 @@ import pytest
 import torch
 
 from ddkit import recipes
-from ddkit.artifact import DistilledDataset
-from ddkit.config import parse_assignments
+from ddkit.base.config import parse_assignments
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.engine import Callback, Distiller, Run, RunFolder, read_lines
 from ddkit.engine.checkpoint import load_checkpoint
 from ddkit.evaluation.assess import read_evaluation
-from ddkit.experts import ExpertBuffer, ExpertSettings, build_buffer
+from ddkit.evaluation.report import comparison_table, write_report
 from ddkit.methods import get
-from ddkit.report import comparison_table, write_report
 from ddkit.synthesis.gan import load_generator
 from ddkit.synthesis.gan.generator import Generator, save_generator
 from ddkit.testing.small import small_overrides, toy_data
+from ddkit.training.experts import ExpertBuffer, ExpertSettings, build_buffer
 
 from . import mutations
 from .harness import Read

@@ -10,11 +10,11 @@ import torch
 pytest.importorskip("flwr", reason="needs ddkit[federated]")
 
 from ddkit.data import RealData
-from ddkit.evaluation import TrainingRecipe
 from ddkit.integrations.federated import DistillClient, FedDistill, Task, TrainClient, weights_to_arrays
 from ddkit.integrations.federated.flower import ArrayRecord, ClientApp, Context, FedAvg, Message
 from ddkit.models import ModelSpec
 from ddkit.testing.small import toy_data
+from ddkit.training import TrainingRecipe
 
 MODEL = "convnet:width=4,depth=2"
 DATA = toy_data(counts=(24, 30, 28))

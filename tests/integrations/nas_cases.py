@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddkit.artifact import DistilledDataset
-from ddkit.coresets import random_indices
+from ddkit.base.executor import InProcess
+from ddkit.base.streams import Streams
 from ddkit.data import RealData, load_pair
-from ddkit.executor import InProcess
+from ddkit.data.coresets import random_indices
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.integrations.nas import Entry, Ranking, SearchSpace
-from ddkit.streams import Streams
 
 
 @functools.cache

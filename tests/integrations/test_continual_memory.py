@@ -12,8 +12,8 @@ import torch
 
 pytest.importorskip("avalanche")
 
-from ddkit.artifact import DistilledDataset
 from ddkit.data import Preprocessing
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ArtifactError, ConfigError, DivergedError
 from ddkit.integrations.continual import ClassMemory, CoresetReplayBuffer
 from ddkit.integrations.continual.distilled import DistilledReplayBuffer

@@ -16,7 +16,7 @@ from avalanche.models import IncrementalClassifier, MTSimpleMLP, MultiHeadClassi
 from avalanche.training.plugins import SupervisedPlugin
 from avalanche.training.supervised import Naive
 
-from ddkit.artifact import DistilledDataset
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ConfigError
 from ddkit.integrations.continual import ClassMemory, CoresetReplayBuffer, DistilledReplayBuffer, distilled_replay
 from ddkit.integrations.continual.host import EvaluationPlugin

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from ddkit.artifact import DistilledDataset
+from ddkit.base.streams import Streams
 from ddkit.data import RealData
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ConfigError, DataError, UnknownNameError
 from ddkit.integrations.federated import (
     DistillClient,
@@ -31,7 +32,6 @@ from ddkit.integrations.federated.weights import flat
 from ddkit.integrations.federated.wire import unpack
 from ddkit.models import ModelSpec
 from ddkit.networks import Network
-from ddkit.streams import Streams
 from ddkit.testing.small import toy_data
 from tests.integrations.federated_small import DATA, MODEL, OPTIONS, RECIPE, TASK, client
 

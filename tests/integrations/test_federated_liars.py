@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import RunError
 from ddkit.integrations.federated import ClientSet, DistillClient, FedDistill, ServerDistill, Task, simulate
 from ddkit.integrations.federated.flower import Array, ClientApp, Context, Message, MetricRecord

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from ddkit.errors import ConfigError, RunError, UnknownNameError
-from ddkit.evaluation import TrainingRecipe
 from ddkit.integrations.federated import (
     DistillClient,
     FedDistill,
@@ -35,6 +34,7 @@ from ddkit.integrations.federated.flower import (
 )
 from ddkit.integrations.federated.nodes import client_of
 from ddkit.integrations.federated.weights import flat
+from ddkit.training import TrainingRecipe
 from tests.integrations.federated_small import (
     DATA,
     MODEL,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.lib import format as npy_format
 
-from ddkit.artifact import DistilledDataset
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ConfigError, UnknownNameError
 from ddkit.integrations.federated import Limits, PayloadError
 from ddkit.integrations.federated.flower import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict

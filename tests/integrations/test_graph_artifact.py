@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch_geometric.data import Data
 
-from ddkit.container import pack
+from ddkit.base.container import pack
 from ddkit.errors import ArtifactError
 from ddkit.integrations.graph import GraphCondenser, load, random_families, save
 from ddkit.integrations.graph.artifact import FORMAT

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch_geometric.data import Data
 
-from ddkit.container import pack
+from ddkit.base.container import pack
 from ddkit.errors import DDKitError
 from ddkit.integrations.graph import GraphCondenser, load, planetoid
 from ddkit.integrations.graph.artifact import FORMAT

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch_geometric.nn import APPNP as HostAPPNP
 from torch_geometric.nn import global_mean_pool
 
+from ddkit.base.streams import Streams
 from ddkit.integrations.graph import block_model, random_families
 from ddkit.integrations.graph.backbones import GCNBackbone, SGCBackbone
 from ddkit.integrations.graph.budget import shares, smallest_bytes
@@ -20,7 +21,6 @@ from ddkit.integrations.graph.propagation import Constant, normalised_dense, pro
 from ddkit.integrations.graph.sets import laid
 from ddkit.integrations.graph.structure import LearnedStructure, edges_above, spread
 from ddkit.integrations.graph.task import node_task
-from ddkit.streams import Streams
 from tests.integrations.graph_small import dense_normalised, small_graph
 
 

@@ -14,11 +14,12 @@ from torch import nn
 
 from ddkit.data import RealData
 from ddkit.errors import ConfigError, DataError, RunError
-from ddkit.evaluation import TrainingRecipe, network_seeds, train_networks
+from ddkit.evaluation import network_seeds
 from ddkit.integrations.nas import Preparation, ProxyRanker, Ranking, SearchSpace
 from ddkit.integrations.nas.trainer import of_steps
 from ddkit.integrations.nas.training import held_out_scores
 from ddkit.models import ModelSpec
+from ddkit.training import TrainingRecipe, train_networks
 from tests.integrations.nas_cases import Explodes, Raises, digits, grid, linear, tiny_set
 
 SHORT = ProxyRanker(epochs=12, seeds=2)

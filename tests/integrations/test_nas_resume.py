@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from torch import nn
 
-from ddkit.artifact import DistilledDataset
-from ddkit.executor import Executor, RayExecutor
+from ddkit.base.executor import Executor, RayExecutor
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.integrations.nas import ProxyRanker, SearchSpace
 from tests.integrations.nas_cases import Counting, Raises, digits, grid, linear, tiny_set
 

@@ -11,9 +11,9 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from ddkit import cli_audit
-from ddkit.artifact import DistilledDataset
+from ddkit.cli import audit as cli_audit
 from ddkit.data import RealData
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ConfigError, RunError
 from ddkit.integrations.private.audit import AuditRow, audit_mechanism
 from ddkit.integrations.private.audit_bounds import at_least, at_most, canary_bound, curve, one_run_bound

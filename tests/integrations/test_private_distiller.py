@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.engine.callbacks import PeriodicEvaluation
 from ddkit.errors import ConfigError, DataError
 from ddkit.integrations.private import (

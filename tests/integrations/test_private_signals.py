@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch.func import functional_call, grad, vmap
 
 from ddkit import augment
+from ddkit.base.streams import Streams
 from ddkit.data import RealData
 from ddkit.engine import Distiller
 from ddkit.errors import CheckpointError, ConfigError
@@ -19,8 +20,7 @@ from ddkit.integrations.private.noise import SeededNoise
 from ddkit.integrations.private.public_norm import public_centre
 from ddkit.models import ModelSpec
 from ddkit.networks import FixedNetworks, Network
-from ddkit.objectives.real_signal import RealSignal
-from ddkit.streams import Streams
+from ddkit.networks.real_signal import RealSignal
 from tests.integrations.private_small import TINY_MODEL, records, wall, with_public_constants
 
 CLASSES = torch.arange(3)

@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from ddkit import data, recipes
-from ddkit.artifact import DistilledDataset
 from ddkit.cli import main
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.distilled.privacy import figures_folder, release_of
 from ddkit.errors import ConfigError
-from ddkit.evaluation import EvaluationResult, TrainingRecipe, evaluate, write_evaluation
+from ddkit.evaluation import EvaluationResult, evaluate, write_evaluation
+from ddkit.evaluation.report import comparison_table, write_report
 from ddkit.integrations.private import PrivateDistiller
-from ddkit.privacy import figures_folder, release_of
-from ddkit.report import comparison_table, write_report
+from ddkit.training import TrainingRecipe
 from tests.integrations.private_small import TINY, records
 
 TERMS = ("1.9", "1e-05", "adding or removing one record")
@@ -96,7 +97,7 @@ def test_an_export_that_fails_leaves_no_statement_behind(
     def broken(*_: object, **__: object) -> None:
         raise ConfigError("no")
 
-    monkeypatch.setitem(__import__("ddkit.export", fromlist=["_WRITERS"])._WRITERS, "npz", broken)
+    monkeypatch.setitem(__import__("ddkit.data.distilled.export", fromlist=["_WRITERS"])._WRITERS, "npz", broken)
     with pytest.raises(ConfigError):
         DistilledDataset.load(release).export(tmp_path / "set.npz", "npz")
     assert [path.name for path in tmp_path.iterdir()] == ["private"]

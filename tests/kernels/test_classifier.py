@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddkit.errors import ConfigError, DivergedError, RunError
-from ddkit.kernels import (
+from ddkit.models.kernels import (
     KernelClassifier,
     NetworkFeatures,
     infinite_kernel,

@@ -7,10 +7,9 @@ import torch
 from sklearn.kernel_ridge import KernelRidge
 from torch import nn
 
-from ddkit import kernels
 from ddkit.errors import ConfigError
-from ddkit.kernels import KernelClassifier, NetworkFeatures, RandomFeatures, infinite_kernel
-from ddkit.models import ModelSpec
+from ddkit.models import ModelSpec, kernels
+from ddkit.models.kernels import KernelClassifier, NetworkFeatures, RandomFeatures, infinite_kernel
 from tests.kernels.oracles import random_images, relative
 
 SHAPE = (1, 8, 8)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from ddkit import kernels
 from ddkit.errors import ConfigError
-from ddkit.kernels import Kernel, convolutional, infinite_kernel
+from ddkit.models import kernels
+from ddkit.models.kernels import Kernel, convolutional, infinite_kernel
 from tests.kernels.oracles import (
     finite_conv_kernel,
     finite_fc_kernels,

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from ddkit.kernels.relu import relu_covariance
+from ddkit.models.kernels.relu import relu_covariance
 
 
 def gram(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ddkit import data, methods
-from ddkit.artifact import DistilledDataset
+from ddkit.data.distilled.dataset import DistilledDataset
 
 from .test_digits_accuracy import accuracy, fit, random_accuracy
 

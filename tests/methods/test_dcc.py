@@ -7,9 +7,9 @@ import pytest
 from ddkit import Distiller, methods
 from ddkit.engine import Session
 from ddkit.errors import ConfigError
-from ddkit.evaluation import recipe
 from ddkit.objectives import GradientMatching
 from ddkit.testing import small_overrides, toy_data
+from ddkit.training import recipe
 
 from .test_digits_accuracy import accuracy, fit, random_accuracy
 

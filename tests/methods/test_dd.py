@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ddkit import methods
-from ddkit.config import DistillConfig
+from ddkit.base.config import DistillConfig
 from ddkit.engine.session import Session
 from ddkit.methods.dd import inner
 from ddkit.testing import toy_data

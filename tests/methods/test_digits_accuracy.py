@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from ddkit import Distiller, data
-from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
-from ddkit.evaluation import TrainingRecipe, evaluate, recipe
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.evaluation import evaluate
+from ddkit.training import TrainingRecipe, recipe
 
 MODEL = "convnet:width=32,depth=2"
 #: Plain training: rate 0.02 for 76 epochs, then 0.002, 151 epochs in all.

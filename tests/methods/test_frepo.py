@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from ddkit import Distiller, data, methods
-from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
-from ddkit.evaluation import TrainingRecipe, evaluate
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.evaluation import evaluate
 from ddkit.methods.frepo import evaluation, flips
 from ddkit.models import ModelSpec
 from ddkit.testing import CHECKS, toy_data
 from ddkit.testing.small import fit_small
+from ddkit.training import TrainingRecipe
 
 MNIST = Path(os.environ.get("DDKIT_DATA", ""))
 #: Plain Adam on squared errors, all images in one batch.

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from ddkit import augment, methods
-from ddkit.config import DistillConfig
+from ddkit.base.config import DistillConfig
+from ddkit.base.streams import Streams
 from ddkit.data import RealData
 from ddkit.methods.idc import batched_momentum
 from ddkit.models import ModelSpec
-from ddkit.networks import FreshNetworks, Network
-from ddkit.objectives import Context, GradientMatching, RealSignal
-from ddkit.streams import Streams
+from ddkit.networks import FreshNetworks, Network, RealSignal
+from ddkit.objectives import Context, GradientMatching
 from ddkit.synthesis import MultiFormation
 from ddkit.testing import CHECKS, toy_data
 
@@ -80,7 +80,7 @@ def matching(metric: str, seed: int = 0) -> tuple[GradientMatching, MultiFormati
     formation.initialise(data, "real", torch.Generator().manual_seed(seed))
     objective = GradientMatching(metric, real_batch=5, weights="convolutions")
     signal.setup(data, streams, augmentation, objective.real_batch)
-    context = Context(data.num_classes, signal, networks, network, augmentation, streams)
+    context = Context(data.num_classes, signal, network, augmentation, streams, networks=networks)
     networks.setup(context)
     objective.setup(context, formation)
     return objective, formation

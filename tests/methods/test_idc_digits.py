@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from ddkit import Distiller, data
-from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
-from ddkit.evaluation import evaluate, recipe
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.evaluation import evaluate
 from ddkit.methods.idc import batched_momentum
+from ddkit.training import recipe
 
 MODEL = "convnet:width=32,depth=2"
 STEPS = 150

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ddkit import Distiller
-from ddkit.artifact import DistilledDataset
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.models import ModelSpec
 from ddkit.synthesis.gan import save_generator, train_generator
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from ddkit import Distiller, data
-from ddkit.artifact import DistilledDataset
-from ddkit.evaluation import TrainingRecipe, evaluate
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.evaluation import evaluate
 from ddkit.synthesis import SharedDecoders
 from ddkit.synthesis.latent import sizes
 from ddkit.testing import toy_data
+from ddkit.training import TrainingRecipe
 
 from .test_digits_accuracy import accuracy, fit, random_accuracy
 

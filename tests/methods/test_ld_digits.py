@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from ddkit import Distiller, data
-from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
-from ddkit.evaluation import TrainingRecipe, evaluate, recipe, recipe_of
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.evaluation import evaluate, recipe_of
+from ddkit.training import TrainingRecipe, recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*never restarted", "ignore:the distilled set has no image of class")
 

@@ -7,9 +7,10 @@ import functools
 import pytest
 
 from ddkit import Distiller, data
-from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
-from ddkit.evaluation import TrainingRecipe, evaluate
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.evaluation import evaluate
+from ddkit.training import TrainingRecipe
 
 MODEL = "mlp:width=64,standardise=true"
 

@@ -9,17 +9,18 @@ import pytest
 import torch
 
 from ddkit import Distiller, methods
-from ddkit.artifact import DistilledDataset
-from ddkit.config import DistillConfig
+from ddkit.base.config import DistillConfig
 from ddkit.data import RealData, load_pair
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.engine import read_lines
 from ddkit.engine.checkpoint import load_checkpoint
 from ddkit.errors import ConfigError, DivergedError
-from ddkit.evaluation import baseline_sets, evaluate, recipe
-from ddkit.experts import ExpertSettings, build_buffer
+from ddkit.evaluation import baseline_sets, evaluate
 from ddkit.objectives import Objective, TrajectoryMatching
 from ddkit.synthesis import Synthesizer
 from ddkit.testing import small_overrides, toy_data
+from ddkit.training import recipe
+from ddkit.training.experts import ExpertSettings, build_buffer
 
 METHODS = ("mtt", "tesla", "ftd", "haba")
 

@@ -7,11 +7,11 @@ from typing import TypeVar
 import torch
 
 from ddkit import augment
+from ddkit.base.streams import Streams
 from ddkit.data import RealData
 from ddkit.models import ModelSpec
-from ddkit.networks import Network, NetworkSource
-from ddkit.objectives import Context, RealSignal
-from ddkit.streams import Streams
+from ddkit.networks import Network, NetworkSource, RealSignal
+from ddkit.objectives import Context
 from ddkit.synthesis import Pixels
 from ddkit.testing import toy_data
 
@@ -26,7 +26,7 @@ def ready(
     network = Network(ModelSpec.parse("convnet:width=4,depth=1"), data.shape, data.num_classes)
     signal = RealSignal()
     signal.setup(data, streams, augmentation, 4)
-    source.setup(Context(data.num_classes, signal, source, network, augmentation, streams))
+    source.setup(Context(data.num_classes, signal, network, augmentation, streams, networks=source))
     pixels = Pixels(data.num_classes, 2, data.shape)
     pixels.initialise(data, "real", torch.Generator().manual_seed(0))
     return source, pixels

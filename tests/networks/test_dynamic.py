@@ -22,7 +22,7 @@ def scripted(source: DynamicNetworks, accuracies: list[float]) -> list[tuple[int
         asked.append((per_class, stream))
         return next(answers)
 
-    source.context.signal.accuracy = accuracy  # type: ignore[method-assign]
+    source.setting.signal.accuracy = accuracy  # type: ignore[method-assign]
     return asked
 
 

@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from ddkit import augment
-from ddkit.artifact import DistilledDataset
+from ddkit.base.streams import Streams
 from ddkit.data import RealData
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.preprocessing import Preprocessing
 from ddkit.engine import Distiller
 from ddkit.errors import CheckpointError, ConfigError, DataError
-from ddkit.experts import ExpertBuffer, ExpertSettings, build_buffer
 from ddkit.models import ModelSpec
-from ddkit.networks import ExpertTrajectories, Network, registry
-from ddkit.objectives import Context, RealSignal, Signal
-from ddkit.streams import Streams
+from ddkit.networks import ExpertTrajectories, Network, RealSignal, Signal, registry
+from ddkit.objectives import Context
 from ddkit.testing import small_overrides, toy_data
+from ddkit.training.experts import ExpertBuffer, ExpertSettings, build_buffer
 from tests.engine.runs import Kill
 from tests.networks.bench import ready, same_after_resuming, weights
 
@@ -68,21 +68,21 @@ def test_weights_are_in_the_order_of_the_parameters_of_the_network(made: Path) -
     assert source.age() == (29, 0)
     module = source.network.spec.build((1, 8, 8), 3, seed=0)
     torch.nn.utils.vector_to_parameters(present := weights(source), module.parameters())
-    images = source.context.signal.whole().batch(torch.arange(5))
+    images = source.setting.signal.whole().batch(torch.arange(5))
     torch.testing.assert_close(source.network.logits(images), module(images))
     assert len(present) == sum(p.numel() for p in module.parameters())
 
 
 def test_experts_are_trained_in_the_folder_of_the_run_and_found_there_again(tmp_path: Path) -> None:
     source, _ = ready(ExpertTrajectories(**SMALL), strategy="crop_scale")
-    source.context.folder = tmp_path
+    source.setting.folder = tmp_path
     seen: list[tuple[str, int, int]] = []
     source.prepare(lambda *step: seen.append(step))
     assert seen[-1] == ("training experts (2 of 3 epochs, 0 MB in all)", 6, 6)
     buffer = ExpertBuffer(tmp_path / "experts")
     assert (buffer.count, buffer.epochs, buffer.settings.augmentation) == (2, 3, "crop_scale")
     again, _ = ready(ExpertTrajectories(**SMALL), strategy="crop_scale")
-    again.context.folder = tmp_path
+    again.setting.folder = tmp_path
     seen.clear()
     again.prepare(lambda *step: seen.append(step))
     assert seen == []
@@ -160,7 +160,7 @@ def refuse(made: Path, message: str, data: RealData | None = None, model: str = 
     signal.setup(data, streams, augmentation, 4)
     network = Network(ModelSpec.parse(model), data.shape, data.num_classes)
     with pytest.raises(ConfigError, match=message):
-        source.setup(Context(data.num_classes, signal, source, network, augmentation, streams))
+        source.setup(Context(data.num_classes, signal, network, augmentation, streams, networks=source))
 
 
 def test_buffer_that_does_not_fit_the_run_is_refused_with_both_sides(made: Path) -> None:
@@ -180,7 +180,7 @@ def test_signal_that_hands_out_no_images_is_refused(made: Path) -> None:
     source, data, streams = ExpertTrajectories(buffer=str(made)), toy_data(), Streams(0)
     network = Network(ModelSpec.parse(MODEL), data.shape, data.num_classes)
     with pytest.raises(ConfigError, match="Closed"):
-        source.setup(Context(data.num_classes, Closed(), source, network, augment.create("none"), streams))
+        source.setup(Context(data.num_classes, Closed(), network, augment.create("none"), streams, networks=source))
 
 
 def test_expert_that_stands_still_is_an_error(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 
-from ddkit import kernels
 from ddkit.errors import ConfigError
+from ddkit.models import kernels
 from ddkit.networks import InfiniteNetworks, RandomFeatureNetworks
 from ddkit.testing import toy_data
 from tests.networks.bench import ready, same_after_resuming, walk, weights
@@ -146,12 +146,12 @@ def test_bad_bodies_are_refused(options, message: str) -> None:
 
 def test_batch_norm_is_refused() -> None:
     from ddkit import augment
+    from ddkit.base.streams import Streams
     from ddkit.models import ModelSpec
-    from ddkit.networks import Network
-    from ddkit.objectives import Context, RealSignal
-    from ddkit.streams import Streams
+    from ddkit.networks import Network, RealSignal
+    from ddkit.objectives import Context
 
     data, source = toy_data(), RandomFeatureNetworks()
     network = Network(ModelSpec.parse("convnet:width=4,depth=1,norm=batch"), data.shape, data.num_classes)
     with pytest.raises(ConfigError, match="has batch norm"):
-        source.setup(Context(3, RealSignal(), source, network, augment.create("none"), Streams(0)))
+        source.setup(Context(3, RealSignal(), network, augment.create("none"), Streams(0), networks=source))

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ddkit.base.precision import Precision
 from ddkit.models import ModelSpec
 from ddkit.networks import Network
-from ddkit.precision import Precision
 
 SHAPE, CLASSES = (1, 8, 8), 3
 

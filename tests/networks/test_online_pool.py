@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddkit import augment
+from ddkit.base.streams import Streams
 from ddkit.errors import ConfigError, DivergedError
 from ddkit.models import ModelSpec
-from ddkit.networks import Network, OnlinePool, registry
-from ddkit.objectives import Context, RealSignal
-from ddkit.streams import Streams
+from ddkit.networks import Network, OnlinePool, RealSignal, registry
+from ddkit.objectives import Context
 from ddkit.synthesis import Pixels
 from ddkit.testing import toy_data
 from tests.networks.bench import ready, same_after_resuming, weights
@@ -29,7 +29,7 @@ def with_model(model: str, options: dict[str, Any] = SMALL, ipc: int = 2, **pixe
     network, source = Network(ModelSpec.parse(model), data.shape, data.num_classes), OnlinePool(**options)
     signal = RealSignal()
     signal.setup(data, streams, augmentation, 4)
-    source.setup(Context(data.num_classes, signal, source, network, augmentation, streams))
+    source.setup(Context(data.num_classes, signal, network, augmentation, streams, networks=source))
     synthesizer = Pixels(data.num_classes, ipc, data.shape, **pixels)
     synthesizer.initialise(data, "noise", torch.Generator().manual_seed(0))
     return source, synthesizer

@@ -15,7 +15,7 @@ SMALL = {"runs": 2, "stages": 3, "steps": 6, "batch_size": 4, "lr": 0.1}
 
 
 def losses(source: TrainedPool) -> list[float]:
-    images, labels = source.context.signal.labelled(100, "test")
+    images, labels = source.setting.signal.labelled(100, "test")
     values = []
     for snapshot in source.snapshots:
         source.network.module.load_state_dict(snapshot)
@@ -113,7 +113,7 @@ def test_resumed_pool_asks_the_signal_nothing(monkeypatch) -> None:
     state = source.state_dict()
     other, _ = ready(TrainedPool(**SMALL))
     other.load_state_dict(state)
-    monkeypatch.setattr(other.context.signal, "labelled", None)
+    monkeypatch.setattr(other.setting.signal, "labelled", None)
     assert other.current() is other.network
 
 

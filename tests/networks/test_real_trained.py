@@ -36,7 +36,7 @@ def test_segment_is_an_epoch_of_torch_sgd_on_the_real_images_of_the_signal() -> 
     twin, _ = ready(RealTrainedNetworks(**SMALL))
     generator, crop = twin.streams("real-training"), augment.create("crop")
     for _ in range(2):
-        images, labels = twin.context.signal.labelled(8, "real-training-images")
+        images, labels = twin.setting.signal.labelled(8, "real-training-images")
         for index in torch.randperm(8, generator=generator).split(4):
             batch = crop.train(images[index], generator)
             batch, targets = augment.cutmix(batch, labels[index], 3, 0.5, generator)
@@ -70,7 +70,7 @@ def test_network_is_not_trained_after_the_last_step() -> None:
 def test_training_lowers_the_loss_on_real_images() -> None:
     options = {**SMALL, "life": 100, "augmentation": "none", "cutmix": 0}
     source, pixels = ready(RealTrainedNetworks(**options))
-    images, labels = source.context.signal.labelled(100, "test")
+    images, labels = source.setting.signal.labelled(100, "test")
     before = source.current().loss(images, labels).item()
     walk(source, pixels, 15)
     assert source.current().loss(images, labels).item() < 0.5 * before
@@ -118,14 +118,14 @@ def test_pretraining_passes_over_all_real_images_before_the_first_use() -> None:
     plain, _ = ready(RealTrainedNetworks(**SMALL))
     source, _ = ready(RealTrainedNetworks(**SMALL, pretrain_epochs=2))
     counts: list[int] = []
-    drawn = source.context.signal.labelled
+    drawn = source.setting.signal.labelled
 
     def counted(count: int, stream: str) -> tuple[torch.Tensor, torch.Tensor]:
         images, labels = drawn(count, stream)
         counts.append(len(images))
         return images, labels
 
-    source.context.signal.labelled = counted  # type: ignore[method-assign]
+    source.setting.signal.labelled = counted  # type: ignore[method-assign]
     assert not torch.equal(weights(source), weights(plain))
     assert counts == [len(toy_data())]
     assert source.age() == (0, 0)

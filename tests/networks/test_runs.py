@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ddkit.artifact import DistilledDataset
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.engine import Distiller
 from ddkit.testing import small_overrides, toy_data
 from tests.engine.runs import Kill

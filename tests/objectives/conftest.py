@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from ddkit import augment
+from ddkit.base.streams import Streams
 from ddkit.data import RealData
 from ddkit.models import ModelSpec
-from ddkit.networks import FreshNetworks, Network, NetworkSource
-from ddkit.objectives import Context, Objective, RealSignal
-from ddkit.streams import Streams
+from ddkit.networks import FreshNetworks, Network, NetworkSource, RealSignal
+from ddkit.objectives import Context, Objective
 from ddkit.synthesis import Pixels
 from ddkit.testing import toy_data
 
@@ -44,7 +44,7 @@ def bench() -> Callable[..., tuple[Objective, Pixels, RealData]]:
         networks = source or FreshNetworks()
         synthesizer = Pixels(data.num_classes, ipc, data.shape, **pixels).to(dtype)
         synthesizer.initialise(data, "noise", torch.Generator().manual_seed(7))
-        context = Context(data.num_classes, signal, networks, network, augmentation, streams)
+        context = Context(data.num_classes, signal, network, augmentation, streams, networks=networks)
         networks.setup(context)
         objective.setup(context, synthesizer)
         return objective, synthesizer, data

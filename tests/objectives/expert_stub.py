@@ -10,7 +10,7 @@ from torch import Tensor
 from ddkit.data import RealData
 from ddkit.errors import ConfigError
 from ddkit.networks import Network, NetworkSource
-from ddkit.objectives.unrolling import FlatNetwork
+from ddkit.networks.flat import FlatNetwork
 from ddkit.synthesis import Synthesizer
 
 

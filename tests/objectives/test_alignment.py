@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from ddkit import models
+from ddkit.base.precision import Precision
 from ddkit.errors import ConfigError
 from ddkit.models import ModelSpec
 from ddkit.networks import Network
 from ddkit.objectives import DistributionMatching, FeatureAlignment, registry
 from ddkit.objectives.alignment import default_layer_weights, discrimination_loss
-from ddkit.precision import Precision
 from ddkit.testing import toy_data
 
 from .conftest import central_difference, gradient_of
@@ -182,7 +182,7 @@ def test_real_side_leaves_no_gradient_on_the_network(bench) -> None:
 
 
 def test_streamed_real_features_equal_one_pass(bench, monkeypatch) -> None:
-    import ddkit.objectives.real_signal as signal
+    import ddkit.networks.real_signal as signal
 
     objective, synthesizer, _ = bench(FeatureAlignment(real_batch=6))
     whole = gradient_of(objective, synthesizer)

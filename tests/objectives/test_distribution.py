@@ -65,7 +65,7 @@ def test_batched_loss_and_gradient_equal_the_loop_over_classes(bench, chunk, str
 
 
 def test_streamed_real_features_equal_one_pass(bench, monkeypatch) -> None:
-    import ddkit.objectives.real_signal as signal
+    import ddkit.networks.real_signal as signal
 
     objective, synthesizer, _ = bench(DistributionMatching(real_batch=6))
     whole = gradient_of(objective, synthesizer)

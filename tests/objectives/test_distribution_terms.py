@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ddkit import Distiller, models
 from ddkit.data import Preprocessing, RealData
 from ddkit.errors import ConfigError
-from ddkit.objectives import DistributionMatching, Signal
+from ddkit.networks import Signal
+from ddkit.objectives import DistributionMatching
 from ddkit.synthesis import GANCodes, Pixels, Synthesizer
 from ddkit.testing import toy_data
 

@@ -10,8 +10,8 @@ import torch
 from sklearn.kernel_ridge import KernelRidge
 from torch import Tensor
 
-from ddkit.kernels import KernelClassifier, NetworkFeatures, regression_rows
 from ddkit.models import ModelSpec
+from ddkit.models.kernels import KernelClassifier, NetworkFeatures, regression_rows
 from ddkit.networks import Network, OnlinePool
 from ddkit.objectives.kernel_losses import label_margin, target_loss
 from ddkit.objectives.kernel_regression import KernelRegression

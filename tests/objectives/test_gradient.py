@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from ddkit.networks.class_gradients import class_gradients
 from ddkit.objectives import GradientMatching
-from ddkit.objectives.class_gradients import class_gradients
 
 from .conftest import central_difference, gradient_of
 

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from ddkit import augment, models
+from ddkit.base.streams import Streams
 from ddkit.errors import ConfigError, UnknownNameError
 from ddkit.models import ModelSpec
-from ddkit.networks import FreshNetworks, Network, SyntheticTrainedNetworks
-from ddkit.objectives import Context, GradientMatching, Signal, batch_gradients, gradient_distance
+from ddkit.networks import FreshNetworks, Network, Signal, SyntheticTrainedNetworks
+from ddkit.networks.class_gradients import class_gradients
+from ddkit.objectives import Context, GradientMatching, batch_gradients, gradient_distance
 from ddkit.objectives.batch_gradients import summed_gradient
-from ddkit.objectives.class_gradients import class_gradients
-from ddkit.streams import Streams
 from ddkit.synthesis import Pixels
 from ddkit.testing import toy_data
 
@@ -74,7 +74,7 @@ def linear_loss(monkeypatch, objective: GradientMatching, synthetic: list, real:
     with torch.no_grad():
         pixels.images.copy_(torch.tensor(synthetic).view(2, 1, 1, 2))
     signal, source = GivenImages(torch.tensor(real, dtype=torch.float64).view(2, 1, 1, 2)), GivenNetwork()
-    context = Context(2, signal, source, network, augmentation, streams)
+    context = Context(2, signal, network, augmentation, streams, networks=source)
     source.setup(context)
     objective.setup(context, pixels)
     return objective.backward(pixels)["loss"]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ddkit.errors import ConfigError
-from ddkit.kernels import KernelClassifier, create, infinite_kernel
+from ddkit.models.kernels import KernelClassifier, create, infinite_kernel
 from ddkit.networks import FreshNetworks, InfiniteNetworks, RandomFeatureNetworks
 from ddkit.objectives import KernelRegression
 from ddkit.objectives.kernel_losses import label_margin, target_loss

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ddkit import augment
+from ddkit.base.streams import Streams
 from ddkit.errors import ConfigError, DivergedError, UnknownNameError
 from ddkit.models import ModelSpec, weights_by_name
-from ddkit.networks import FixedNetworks, FreshNetworks, Network, NetworkSource
-from ddkit.objectives import Context, MetaLearning, RealSignal, Signal
-from ddkit.streams import Streams
+from ddkit.networks import FixedNetworks, FreshNetworks, Network, NetworkSource, RealSignal, Signal
+from ddkit.objectives import Context, MetaLearning
 from ddkit.synthesis import MultiFormation, Pixels, SharedDecoders, Synthesizer
 from ddkit.testing import toy_data
 
@@ -46,7 +46,7 @@ def ready(
     made = synthesizer(data.num_classes, ipc, data.shape, **options)
     made.initialise(data, "noise", torch.Generator().manual_seed(7))
     made.double()
-    context = Context(data.num_classes, signal, source, network, augmentation, streams)
+    context = Context(data.num_classes, signal, network, augmentation, streams, networks=source)
     source.setup(context)
     objective.setup(context, made)
     return objective, made

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from ddkit import data, methods
+from ddkit.base.progress import silent
 from ddkit.data import RealData
 from ddkit.engine.session import Session
 from ddkit.models import ModelSpec
 from ddkit.networks import FixedNetworks, Network
+from ddkit.networks.flat import FlatNetwork
 from ddkit.objectives import MetaLearning
-from ddkit.objectives.unrolling import Adjoint, Batch, FlatNetwork, InnerProblem, Unrolled
+from ddkit.objectives.unrolling import Adjoint, Batch, InnerProblem, Unrolled
 from ddkit.objectives.unrolling.base import walk
-from ddkit.progress import silent
 
 MODEL = "mlp:width=64,init=xavier"
 ADAM = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from ddkit import augment
+from ddkit.base.streams import Streams
 from ddkit.models import ModelSpec
-from ddkit.networks import FreshNetworks, Network
-from ddkit.objectives import Context, RealSignal
+from ddkit.networks import FreshNetworks, Network, RealSignal
+from ddkit.objectives import Context
 from ddkit.objectives.meta import MetaLearning
-from ddkit.streams import Streams
 from ddkit.synthesis import TeachingGenerator
 from ddkit.testing import toy_data
 
@@ -34,7 +34,7 @@ def curriculum() -> tuple[MetaLearning, TeachingGenerator]:
     generator = TeachingGenerator(3, 10, data.shape, per_batch=2, noise=3, hidden=6, channels=4).double()
     generator.initialise(data, "noise", torch.Generator().manual_seed(0))
     networks = FreshNetworks()
-    context = Context(data.num_classes, signal, networks, network, augmentation, streams)
+    context = Context(data.num_classes, signal, network, augmentation, streams, networks=networks)
     networks.setup(context)
     objective.setup(context, generator)
     return objective, generator

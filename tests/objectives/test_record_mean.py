@@ -6,10 +6,10 @@ import itertools
 
 import torch
 
-from ddkit.config import DistillConfig
+from ddkit.base.config import DistillConfig
 from ddkit.engine import Session
 from ddkit.networks import FixedNetworks, SyntheticTrainedNetworks
-from ddkit.objectives.real_signal import RealSignal
+from ddkit.networks.real_signal import RealSignal
 from ddkit.testing.small import toy_data
 
 

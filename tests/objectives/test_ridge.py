@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ddkit.errors import ConfigError
-from ddkit.kernels.last_layer import ridge_weights, with_constant
+from ddkit.models.kernels.last_layer import ridge_weights, with_constant
 from ddkit.networks import OnlineNetwork
 from ddkit.objectives import RidgeRegression
 from ddkit.testing import toy_data

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from ddkit import augment
 from ddkit.augment import Augmentation
+from ddkit.base.precision import Precision
+from ddkit.base.streams import Streams
 from ddkit.data import RealData
 from ddkit.errors import ConfigError
 from ddkit.models import ModelSpec
-from ddkit.networks import Network
-from ddkit.objectives import RealSignal, Signal, real_signal
-from ddkit.objectives.unrolling import FlatNetwork
-from ddkit.precision import Precision
-from ddkit.streams import Streams
+from ddkit.networks import Network, RealSignal, Signal
+from ddkit.networks.flat import FlatNetwork
+from ddkit.objectives import real_signal
 from ddkit.testing import toy_data
 
 

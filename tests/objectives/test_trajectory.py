@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ddkit import augment
+from ddkit.base.streams import Streams
 from ddkit.errors import ConfigError, DivergedError, UnknownNameError
 from ddkit.models import ModelSpec
-from ddkit.networks import FreshNetworks, Network
-from ddkit.objectives import Context, Objective, RealSignal, registry
+from ddkit.networks import FreshNetworks, Network, RealSignal
+from ddkit.objectives import Context, Objective, registry
 from ddkit.objectives.trajectory import TrajectoryMatching
-from ddkit.streams import Streams
 from ddkit.synthesis import MultiFormation, Pixels, SharedDecoders, Synthesizer
 from ddkit.testing import toy_data
 from tests.objectives.expert_stub import StubExperts
@@ -45,7 +45,7 @@ def ready(
     made = synthesizer(data.num_classes, 2, data.shape, **options)
     made.initialise(data, "noise", torch.Generator().manual_seed(7))
     made.double()
-    context = Context(data.num_classes, signal, source, network, augmentation, streams)
+    context = Context(data.num_classes, signal, network, augmentation, streams, networks=source)
     source.setup(context)
     objective.setup(context, made)
     return objective, made

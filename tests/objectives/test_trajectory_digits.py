@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from ddkit import augment, data
+from ddkit.base.streams import Streams
 from ddkit.data import RealData
-from ddkit.evaluation import recipe
-from ddkit.evaluation.train import train_networks
 from ddkit.models import ModelSpec
-from ddkit.networks import Network
-from ddkit.objectives import Context, RealSignal
+from ddkit.networks import Network, RealSignal
+from ddkit.objectives import Context
 from ddkit.objectives.trajectory import TrajectoryMatching
-from ddkit.streams import Streams
 from ddkit.synthesis import Pixels
+from ddkit.training import recipe
+from ddkit.training.train import train_networks
 from tests.objectives.expert_stub import StubExperts, train_experts
 
 SPEC = ModelSpec.parse("convnet:width=32,depth=2")
@@ -31,7 +31,7 @@ def distil(
     source, signal = StubExperts(experts), RealSignal()
     pixels = Pixels(train.num_classes, 1, train.shape)
     pixels.initialise(train, "real", streams("initialisation"))
-    context = Context(train.num_classes, signal, source, network, augment.create("none"), streams)
+    context = Context(train.num_classes, signal, network, augment.create("none"), streams, networks=source)
     source.setup(context)
     objective.setup(context, pixels)
     groups = [

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("flwr", reason="needs ddkit[federated]")
 
 from ddkit import recipes
-from ddkit.config import merge
+from ddkit.base.config import merge
 from ddkit.errors import ConfigError
 from ddkit.recipes.federated_report import Way, draw, first_round, reading, rows
 from ddkit.recipes.federated_settings import Settings

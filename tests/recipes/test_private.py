@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from ddkit import Distiller, recipes
-from ddkit.artifact import DistilledDataset
-from ddkit.config import merge
+from ddkit.base.config import merge
 from ddkit.data import load_pair
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ConfigError
-from ddkit.evaluation import TrainingRecipe, train_networks
 from ddkit.recipes.private_cells import Cell, _accuracy, _equally_long
+from ddkit.training import TrainingRecipe, train_networks
 
 TINY: dict[str, Any] = {
     "seeds": 2,

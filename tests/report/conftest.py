@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from ddkit.artifact import DistilledDataset
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.preprocessing import Preprocessing
 
 MakeRun = Callable[..., Path]

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from ddkit.errors import CheckpointError, ConfigError
-from ddkit.report.document import Section, write_document
-from ddkit.report.images import png
+from ddkit.evaluation.report.document import Section, write_document
+from ddkit.evaluation.report.images import png
 
 
 def test_page_holds_text_table_figure_and_command(tmp_path: Path) -> None:

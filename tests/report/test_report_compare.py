@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ddkit.errors import ArtifactError, DataError
-from ddkit.report import comparison_table, write_report
-from ddkit.report.accuracy import accuracy_rows
-from ddkit.report.facts import cost, identity, key_figures, notes, protocol
-from ddkit.report.formats import known
-from ddkit.report.runs import RunContent, read_run
+from ddkit.evaluation.report import comparison_table, write_report
+from ddkit.evaluation.report.accuracy import accuracy_rows
+from ddkit.evaluation.report.facts import cost, identity, key_figures, notes, protocol
+from ddkit.evaluation.report.formats import known
+from ddkit.evaluation.report.runs import RunContent, read_run
 from tests.report.conftest import MakeRun, architecture_row, result
 
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from ddkit.errors import ConfigError
-from ddkit.report import curve
-from ddkit.report.curves import _running_mean, scalar_keys
+from ddkit.evaluation.report import curve
+from ddkit.evaluation.report.curves import _running_mean, scalar_keys
 
 METRICS: list[dict[str, Any]] = [{"step": step, "seconds": step / 5, "loss": 9.0 - step} for step in range(8)]
 

@@ -9,7 +9,7 @@ import pytest
 
 from ddkit import Distiller
 from ddkit.evaluation import assess, recipe_of, write_evaluation
-from ddkit.report import comparison_table, write_report
+from ddkit.evaluation.report import comparison_table, write_report
 from ddkit.testing import small_overrides, toy_data
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ddkit.report import facts, formats
+from ddkit.evaluation.report import facts, formats
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddkit.artifact import DistilledDataset
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import CheckpointError, ConfigError
-from ddkit.evaluation import recipe
-from ddkit.report import write_report
+from ddkit.evaluation.report import write_report
+from ddkit.training import recipe
 from tests.report.conftest import MakeRun, architecture_row, result
 
 VOID = {"meta", "link", "img", "source", "br"}

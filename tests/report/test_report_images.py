@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ddkit.errors import ConfigError, DataError
-from ddkit.report import image_grid
-from ddkit.report.images import automatic_scale
+from ddkit.evaluation.report import image_grid
+from ddkit.evaluation.report.images import automatic_scale
 
 MARGIN, GAP, LABEL, BAND = 20, 6, 26, 22
 

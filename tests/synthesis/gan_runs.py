@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ddkit import Distiller
-from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.models.spec import seeded
 from ddkit.synthesis import GANCodes
 from ddkit.testing import toy_data

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ddkit.artifact import DistilledDataset
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ArtifactError, ConfigError
 from ddkit.synthesis import AddressedMemory, decode
 from ddkit.synthesis.addressed_memory import default_bases, rows_that_fit

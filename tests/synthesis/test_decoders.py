@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from ddkit import Distiller, augment
-from ddkit.artifact import DistilledDataset
+from ddkit.base.streams import Streams
 from ddkit.data import Preprocessing, RealData
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ArtifactError, ConfigError, DataError
 from ddkit.models import ModelSpec
-from ddkit.networks import FreshNetworks, Network
-from ddkit.objectives import Context, DistributionMatching, RealSignal
-from ddkit.streams import Streams
+from ddkit.networks import FreshNetworks, Network, RealSignal
+from ddkit.objectives import Context, DistributionMatching
 from ddkit.synthesis import Pixels, SharedDecoders, Synthesizer, decode, latent
 from ddkit.testing import CHECKS, toy_data
 
@@ -178,7 +178,7 @@ def matched(synthesizer: Synthesizer, data: RealData, steps: int) -> tuple[list[
     network.module.double()
     signal, networks, objective = RealSignal(), FreshNetworks(), DistributionMatching(real_batch=5)
     signal.setup(data, streams, augmentation, 5)
-    context = Context(data.num_classes, signal, networks, network, augmentation, streams)
+    context = Context(data.num_classes, signal, network, augmentation, streams, networks=networks)
     networks.setup(context)
     objective.setup(context, synthesizer)
     optimiser = torch.optim.SGD(synthesizer.learnable(), lr=0.5, momentum=0.5)

@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ddkit.artifact import DistilledDataset
 from ddkit.data import Preprocessing, RealData
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ArtifactError, ConfigError, DataError
 from ddkit.synthesis import MultiFormation, decode
 from ddkit.synthesis.patches import decode_patches, formations, layout, mosaic, patch_bounds

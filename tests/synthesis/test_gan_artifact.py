@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from ddkit import Distiller, synthesis
-from ddkit.artifact import DistilledDataset
 from ddkit.data import Preprocessing
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ArtifactError
 from ddkit.testing import toy_data
 from tests.engine.runs import Kill

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddkit.artifact import DistilledDataset
 from ddkit.data import RealData
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ArtifactError, ConfigError, DataError
 from ddkit.synthesis import Hallucinators, MultiFormation, Pixels, SharedDecoders, decode, hallucinators
 from ddkit.testing import toy_data

@@ -10,14 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddkit import Distiller, augment, data
+from ddkit.base.streams import Streams
 from ddkit.data import RealData
-from ddkit.evaluation import TrainingRecipe, evaluate
+from ddkit.evaluation import evaluate
 from ddkit.models import ModelSpec
-from ddkit.networks import FreshNetworks, Network
-from ddkit.objectives import Context, DistributionMatching, RealSignal
-from ddkit.streams import Streams
+from ddkit.networks import FreshNetworks, Network, RealSignal
+from ddkit.objectives import Context, DistributionMatching
 from ddkit.synthesis import Pixels, Synthesizer
 from ddkit.testing import toy_data
+from ddkit.training import TrainingRecipe
 
 from .test_hallucinators import make_identity, started, style_of
 
@@ -108,7 +109,7 @@ def matched(synthesizer: Synthesizer, real: RealData, learnt: Tensor) -> tuple[l
     network.module.double()
     signal, networks, objective = RealSignal(), FreshNetworks(), DistributionMatching(real_batch=5)
     signal.setup(real, streams, augmentation, 5)
-    context = Context(real.num_classes, signal, networks, network, augmentation, streams)
+    context = Context(real.num_classes, signal, network, augmentation, streams, networks=networks)
     networks.setup(context)
     objective.setup(context, synthesizer)
     optimiser = torch.optim.SGD([learnt], lr=0.5, momentum=0.5)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ddkit import synthesis
+from ddkit.data.distilled.limits import EXPANSION, MOST_NUMBERS, ROOM, most_numbers
 from ddkit.errors import ArtifactError, ConfigError
 from ddkit.synthesis import AddressedMemory, GANCodes, Hallucinators, MultiFormation, Pixels, SharedDecoders
-from ddkit.synthesis.limits import EXPANSION, MOST_NUMBERS, ROOM, most_numbers
 
 SHAPE = (1, 8, 8)
 SMALL = {

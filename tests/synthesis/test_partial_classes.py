@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddkit import Distiller
-from ddkit.artifact import DistilledDataset
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ConfigError, DataError
 from ddkit.synthesis import Pixels
 from ddkit.testing import toy_data

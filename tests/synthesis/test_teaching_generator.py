@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ddkit.artifact import DistilledDataset
+from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ConfigError
 from ddkit.synthesis import TeachingGenerator
 from ddkit.synthesis.teaching_layers import BatchNormOfBatches, WeightNormed

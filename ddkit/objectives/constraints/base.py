@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from ddkit.registry import Registry
-from ddkit.synthesis import Synthesizer
+from ddkit.base.registry import Registry
+from ddkit.synthesis.base import Synthesizer
 
 if TYPE_CHECKING:
     from ddkit.objectives.base import Context

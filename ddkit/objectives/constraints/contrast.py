@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddkit.errors import ConfigError, DivergedError
-from ddkit.networks import Network
+from ddkit.networks.network import Network
 from ddkit.objectives.constraints.base import Constraint, registry
-from ddkit.synthesis import Synthesizer
+from ddkit.synthesis.base import Synthesizer
 
 if TYPE_CHECKING:
     from ddkit.objectives.base import Context

@@ -3,7 +3,6 @@
 from ddkit.objectives.unrolling.adjoint import Adjoint
 from ddkit.objectives.unrolling.base import MetaGradient, Unrolled, registry
 from ddkit.objectives.unrolling.checkpointed import Checkpointed
-from ddkit.objectives.unrolling.flat import FlatLoss, FlatNetwork, Judgement, Product
 from ddkit.objectives.unrolling.full import FullUnroll
 from ddkit.objectives.unrolling.problem import Batch, InnerProblem, Terminal, distance_to
 from ddkit.objectives.unrolling.tesla import Tesla
@@ -12,13 +11,9 @@ __all__ = [
     "Adjoint",
     "Batch",
     "Checkpointed",
-    "FlatLoss",
-    "FlatNetwork",
     "FullUnroll",
     "InnerProblem",
-    "Judgement",
     "MetaGradient",
-    "Product",
     "Terminal",
     "Tesla",
     "Unrolled",

@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ddkit.objectives.unrolling.flat import Product
+from ddkit.base.registry import Registry
+from ddkit.networks.flat import Product
 from ddkit.objectives.unrolling.problem import Batch, InnerProblem
-from ddkit.registry import Registry
 
 registry: Registry[type[MetaGradient]] = Registry("meta-gradient", "ddkit.meta_gradients")
 

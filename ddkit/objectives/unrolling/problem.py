@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ddkit.errors import ConfigError, DataError
-from ddkit.objectives.unrolling.flat import FlatLoss
+from ddkit.networks.flat import FlatLoss
 
 #: Returns images (n, C, H, W) and targets (n,) or (n, K) of one step with a graph to the leaves; every call replays the
 #: same augmentation and gives the same values.

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ddkit.artifact import DistilledDataset
-from ddkit.data import Preprocessing, RealData
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.distilled.limits import MOST_AT_ONCE, Decoding, check_learned, numbers_of
+from ddkit.data.preprocessing import Preprocessing
+from ddkit.data.real import RealData
 from ddkit.errors import ArtifactError, ConfigError, DataError
 from ddkit.synthesis.base import Synthesizer, registry
 from ddkit.synthesis.gan.generator import Generator, rebuild
@@ -20,7 +22,6 @@ from ddkit.synthesis.gan.given import frozen_generator
 from ddkit.synthesis.gan.inversion import invert, train_features
 from ddkit.synthesis.gan.training import train_generator
 from ddkit.synthesis.labels import LabelKind
-from ddkit.synthesis.limits import MOST_AT_ONCE, Decoding, check_learned, numbers_of
 
 #: Most images that a generator draws in one call.
 DECODE_CHUNK = 256

@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ddkit.container import pack, unpack
+from ddkit.base.container import pack, unpack
+from ddkit.base.files import write_atomically
+from ddkit.base.registry import describe_validation_error
 from ddkit.errors import ArtifactError, ConfigError
-from ddkit.files import write_atomically
-from ddkit.registry import describe_validation_error
 
 FORMAT = "ddkit.generator"
 FORMAT_VERSION = 1

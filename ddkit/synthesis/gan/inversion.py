@@ -8,11 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ddkit.data import RealData
+from ddkit.base.progress import Report, silent
+from ddkit.base.stages import Stages
+from ddkit.data.real import RealData
 from ddkit.errors import DivergedError
-from ddkit.models import ModelSpec
-from ddkit.progress import Report, silent
-from ddkit.stages import Stages
+from ddkit.models.spec import ModelSpec
 
 #: Codes inverted together; each is a problem of its own, so this bounds memory and changes nothing.
 BLOCK = 500
@@ -37,7 +37,8 @@ def train_features(real: RealData, steps: int, generator: torch.Generator, devic
     Returns:
         the frozen network, with ``features``.
     """
-    from ddkit.evaluation import TrainingRecipe, train_networks  # evaluation knows syntheses, so only now
+    from ddkit.training.recipe import TrainingRecipe
+    from ddkit.training.train import train_networks
 
     index = torch.randperm(len(real), generator=generator)[:_TRAINING_IMAGES]
     images = real.batch(index).to(device)

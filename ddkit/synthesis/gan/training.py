@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddkit.data import RealData
+from ddkit.base.progress import Report, silent
+from ddkit.base.stages import Stages
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, DivergedError
 from ddkit.models.spec import seeded
-from ddkit.progress import Report, silent
-from ddkit.stages import Stages
 from ddkit.synthesis.gan.generator import ConditionalBatchNorm, Discriminator, Generator
 
 GENERATOR_RATE, DISCRIMINATOR_RATE = 4e-4, 8e-4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ddkit.integrations.federated import DistillClient
+from ddkit.integrations.federated.client import DistillClient
 from ddkit.integrations.federated.flower import ClientApp, Context, Message
 
 from .shared import load, task

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ddkit.evaluation import TrainingRecipe, accuracy
-from ddkit.integrations.federated import CountingGrid, FedDistill, load_arrays
 from ddkit.integrations.federated.flower import ArrayRecord, Context, Grid, MetricRecord, ServerApp
+from ddkit.integrations.federated.strategy import FedDistill
+from ddkit.integrations.federated.traffic import CountingGrid
+from ddkit.integrations.federated.weights import load_arrays
+from ddkit.training.accuracy import accuracy
+from ddkit.training.recipe import TrainingRecipe
 
 from .shared import pair, task
 

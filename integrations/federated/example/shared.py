@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 
-from ddkit.data import RealData, load_pair
-from ddkit.integrations.federated import Task, dirichlet_partition
+from ddkit.data.loading import load_pair
+from ddkit.data.real import RealData
 from ddkit.integrations.federated.flower import Context
+from ddkit.integrations.federated.partition import dirichlet_partition
+from ddkit.integrations.federated.task import Task
 
 
 @functools.cache

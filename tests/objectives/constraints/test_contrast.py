@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddkit import Distiller, augment
+from ddkit.base.streams import Streams
 from ddkit.data import RealData, load_pair
 from ddkit.errors import ConfigError, DivergedError
 from ddkit.models import ModelSpec
-from ddkit.networks import FreshNetworks, Network
-from ddkit.objectives import Context, DistributionMatching, RealSignal
+from ddkit.networks import FreshNetworks, Network, RealSignal
+from ddkit.objectives import Context, DistributionMatching
 from ddkit.objectives.constraints import ContrastiveConstraint, registry, supervised_contrastive
 from ddkit.objectives.constraints.contrast import similarity
-from ddkit.streams import Streams
 from ddkit.synthesis import Hallucinators, MultiFormation, Pixels, SharedDecoders, Synthesizer
 from ddkit.testing import CHECKS, toy_data
 
@@ -34,7 +34,7 @@ def context_for(
     network.module.to(next(synthesizer.parameters()).dtype)
     signal, networks = RealSignal(), FreshNetworks()
     signal.setup(data, streams, augmentation, 5)
-    context = Context(data.num_classes, signal, networks, network, augmentation, streams)
+    context = Context(data.num_classes, signal, network, augmentation, streams, networks=networks)
     networks.setup(context)
     return context
 

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddkit import augment
-from ddkit.objectives.unrolling import Batch, FlatLoss, InnerProblem, MetaGradient, Terminal, Unrolled, distance_to
+from ddkit.networks.flat import FlatLoss
+from ddkit.objectives.unrolling import Batch, InnerProblem, MetaGradient, Terminal, Unrolled, distance_to
 
 INPUTS, HIDDEN, CLASSES, SAMPLES = 5, 7, 3, 6
 WEIGHTS = INPUTS * HIDDEN + HIDDEN + HIDDEN * CLASSES + CLASSES

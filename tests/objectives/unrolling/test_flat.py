@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddkit.base.precision import Precision
 from ddkit.errors import ConfigError
 from ddkit.models import ModelSpec
 from ddkit.networks import Network
-from ddkit.objectives.unrolling import FlatLoss, FlatNetwork
-from ddkit.precision import Precision
+from ddkit.networks.flat import FlatLoss, FlatNetwork
 from tests.objectives.unrolling.problems import Toy, relative_error, tanh_mlp_loss
 
 

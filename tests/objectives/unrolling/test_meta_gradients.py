@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ddkit.errors import ConfigError, DataError, UnknownNameError
+from ddkit.networks.flat import FlatLoss
 from ddkit.objectives.unrolling import (
     Adjoint,
     Checkpointed,
-    FlatLoss,
     FullUnroll,
     InnerProblem,
     MetaGradient,

@@ -11,15 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddkit.errors import ConfigError
-from ddkit.objectives.unrolling import (
-    Adjoint,
-    Checkpointed,
-    FlatLoss,
-    FullUnroll,
-    InnerProblem,
-    MetaGradient,
-    Tesla,
-)
+from ddkit.networks.flat import FlatLoss
+from ddkit.objectives.unrolling import Adjoint, Checkpointed, FullUnroll, InnerProblem, MetaGradient, Tesla
 from ddkit.objectives.unrolling.base import walk
 from tests.objectives.unrolling.problems import (
     CLASSES,

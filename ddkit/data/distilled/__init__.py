@@ -1,0 +1,1 @@
+"""What is a distilled dataset: in memory, on disk, and handed to other tools."""

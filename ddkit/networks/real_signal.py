@@ -1,0 +1,198 @@
+"""The answers of the real data as they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ddkit.augment.base import Draws
+from ddkit.data.real import RealData
+from ddkit.networks.class_gradients import class_gradients, freeze_batch_norm
+from ddkit.networks.flat import FlatNetwork
+from ddkit.networks.network import Network
+from ddkit.networks.signal import LayerFeatures, Risk, Signal, registry
+from ddkit.networks.training import padded
+
+#: Most real images per forward pass: few enough for the cache of a CPU.
+REAL_CHUNK = 256
+#: Most records whose rows are computed together; each may be as long as the synthetic set.
+_RECORD_CHUNK = 64
+
+
+def _chunk_size(images: int) -> int:
+    """Return the size of as few equal chunks of at most ``REAL_CHUNK`` images as hold them all."""
+    return math.ceil(images / math.ceil(images / REAL_CHUNK))
+
+
+@registry.register("real")
+class RealSignal(Signal):
+    """The real data as they are: a class-balanced mini-batch per query, without replacement inside a class."""
+
+    def _draw(self, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw a batch of every class: indices into the data and their rows in ``classes``, class-major."""
+        index = self.real.sample_indices(classes, self.batch, self.streams("real"))
+        row = torch.empty(self.real.num_classes, dtype=torch.int64)
+        row[classes] = torch.arange(len(classes))
+        return index, row[self.real.labels[index.to(self.real.labels.device)].cpu()]
+
+    def _images(self, index: Tensor, group: Tensor, draws: Draws) -> Tensor:
+        """Read, preprocess and augment the images at ``index``."""
+        with torch.no_grad():
+            return self.augmentation.apply(self.real.batch(index), draws, group)
+
+    def feature_means(self, network: Network, classes: Tensor, draws: Draws) -> Tensor:
+        """Return the class means over a batch, accumulated in the network's number format.
+
+        The batch streams from the data through the network in equal chunks, the last one padded, so that memory does
+        not grow with the number of classes and one shape is compiled. With batch norm all images pass at once, as
+        their statistics are shared.
+        """
+        index, group = self._draw(classes)
+        counts = torch.bincount(group, minlength=len(classes)).to(network.device, network.dtype)
+        size = len(index) if network.has_batch_norm else _chunk_size(len(index))
+        sums = torch.zeros((), device=network.device, dtype=network.dtype)
+        with torch.no_grad():
+            for part, rows in zip(index.split(size), group.split(size), strict=True):
+                features = network.features(padded(self._images(part, rows, draws), size))[: len(part)]
+                # A matrix product, as index_add_ on a GPU sums in another order every time.
+                share = F.one_hot(rows, len(classes)).to(network.device, network.dtype)
+                sums = sums + share.T @ features
+        return sums / counts[:, None]
+
+    def gradients(
+        self, network: Network, classes: Tensor, draws: Draws, names: Sequence[str], class_chunk: int
+    ) -> list[Tensor]:
+        """Return the class gradients over a batch, reading and differentiating ``class_chunk`` classes at a time."""
+        index, group = self._draw(classes)
+        sizes = torch.bincount(group, minlength=len(classes)).tolist()
+        static = max(sizes) if network.precision.compile else None
+        by_class = list(zip(index.split(sizes), group.split(sizes), strict=True))
+        parts = []
+        for start in range(0, len(classes), class_chunk):
+            chunk = by_class[start : start + class_chunk]
+            images = [self._images(part, rows, draws) for part, rows in chunk]
+            targets = [classes[rows].to(network.device) for _, rows in chunk]
+            parts.append(class_gradients(network, images, targets, names, differentiable=False, size=static))
+        return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
+
+    def mean_gradient(self, network: Network, classes: Tensor, draws: Draws, names: Sequence[str]) -> list[Tensor]:
+        """Return the mean of the class gradients over one batch, accumulated in chunks of equal size.
+
+        The mean of class means is one weighted mean over all images, so no class is differentiated on its own.
+        """
+        index, group = self._draw(classes)
+        counts = torch.bincount(group, minlength=len(classes)).to(network.dtype)
+        weights = (1 / (counts * len(classes)))[group].to(network.device)
+        size = _chunk_size(len(index))  # batch norm is frozen, so chunks are exact
+        parameters = dict(network.module.named_parameters())
+        chosen = [parameters[name] for name in names]
+        total = [torch.zeros_like(weight) for weight in chosen]
+        for part, rows, share in zip(index.split(size), group.split(size), weights.split(size), strict=True):
+            batch = [self._images(part, rows, draws), classes[rows].to(network.device), share]
+            gradients = torch.autograd.grad(network.loss(*(padded(x, size) for x in batch)), chosen)
+            total = [a + b for a, b in zip(total, gradients, strict=True)]
+        return total
+
+    def layer_features(self, network: Network, classes: Tensor, draws: Draws) -> LayerFeatures:
+        """Return class means of every layer and the last features of every image, streaming like feature_means."""
+        index, group = self._draw(classes)
+        counts = torch.bincount(group, minlength=len(classes)).to(network.device, network.dtype)
+        size = len(index) if network.has_batch_norm else _chunk_size(len(index))
+        sums: list[Tensor] = []
+        last: list[Tensor] = []
+        with torch.no_grad():
+            for part, rows in zip(index.split(size), group.split(size), strict=True):
+                maps = network.feature_maps(padded(self._images(part, rows, draws), size))
+                maps = [layer[: len(part)] for layer in maps]
+                share = F.one_hot(rows, len(classes)).to(network.device, network.dtype)
+                added = [(share.T @ layer.flatten(1)).unflatten(1, layer.shape[1:]) for layer in maps]
+                sums = [a + b for a, b in zip(sums, added, strict=True)] if sums else added
+                last.append(maps[-1].flatten(1))
+        means = [total / counts.view(-1, *[1] * (total.dim() - 1)) for total in sums]
+        return LayerFeatures(means, torch.cat(last), group)
+
+    def _uniform(self, count: int, stream: str) -> Tensor:
+        """Draw ``count`` indices from the whole set."""
+        return torch.randperm(len(self.real), generator=self.streams(stream))[:count]
+
+    def _of_every_class(self, per_class: int, stream: str) -> Tensor:
+        """Draw ``per_class`` indices from every class."""
+        return self.real.sample_indices(range(self.real.num_classes), per_class, self.streams(stream))
+
+    def _with_labels(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        return self.images_at(index), self.real.labels[index.to(self.real.labels.device)]
+
+    def labelled(self, count: int, stream: str) -> tuple[Tensor, Tensor]:
+        """Return ``count`` images drawn from the whole set."""
+        return self._with_labels(self._uniform(count, stream))
+
+    def balanced(self, per_class: int, stream: str) -> tuple[Tensor, Tensor]:
+        """Return ``per_class`` images of every class."""
+        return self._with_labels(self._of_every_class(per_class, stream))
+
+    def record_mean(self, rows: Callable[[Tensor, Tensor], Tensor], count: int, stream: str) -> Tensor:
+        """Return the mean of the rows of ``count`` records drawn from the whole set."""
+        index = self._uniform(count, stream)
+        parts = [rows(*self._with_labels(part)).detach() for part in index.split(_RECORD_CHUNK)]
+        return torch.cat(parts).mean(0)
+
+    def risk(
+        self, network: FlatNetwork, theta: Tensor, count: int, *, balanced: bool, draws: Draws | None, stream: str
+    ) -> Risk:
+        """Return the risk on a fresh batch, which streams through the network in equal chunks, the last one padded."""
+        if balanced:
+            index = self._of_every_class(max(1, round(count / self.real.num_classes)), stream)
+        else:
+            index = self._uniform(count, stream)
+        size = _chunk_size(len(index))
+        loss, gradient = theta.new_zeros(()), torch.zeros_like(theta)
+        correct = theta.new_zeros((), dtype=torch.int64)
+        for part in index.split(size):
+            images, labels = self._with_labels(part)
+            if draws is not None:
+                images = self.augmentation.apply(images, draws, torch.zeros(len(part), dtype=torch.int64))
+            weights = padded(theta.new_full((len(part),), 1 / len(index)), size)
+            judged = network.judge(
+                theta, padded(network.prepare(images), size), padded(labels.to(theta.device), size), weights
+            )
+            loss, gradient = loss + judged.loss, gradient + judged.gradient
+            correct = correct + judged.correct[: len(part)].sum()
+        return Risk(loss, gradient, 1 - correct / len(index))
+
+    def whole(self) -> RealData:
+        """Return the real data."""
+        return self.real
+
+    def images_at(self, index: Tensor) -> Tensor:
+        """Return the real images at ``index``."""
+        with torch.no_grad():
+            return self.real.batch(index)
+
+    def accuracy(self, network: Network, per_class: int, stream: str) -> float:
+        """Return the accuracy on a fresh batch, in the network's precision; batch norm uses its running statistics."""
+        index = self._of_every_class(per_class, stream)
+        size = _chunk_size(len(index))
+        correct = 0
+        was_training = network.module.training
+        network.module.train(was_training and not network.has_batch_norm)
+        with torch.no_grad():
+            for part in index.split(size):
+                logits = network.logits(padded(self.real.batch(part), size))[: len(part)]
+                labels = self.real.labels[part.to(self.real.labels.device)]
+                correct += int((logits.argmax(1) == labels.to(network.device)).sum())
+        network.module.train(was_training)
+        return correct / len(index)
+
+    def refresh_statistics(self, network: Network) -> None:
+        """One train-mode pass of 16 real images per class, then batch norm is frozen (the authors' procedure)."""
+        if not network.has_batch_norm:
+            return
+        images, _ = self.real.sample(range(self.real.num_classes), 16, self.streams("statistics"))
+        network.module.train()
+        with torch.no_grad():
+            network.module(network.prepare(images))
+        freeze_batch_norm(network)
