@@ -17,7 +17,7 @@ from ddkit.base.config import (
     piece_from_text,
 )
 from ddkit.errors import ConfigError, UnknownNameError
-from ddkit.objectives import GradientMatching
+from ddkit.objectives import DistributionMatching, GradientMatching
 from ddkit.synthesis import Pixels, SharedDecoders
 from ddkit.testing import toy_data
 
@@ -230,15 +230,42 @@ def test_piece_given_as_an_object_is_the_piece_of_its_registered_name() -> None:
         toy_data()
     )
     assert synthesizer.composition == "dm x shared-decoders"
-    assert synthesizer.optimiser.name == SharedDecoders.defaults("distribution")["optimiser"]["name"] == "adam"
+    assert synthesizer.optimiser.name == SharedDecoders.defaults("feature")["optimiser"]["name"] == "adam"
 
 
-def test_objective_of_ones_own_keeps_the_rate_of_the_preset() -> None:
+class OfAnotherScale(DistributionMatching):
+    gradient_scale = "entropy"
+
+
+class OfNoScale(DistributionMatching):
+    gradient_scale = None
+
+
+def test_objective_of_ones_own_gets_the_rate_of_its_scale() -> None:
     class Own(GradientMatching):
         pass
 
     config = Distiller("dm", 1, objective=Own()).configure(toy_data())
-    assert (config.composition, config.optimiser.lr) == ("dm x own", 1.0)
+    assert (config.composition, config.optimiser.lr) == ("dm x own", 0.1)
+    config = Distiller("dm", 1, objective=Own(), optimiser={"lr": 7.0}).configure(toy_data())
+    assert (config.composition, config.optimiser.lr) == ("dm x own", 7.0)
+
+
+@pytest.mark.parametrize(
+    ("own", "reason"),
+    [
+        (
+            OfAnotherScale,
+            "synthesis 'pixels' knows no learning rate for 'ofanotherscale', whose gradients have scale 'entropy'",
+        ),
+        (OfNoScale, "objective 'ofnoscale' does not declare the scale of its gradients"),
+    ],
+)
+def test_no_learning_rate_is_guessed(own: type[DistributionMatching], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        Distiller("dc", 1, objective=own()).configure(toy_data())
+    config = Distiller("dc", 1, objective=own(), optimiser={"lr": 3.0}).configure(toy_data())
+    assert config.optimiser.lr == 3.0
 
 
 def test_names_of_pieces_do_not_depend_on_case() -> None:

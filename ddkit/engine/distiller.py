@@ -112,7 +112,7 @@ class Distiller:
         if isinstance(self._method, DistillConfig):
             return self._method
         assert self.ipc is not None
-        return self._method.configure(real, self.ipc, self.seed, self.overrides)
+        return self._method.configure(real, self.ipc, self.seed, self.overrides, self.objects)
 
     def fit(
         self,

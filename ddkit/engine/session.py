@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ddkit.base.config import DistillConfig
 from ddkit.base.device import resolve_device
 from ddkit.base.precision import Precision
 from ddkit.base.progress import Report
+from ddkit.base.registry import Registry
 from ddkit.base.stages import Stages
 from ddkit.base.streams import Streams
 from ddkit.data.distilled.dataset import DistilledDataset
@@ -73,45 +75,69 @@ class Session:
         self.device = resolve_device(config.device)
         real = real.whitened(config.zca) if config.zca else real
         self.real = real.to(self.device) if self.device.type != "cpu" else real
-        objective, networks, self.signal = self._pieces(objects)
-        self.constraint = self._constraint(objects)
-        augmentation = augment.create(config.augmentation, **config.augmentation_options)
+        self.objective: Objective = self._piece("objective", objective_pieces.registry, objects)
+        self.networks: NetworkSource = self._piece("networks", network_sources.registry, objects)
+        self.signal: Signal = self._piece("signal", signals, objects)
+        self.constraint: Constraint | None = self._piece("constraint", constraints.registry, objects)
+        self.augmentation = augment.create(config.augmentation, **config.augmentation_options)
         self.signal.check(config, self.real)
         self.synthesizer = self._synthesizer(objects).to(self.device)
-        augmentation.check(
-            self.real.batch(torch.arange(min(len(real), _CHECKED_IMAGES))),
-            class_names=real.class_names,
-            whitened=real.preprocessing.zca_matrix is not None,
-        )
-        precision = self._precision(objective, networks)
-        spec = ModelSpec.parse(config.model)
-        network = Network(spec, real.shape, real.num_classes, device=self.device, precision=precision)
-        self.objective, self.networks, self.network = objective, networks, network
-        self.signal.setup(self.real, self.streams, augmentation, objective.real_batch)
-        context = Context(
+        self.network = Network(
+            ModelSpec.parse(config.model),
+            real.shape,
             real.num_classes,
+            device=self.device,
+            precision=self._precision(),
+        )
+        for introduce in self._introductions(folder):
+            introduce()
+        self.groups = {**self.synthesizer.parameter_groups(), **self.objective.parameter_groups()}
+        self.optimisers = build_optimisers(self.groups, config.optimiser, self.objective.group_defaults)
+        self.rates = {name: config.optimiser.of(name).rate for name in self.groups}
+        self.plausible = Plausible(self.real, config.steps, config.optimiser.lr)
+        self.average = Average(self.synthesizer, config.ema) if config.ema else None
+        warn_of_a_slow_average(config)
+
+    def _introductions(self, folder: Path | None) -> list[Callable[[], None]]:
+        """Return the order in which the pieces get to know each other.
+
+        Each piece finds complete what comes before it, refuses what makes no sense with the reason, and computes
+        nothing that takes long: that is for :meth:`prepare` and :meth:`start`. The signal has refused settings that go
+        around it before, when nothing had read the data yet.
+        """
+        config, setting = self.config, self._context(folder)
+        return [
+            partial(self.synthesizer.check, self.real, config.init),
+            self._check_augmentation,
+            partial(self.signal.setup, self.real, self.streams, self.augmentation, self.objective.real_batch),
+            partial(self.networks.setup, setting),
+            partial(self.signal.connect, self.networks),
+            partial(self.objective.setup, setting, self.synthesizer),
+            *([partial(self.constraint.setup, setting, self.synthesizer)] if self.constraint is not None else []),
+        ]
+
+    def _context(self, folder: Path | None) -> Context:
+        config = self.config
+        return Context(
+            self.real.num_classes,
             self.signal,
-            network,
-            augmentation,
+            self.network,
+            self.augmentation,
             self.streams,
             config.steps,
             config.init,
             config.precision,
             config.compile,
             folder,
-            networks=networks,
+            networks=self.networks,
         )
-        networks.setup(context)
-        self.signal.connect(networks)
-        objective.setup(context, self.synthesizer)
-        if self.constraint is not None:
-            self.constraint.setup(context, self.synthesizer)
-        self.groups = {**self.synthesizer.parameter_groups(), **objective.parameter_groups()}
-        self.optimisers = build_optimisers(self.groups, config.optimiser, objective.group_defaults)
-        self.rates = {name: config.optimiser.of(name).rate for name in self.groups}
-        self.plausible = Plausible(self.real, config.steps, config.optimiser.lr)
-        self.average = Average(self.synthesizer, config.ema) if config.ema else None
-        warn_of_a_slow_average(config)
+
+    def _check_augmentation(self) -> None:
+        self.augmentation.check(
+            self.real.batch(torch.arange(min(len(self.real), _CHECKED_IMAGES))),
+            class_names=self.real.class_names,
+            whitened=self.real.preprocessing.zca_matrix is not None,
+        )
 
     def prepare(self, report: Report) -> None:
         """Do what takes long before the first step, on a resumed run as well (expert trajectories to train).
@@ -131,26 +157,14 @@ class Session:
         if self.average is not None:
             self.average.restart(self.synthesizer)
 
-    def _constraint(self, objects: Mapping[str, Any]) -> Constraint | None:
-        piece = self.config.constraint
-        if objects.get("constraint") is not None or piece is None:
-            return objects.get("constraint")
-        return constraints.registry.create(piece.name, piece.options)
-
-    def _pieces(self, objects: Mapping[str, Any]) -> tuple[Objective, NetworkSource, Signal]:
-        config = self.config
-        objective = objects.get("objective")
-        if objective is None:
-            if config.objective is None:
-                raise ConfigError("objective is missing: choose one of " + ", ".join(objective_pieces.registry))
-            objective = objective_pieces.registry.create(config.objective.name, config.objective.options)
-        networks = objects.get("networks")
-        if networks is None:
-            networks = network_sources.registry.create(config.networks.name, config.networks.options)
-        signal = objects.get("signal")
-        if signal is None:
-            signal = signals.create(config.signal.name, config.signal.options)
-        return objective, networks, signal
+    def _piece(self, kind: str, registry: Registry[Any], objects: Mapping[str, Any]) -> Any:
+        """Return the piece that was given as an object, else the one that the configuration names, if it names one."""
+        piece = getattr(self.config, kind)
+        if objects.get(kind) is not None:
+            return objects[kind]
+        if piece is None and kind == "objective":
+            raise ConfigError("objective is missing: choose one of " + ", ".join(registry))
+        return None if piece is None else registry.create(piece.name, piece.options)
 
     def _synthesizer(self, objects: Mapping[str, Any]) -> Synthesizer:
         config, real = self.config, self.real
@@ -172,14 +186,13 @@ class Session:
             raise ConfigError(
                 f"the synthesizer holds {synthesizer.ipc} images per class, but ipc={config.ipc}: make both the same"
             )
-        synthesizer.check(real, config.init)
         return synthesizer
 
-    def _precision(self, objective: Objective, networks: NetworkSource) -> Precision:
+    def _precision(self) -> Precision:
         config = self.config
-        objective.largest_class = int(self.real.class_counts.max())
-        passes = objective.passes_per_step(self.synthesizer) * networks.at_once
-        passes += 3.0 * networks.passes_per_step(self.synthesizer)
+        self.objective.largest_class = int(self.real.class_counts.max())
+        passes = self.objective.passes_per_step(self.synthesizer) * self.networks.at_once
+        passes += 3.0 * self.networks.passes_per_step(self.synthesizer)
         if self.constraint is not None:
             passes += self.constraint.passes_per_step(self.synthesizer)
         passes *= config.steps
@@ -200,6 +213,7 @@ class Session:
             for group in optimiser.param_groups:
                 group["lr"] = self.rates[name](number, self.config.steps)
         scalars = self.objective.backward(self.synthesizer)
+        self._check_objective(scalars)
         if self.constraint is not None:
             scalars = {**scalars, **self.constraint.backward(self.synthesizer)}
         for name, value in scalars.items():
@@ -225,6 +239,21 @@ class Session:
             self.average.update(self.synthesizer)
         self.networks.after_step(self.synthesizer, last=number == self.config.steps)
         return scalars
+
+    def _check_objective(self, scalars: Mapping[str, float]) -> None:
+        """Refuse an objective that does not say its loss, or by which nothing would be learned.
+
+        Raises:
+            ConfigError: naming what is missing.
+        """
+        name = type(self.objective).__name__
+        if "loss" not in scalars:
+            raise ConfigError(f"objective {name} returned no 'loss' but {sorted(scalars)}: let backward() return it")
+        if not any(parameter.grad is not None for group in self.groups.values() for parameter in group):
+            raise ConfigError(
+                f"objective {name} left no gradient on what is learned ({', '.join(self.groups)}): let backward() "
+                f"accumulate gradients on synthesizer.learnable()"
+            )
 
     def _diverged(self, number: int, what: str) -> DivergedError:
         return DivergedError(

@@ -11,6 +11,7 @@ from ddkit.base.registry import Registry
 from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.networks.sources import registry as sources
+from ddkit.objectives.base import Objective
 from ddkit.objectives.base import registry as objectives
 from ddkit.synthesis.base import registry as syntheses
 
@@ -50,16 +51,29 @@ class Method:
         return self.family == "coreset"
 
     def configure(
-        self, data: RealData, ipc: int, seed: int = 0, overrides: Mapping[str, Any] | None = None
+        self,
+        data: RealData,
+        ipc: int,
+        seed: int = 0,
+        overrides: Mapping[str, Any] | None = None,
+        objects: Mapping[str, Any] | None = None,
     ) -> DistillConfig:
         """Return the configuration for ``data`` at ``ipc``: the official settings under the user's ``overrides``.
 
         Where another synthesis or objective takes the place of the preset's, starting point and optimiser are those
-        that the synthesis recommends for the objective, as a learning rate means nothing on other parameters.
+        that the synthesis knows for the scale of the objective's gradients, as a learning rate means nothing on other
+        parameters.
+
+        Args:
+            data: the training data.
+            ipc: images per class.
+            seed: of the run.
+            overrides: laid over the official settings.
+            objects: pieces given as objects, which stand in ``overrides`` by the names of their classes.
 
         Raises:
-            ConfigError: an override that does not exist or has a value out of range, or a piece of a distillation for
-                a method that picks real images.
+            ConfigError: an override that does not exist or has a value out of range, a piece of a distillation for
+                a method that picks real images, or pieces for which no learning rate is known or given.
         """
         overrides = overrides or {}
         if "composition" in overrides:  # follows from the pieces
@@ -68,48 +82,40 @@ class Method:
         if self.is_coreset:
             self._refuse_pieces(overrides)
         else:
-            base |= self._composed(base, merge(base, overrides), data)
+            base |= self._composed(base, overrides, data, objects or {})
         return DistillConfig.create(merge(base, overrides))
 
-    def _composed(self, preset: Mapping[str, Any], wanted: Mapping[str, Any], data: RealData) -> dict[str, Any]:
+    def _composed(
+        self, preset: Mapping[str, Any], overrides: Mapping[str, Any], data: RealData, objects: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Return what follows from pieces that have left the preset's: nothing where none has.
 
-        Another network source only changes what the composition is called. A synthesis or objective of one's own that
-        is not registered says nothing about rates, so the preset's stay.
+        Another network source only changes what the composition is called.
         """
-        now = {piece: _registered_name(piece, wanted) for piece in _PIECES}
-        changed = [piece for piece in _PIECES if now[piece] != _registered_name(piece, preset)]
-        if not changed:
-            return {}
-        settings: dict[str, Any] = {}
-        if "objective" in changed and "networks" not in changed and now["objective"] in objectives:
-            networks = objectives.get(now["objective"]).needs_networks
-            settings = {"networks": {"name": networks}} if networks else {}
-        known = now["synthesis"] in syntheses and ("synthesis" in changed or now["objective"] in objectives)
-        if known and changed != ["networks"]:
-            settings |= self._for_synthesis(now, preset)
-        if "objective" in changed and "optimiser" not in settings and "optimiser" in preset:
-            settings["optimiser"] = _without_groups(preset["optimiser"], _registered_name("objective", preset))
+        wanted = merge(preset, overrides)
+        called = {piece: _called(piece, wanted, objects) for piece in _PIECES}
+        now = {piece: _class(piece, wanted, objects) for piece in _PIECES}
+        old = {piece: _class(piece, preset, {}) for piece in _PIECES}
+        names = [called[piece] for piece in _PIECES if called[piece] != _called(piece, preset, {})]
+        changed = {piece for piece in _PIECES if not _stands_for(now[piece], old[piece], piece in objects)}
+        settings: dict[str, Any] = {"composition": " x ".join([self.name, *names])} if names else {}
+        synthesis, objective = now["synthesis"], now["objective"]
+        if changed & {"synthesis", "objective"} and synthesis is not None and objective is not None:
+            if "objective" in changed and "networks" not in changed and objective.needs_networks:
+                settings["networks"] = {"name": objective.needs_networks}
+            settings |= synthesis.defaults(objective.gradient_scale)
+            optimiser = settings.get("optimiser")
+            if optimiser is None:
+                _require_rate(overrides, called["synthesis"], called["objective"], objective.gradient_scale)
+                optimiser = _without_groups(preset.get("optimiser", {}), old["objective"])
+            kept = preset.get("optimiser", {}).get("groups", {})
+            groups = {name: kept.get(name, default) for name, default in objective.group_defaults.items()}
+            settings["optimiser"] = {**optimiser, "groups": {**optimiser.get("groups", {}), **groups}}
         if "synthesis" in changed:
             settings |= {"constraint": None, "recipe": _without(preset.get("recipe", {}), "views")}
-            if known and now["synthesis"] == _name(wanted["synthesis"]):  # not an object
-                options = syntheses.get(now["synthesis"]).options_for(data, max(1, wanted["ipc"]))
-                settings = {**settings, "synthesis": {"name": now["synthesis"], **options}}
-        return {"composition": " x ".join([self.name, *(now[piece] for piece in changed)]), **settings}
-
-    @staticmethod
-    def _for_synthesis(now: Mapping[str, str], preset: Mapping[str, Any]) -> dict[str, Any]:
-        """Return starting point and optimiser for the synthesis, and for what the objective learns beside it."""
-        settings = syntheses.get(now["synthesis"]).defaults(now["objective"])
-        if now["objective"] not in objectives:
-            return settings
-        own = objectives.get(now["objective"]).group_defaults
-        kept = preset.get("optimiser", {}).get("groups", {})
-        groups = {name: kept.get(name, default) for name, default in own.items()}
-        if groups:
-            optimiser = dict(settings.get("optimiser", {}))
-            optimiser["groups"] = {**optimiser.get("groups", {}), **groups}
-            settings = {**settings, "optimiser": optimiser}
+            if synthesis is not None and "synthesis" not in objects:
+                name = _name(wanted["synthesis"])
+                settings["synthesis"] = {"name": name, **synthesis.options_for(data, max(1, wanted["ipc"]))}
         return settings
 
     def _refuse_pieces(self, overrides: Mapping[str, Any]) -> None:
@@ -138,25 +144,56 @@ def _without(settings: Any, key: str) -> Any:
     return {k: v for k, v in settings.items() if k != key} if isinstance(settings, Mapping) else settings
 
 
-def _without_groups(optimiser: Mapping[str, Any], objective: str) -> dict[str, Any]:
+def _without_groups(optimiser: Mapping[str, Any], objective: type[Objective] | None) -> dict[str, Any]:
     """Return the settings of an optimiser without the groups of what ``objective`` learns."""
-    own = objectives.get(objective).group_defaults if objective in objectives else {}
+    own = objective.group_defaults if objective is not None else {}
     groups = {name: group for name, group in optimiser.get("groups", {}).items() if name not in own}
     return {**optimiser, "groups": groups}
+
+
+def _require_rate(overrides: Mapping[str, Any], synthesis: str, objective: str, scale: str | None) -> None:
+    """Refuse to guess a learning rate.
+
+    Raises:
+        ConfigError: the user gives none either.
+    """
+    given = overrides.get("optimiser")
+    if isinstance(given, Mapping) and "lr" in given:
+        return
+    if scale is None:
+        why = f"objective '{objective}' does not declare the scale of its gradients"
+    else:
+        why = f"synthesis '{synthesis}' knows no learning rate for '{objective}', whose gradients have scale '{scale}'"
+    raise ConfigError(f"{why}: give optimiser.lr")
 
 
 _PIECES: dict[str, Registry[Any]] = {"synthesis": syntheses, "objective": objectives, "networks": sources}
 
 
-def _registered_name(piece: str, settings: Mapping[str, Any]) -> str:
-    """Return the name of a piece; an object stands in a configuration by its class, and has a registered name too."""
-    registry = _PIECES[piece]
+def _class(piece: str, settings: Mapping[str, Any], objects: Mapping[str, Any]) -> Any:
+    """Return the class of a piece; None for an unknown name, which is refused where the piece is built."""
+    if piece in objects:
+        return type(objects[piece])
+    name = _called(piece, settings, objects)
+    return _PIECES[piece].get(name) if name in _PIECES[piece] else None
+
+
+def _stands_for(now: Any, old: Any, given: bool) -> bool:
+    """Whether a piece takes the same settings as the preset's: it is the same, or an object derived from it."""
+    if now is old:
+        return True
+    registered = any(now is registry.get(name) for registry in _PIECES.values() for name in registry)
+    derived = given and not registered and None not in (now, old) and issubclass(now, old)
+    return derived and getattr(now, "gradient_scale", None) == getattr(old, "gradient_scale", None)
+
+
+def _called(piece: str, settings: Mapping[str, Any], objects: Mapping[str, Any]) -> str:
+    """Return the name of a piece; an object is called as its class is registered, else as the class itself."""
+    if piece in objects:
+        own, registry = type(objects[piece]), _PIECES[piece]
+        return next((name for name in registry if registry.get(name) is own), own.__name__.lower())
     default = DistillConfig.model_fields[piece].get_default(call_default_factory=True)
-    name = _name(settings.get(piece) or (default.name if default else ""))
-    for registered in registry:
-        if registry.get(registered).__name__.lower() == name:
-            return registered
-    return name
+    return _name(settings.get(piece) or (default.name if default else ""))
 
 
 def _name(piece: Any) -> str:

@@ -28,7 +28,7 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
         "synthesis": {"name": "shared-decoders", "warm_steps": 200, **chosen},
         "objective": {"name": "distribution", "real_batch": 256},
         "networks": {"name": "fresh"},
-        **SharedDecoders.defaults("distribution"),
+        **SharedDecoders.defaults("feature"),
         "augmentation": strategy,
         "recipe": {"name": "dsa", "augmentation": strategy},
     }

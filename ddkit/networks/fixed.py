@@ -45,6 +45,11 @@ class FixedNetworks(NetworkSource):
         #: Which of the initial weights the network has at present.
         self.number = 0
 
+    @property
+    def known_start(self) -> int | None:  # type: ignore[override]
+        """The seed of the initial weights, where there is one."""
+        return self.seeds[0] if self.count == 1 else None
+
     def current(self) -> Network:
         """Return the network with one of the initial weights."""
         number = 0

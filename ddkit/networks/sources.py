@@ -26,6 +26,8 @@ class NetworkSource(ABC):
     :meth:`after_step` once the synthetic data have been updated.
     """
 
+    #: Seed of the initial weights where every step starts from the same ones.
+    known_start: int | None = None
     #: Networks drawn so far and outer steps that the present one has served, see :meth:`age`.
     drawn: int = 0
     served: int = 0

@@ -1,13 +1,15 @@
 """What is matched between real and synthetic data."""
 
 from ddkit.objectives.alignment import FeatureAlignment
-from ddkit.objectives.base import Context, Objective, registry
+from ddkit.objectives.base import Context, Objective, accumulate, registry
+from ddkit.objectives.class_means import class_means
 from ddkit.objectives.distances import gradient_distance
 from ddkit.objectives.distribution import DistributionMatching
 from ddkit.objectives.gradient import GradientMatching
 from ddkit.objectives.kernel_regression import KernelRegression
 from ddkit.objectives.meta import MetaLearning
 from ddkit.objectives.ridge import RidgeRegression
+from ddkit.objectives.synthetic import SyntheticBatch, SyntheticSide
 from ddkit.objectives.trajectory import TrajectoryMatching
 
 __all__ = [
@@ -19,7 +21,11 @@ __all__ = [
     "MetaLearning",
     "Objective",
     "RidgeRegression",
+    "SyntheticBatch",
+    "SyntheticSide",
     "TrajectoryMatching",
+    "accumulate",
+    "class_means",
     "gradient_distance",
     "registry",
 ]

@@ -84,6 +84,8 @@ class FeatureAlignment(Objective):
         ConfigError: a value out of range, or weights with which nothing is matched.
     """
 
+    gradient_scale = "gradient"
+
     def __init__(
         self,
         weights: list[float] | None = None,

@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ddkit.base.registry import Registry
 from ddkit.errors import ConfigError
@@ -41,6 +42,17 @@ def require_counts(**counts: int | None) -> None:
             raise ConfigError(f"objective.{name}={value} must be at least 1")
 
 
+def accumulate(loss: Tensor, synthesizer: Synthesizer) -> float:
+    """Add the gradient of ``loss`` to what ``synthesizer`` learns, and to nothing else; return the loss as a number.
+
+    Args:
+        loss: a scalar with a graph that reaches the synthetic images; of a part of them, for all parts in turn.
+        synthesizer: whose images the loss looks at.
+    """
+    torch.autograd.backward(loss, inputs=synthesizer.learnable())
+    return float(loss.detach())
+
+
 class Objective(ABC):
     """A matching objective.
 
@@ -64,6 +76,10 @@ class Objective(ABC):
     row_loss: ClassVar[Literal["ce", "mse"]] = "ce"
     #: Learning rates of its own that may be to blame where a run diverges, for the message.
     rates: str = ""
+    #: The scale of its gradients, by which a synthesis chooses its learning rates; None where the user has to choose.
+    gradient_scale: ClassVar[str | None] = None
+    #: Whether images of one class alone can be learned from, as no class is told from others.
+    one_class: ClassVar[bool] = False
     #: Optimiser settings of what this objective learns beside the synthetic data, by group.
     group_defaults: ClassVar[dict[str, dict[str, Any]]] = {}
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ddkit.augment.base import Draws
 from ddkit.errors import ConfigError
 from ddkit.networks.network import Network
-from ddkit.objectives.base import Context, Objective, registry, require_counts
+from ddkit.objectives.base import Context, Objective, accumulate, registry, require_counts
 from ddkit.objectives.class_means import class_chunk as chunk_of_classes
 from ddkit.objectives.class_means import class_means
 from ddkit.objectives.synthetic import SyntheticSide
@@ -55,6 +55,9 @@ class DistributionMatching(Objective):
     Raises:
         ConfigError: an option out of range.
     """
+
+    gradient_scale = "feature"
+    one_class = True
 
     def __init__(
         self,
@@ -115,8 +118,7 @@ class DistributionMatching(Objective):
         side = SyntheticSide(synthesizer, context.augmentation, draws, context.streams("synthetic"))
         for chosen in classes.split(self.chunk):
             loss = self._chunk_loss(network, side, chosen, real_means[chosen.to(real_means.device)])
-            torch.autograd.backward(loss, inputs=synthesizer.learnable())
-            total += float(loss.detach())
+            total += accumulate(loss, synthesizer)
         return {"loss": total}
 
     def _without_pairs(self, synthesizer: Synthesizer) -> ConfigError:

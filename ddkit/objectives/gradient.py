@@ -12,7 +12,7 @@ from torch import Tensor
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.networks.class_gradients import class_gradients, default_class_chunk
 from ddkit.networks.network import Network
-from ddkit.objectives.base import Context, Objective, registry, require_counts
+from ddkit.objectives.base import Context, Objective, accumulate, registry, require_counts
 from ddkit.objectives.batch_gradients import memory_class_chunk, summed_gradient
 from ddkit.objectives.distances import Metric, Weights, check_metric, gradient_distance, matched_names
 from ddkit.objectives.synthetic import SyntheticSide
@@ -68,6 +68,8 @@ class GradientMatching(Objective):
     Raises:
         ConfigError: an unknown name, a value out of range, or options that would have no effect together.
     """
+
+    gradient_scale = "gradient"
 
     def __init__(
         self,
@@ -190,8 +192,7 @@ class GradientMatching(Objective):
         for chosen in side.classes.split(self.chunk):
             rows = class_gradients(network, *side.of(chosen), self.names, differentiable=True)
             loss = self._distance(rows, _of(real, chosen))
-            torch.autograd.backward(loss, inputs=side.synthesizer.learnable())
-            total += float(loss.detach())
+            total += accumulate(loss, side.synthesizer)
         return total
 
     def _batch_level(
@@ -224,8 +225,7 @@ class GradientMatching(Objective):
         loss = self.batch_weight * self._distance(mean, real_mean)
         if real is not None:
             loss = loss + self._distance(rows, real)
-        torch.autograd.backward(loss, inputs=side.synthesizer.learnable())
-        return float(loss.detach())
+        return accumulate(loss, side.synthesizer)
 
     def _two_passes(
         self,
@@ -253,7 +253,7 @@ class GradientMatching(Objective):
             if real is not None:
                 own = self._distance(rows, _of(real, chosen))
                 loss, total = loss + own, total + float(own.detach())
-            torch.autograd.backward(loss, inputs=side.synthesizer.learnable())
+            accumulate(loss, side.synthesizer)
         return total
 
     def _rows(self, network: Network, side: SyntheticSide, chosen: Tensor, real: list[Tensor] | None) -> list[Tensor]:

@@ -76,6 +76,7 @@ class KernelRegression(Objective):
         ConfigError: an option out of range.
     """
 
+    gradient_scale = "regression"
     needs_networks: ClassVar[str | None] = "infinite"
     every_class: ClassVar[bool] = False
     needs_finite_networks: ClassVar[bool] = False

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ddkit.augment.base import Draws
 from ddkit.errors import ConfigError, DivergedError
-from ddkit.networks.fixed import FixedNetworks
 from ddkit.networks.flat import FlatNetwork
 from ddkit.networks.signal import Risk
 from ddkit.objectives.base import Context, Objective, registry, require_counts
@@ -70,6 +69,7 @@ class MetaLearning(Objective):
         ConfigError: an option out of range or an unknown name.
     """
 
+    gradient_scale = "risk"
     every_class: ClassVar[bool] = False
     group_defaults: ClassVar[dict[str, dict[str, Any]]] = {
         "inner": {"name": "adam", "lr": 0.01, "betas": (0.5, 0.999)},
@@ -223,9 +223,8 @@ class MetaLearning(Objective):
         changes = {"schedule": "given", "milestones": [], "rates": rates, "momenta": momenta, "runs": self.runs}
         if self.present < self.context.num_classes:
             changes["classes"] = self.present
-        source = self.context.networks
-        if isinstance(source, FixedNetworks) and len(source.seeds) == 1:
-            changes["start"] = source.seeds[0]
+        if (seed := self.context.networks.known_start) is not None:
+            changes["start"] = seed
         return changes
 
     def metadata(self) -> dict[str, Any]:

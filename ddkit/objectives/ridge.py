@@ -53,6 +53,7 @@ class RidgeRegression(Objective):
         ConfigError: an option out of range.
     """
 
+    gradient_scale = "regression"
     needs_networks: ClassVar[str | None] = "online"
     every_class: ClassVar[bool] = False
 

@@ -81,6 +81,7 @@ class TrajectoryMatching(Objective):
         ConfigError: an option out of range or an unknown name.
     """
 
+    gradient_scale = "trajectory"
     needs_networks: ClassVar[str | None] = "experts"
     assigns_labels: ClassVar[bool] = True
     group_defaults: ClassVar[dict[str, dict[str, Any]]] = {"student_lr": {"name": "sgd", "lr": 1e-5, "momentum": 0.5}}

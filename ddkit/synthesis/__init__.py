@@ -1,5 +1,6 @@
 """What is learned: pixels and, by extension, every factorised form of a synthetic dataset."""
 
+from ddkit.data.distilled.codecs import decode
 from ddkit.data.distilled.limits import Decoding
 from ddkit.synthesis.addressed_memory import AddressedMemory
 from ddkit.synthesis.base import Synthesizer, registry
@@ -33,5 +34,6 @@ __all__ = [
     "TeachingGenerator",
     "check_ipc_fits",
     "class_means",
+    "decode",
     "registry",
 ]

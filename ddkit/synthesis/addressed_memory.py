@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ddkit.data.distilled.limits import Decoding, check_learned, image_shape, required, whole
 from ddkit.data.real import RealData
 from ddkit.errors import ArtifactError, ConfigError
-from ddkit.synthesis.base import Synthesizer, registry
+from ddkit.synthesis.base import ANY_SCALE, Synthesizer, registry
 from ddkit.synthesis.labels import LabelKind
 
 #: Share of the budget that bases take where their number is not given: that of the published CIFAR-10 setting.
@@ -86,12 +86,11 @@ class AddressedMemory(Synthesizer):
     name = "addressed-memory"
     inits = ("noise",)
 
-    @classmethod
-    def defaults(cls, objective: str) -> dict[str, Any]:
-        """SGD with 0.1 and momentum 0.5 for the published objective, Adam with 0.01 (ddkit's) for all others."""
-        if objective == "meta":
-            return {"init": "noise", "optimiser": {"name": "sgd", "lr": 0.1, "momentum": 0.5}}
-        return {"init": "noise", "optimiser": {"name": "adam", "lr": 0.01}}
+    #: Those of the published objective, and ddkit's choice for all others.
+    optimisers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "risk": {"name": "sgd", "lr": 0.1, "momentum": 0.5},
+        ANY_SCALE: {"name": "adam", "lr": 0.01},
+    }
 
     @classmethod
     def options_for(cls, data: RealData, ipc: int) -> dict[str, Any]:

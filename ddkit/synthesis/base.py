@@ -23,6 +23,9 @@ from ddkit.synthesis.labels import HardLabels, LabelKind, make_labels
 
 registry: Registry[type[Synthesizer]] = codecs.registry
 
+#: Key of the settings that suit every scale of gradients, as adaptive optimisers do.
+ANY_SCALE = "any"
+
 
 class Synthesizer(nn.Module, ABC):
     """A differentiable description of a synthetic dataset.
@@ -50,6 +53,8 @@ class Synthesizer(nn.Module, ABC):
 
     name: ClassVar[str]
     inits: ClassVar[tuple[str, ...]] = ("real", "noise")
+    #: Optimiser settings by the scale of an objective's gradients; under :data:`ANY_SCALE` those for every other one.
+    optimisers: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     #: Told how far :meth:`initialise` is where it takes a while.
     report: Report = staticmethod(silent)
     #: Keeps how far long work in :meth:`initialise` is; without a run folder nothing.
@@ -61,13 +66,16 @@ class Synthesizer(nn.Module, ABC):
     pairs: Tensor
 
     @classmethod
-    def defaults(cls, objective: str) -> dict[str, Any]:
-        """Return ``init`` and ``optimiser`` settings for a method whose preset uses another synthesis.
+    def defaults(cls, scale: str | None) -> dict[str, Any]:
+        """Return ``init`` and ``optimiser`` settings for a method whose preset uses another synthesis or objective.
+
+        The optimiser is missing where this synthesis knows no rates for the scale.
 
         Args:
-            objective: name of the objective, as learning rates depend on the scale of its gradients.
+            scale: of the gradients, :attr:`ddkit.objectives.Objective.gradient_scale`.
         """
-        return {"init": cls.inits[0]}
+        optimiser = cls.optimisers.get(scale or "", cls.optimisers.get(ANY_SCALE))
+        return {"init": cls.inits[0], **({} if optimiser is None or scale is None else {"optimiser": optimiser})}
 
     @classmethod
     def options_for(cls, data: RealData, ipc: int) -> dict[str, Any]:

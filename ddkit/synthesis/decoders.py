@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ddkit.data.distilled.limits import Decoding, divided, image_shape, required, whole
 from ddkit.data.real import RealData
 from ddkit.errors import ArtifactError, ConfigError, DataError
-from ddkit.synthesis.base import Synthesizer, registry
+from ddkit.synthesis.base import ANY_SCALE, Synthesizer, registry
 from ddkit.synthesis.labels import LabelKind
 from ddkit.synthesis.latent import CHUNK, checked_codes, code_sides, decode_pairs, sizes
 from ddkit.synthesis.pixels import check_ipc_fits
@@ -73,10 +73,9 @@ class SharedDecoders(Synthesizer):
     name = "shared-decoders"
     inits = ("real", "noise")
 
-    @classmethod
-    def defaults(cls, objective: str) -> dict[str, Any]:
-        """Adam, rate 0.02 for codes and 0.005 for decoders, for every objective."""
-        return {"init": "real", "optimiser": {"name": "adam", "lr": 0.02, "groups": {"decoders": {"lr": 0.005}}}}
+    optimisers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        ANY_SCALE: {"name": "adam", "lr": 0.02, "groups": {"decoders": {"lr": 0.005}}}
+    }
 
     @classmethod
     def options_for(cls, data: RealData, ipc: int) -> dict[str, Any]:

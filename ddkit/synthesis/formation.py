@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any, cast, get_args
+from typing import Any, ClassVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -72,11 +72,12 @@ class MultiFormation(Synthesizer):
     in_pixels: Tensor
     plan: Tensor
 
-    @classmethod
-    def defaults(cls, objective: str) -> dict[str, Any]:
-        """SGD with momentum 0.5; a tenth of the rates for pixels, for standard deviations of about 0.3."""
-        rate = {"distribution": 0.1, "trajectory": 10.0}.get(objective, 0.01)
-        return {"init": "real", "optimiser": {"name": "sgd", "lr": rate, "momentum": 0.5}}
+    #: A tenth of the rates for pixels, for standard deviations of about 0.3.
+    optimisers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "feature": {"name": "sgd", "lr": 0.1, "momentum": 0.5},
+        "trajectory": {"name": "sgd", "lr": 10.0, "momentum": 0.5},
+        **{scale: {"name": "sgd", "lr": 0.01, "momentum": 0.5} for scale in ("gradient", "risk", "regression")},
+    }
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ddkit.data.distilled.limits import Decoding, check_learned, divided, image_shape, required, whole
 from ddkit.data.real import RealData
 from ddkit.errors import ArtifactError, ConfigError
-from ddkit.synthesis.base import Synthesizer, registry
+from ddkit.synthesis.base import ANY_SCALE, Synthesizer, registry
 from ddkit.synthesis.labels import LabelKind
 from ddkit.synthesis.pixels import check_ipc_fits
 
@@ -91,17 +91,12 @@ class Hallucinators(Synthesizer):
 
     name = "hallucinators"
 
-    @classmethod
-    def defaults(cls, objective: str) -> dict[str, Any]:
-        """Adam with 0.02, 0.005 for hallucinators; for trajectories SGD with 10 and 0.1, momentum 0.5. All are ddkit's.
-
-        On 8x8 digits HaBa's rates for whitened CIFAR-10 (100 for both, momentum 0.95) left the loss at 1.0, that of a
-        student which does not move, after 100 steps; these reached 0.56.
-        """
-        if objective == "trajectory":
-            rates = {"name": "sgd", "lr": 10.0, "momentum": 0.5, "groups": {"style": {"lr": 0.1}}}
-            return {"init": "real", "optimiser": rates}
-        return {"init": "real", "optimiser": {"name": "adam", "lr": 0.02, "groups": {"style": {"lr": 0.005}}}}
+    #: All are ddkit's: on 8x8 digits HaBa's rates for whitened CIFAR-10 (100 for both, momentum 0.95) left the loss at
+    #: 1.0, that of a student which does not move, after 100 steps; those for trajectories reached 0.56.
+    optimisers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "trajectory": {"name": "sgd", "lr": 10.0, "momentum": 0.5, "groups": {"style": {"lr": 0.1}}},
+        ANY_SCALE: {"name": "adam", "lr": 0.02, "groups": {"style": {"lr": 0.005}}},
+    }
 
     @classmethod
     def options_for(cls, data: RealData, ipc: int) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from ddkit.errors import ConfigError
-from ddkit.synthesis.base import registry
+from ddkit.synthesis.base import ANY_SCALE, registry
 from ddkit.synthesis.labels import LabelKind
 from ddkit.synthesis.pixels import Pixels
 
@@ -42,10 +43,8 @@ class LabelsOnly(Pixels):
     name = "labels-only"
     inits = ("real",)
 
-    @classmethod
-    def defaults(cls, objective: str) -> dict[str, Any]:
-        """Adam with 0.001, as published, for every objective."""
-        return {"init": "real", "optimiser": {"name": "adam", "lr": 0.001}}
+    #: As published.
+    optimisers: ClassVar[Mapping[str, Mapping[str, Any]]] = {ANY_SCALE: {"name": "adam", "lr": 0.001}}
 
     def __init__(
         self,

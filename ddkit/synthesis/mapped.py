@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -43,16 +44,14 @@ class MappedPixels(Pixels):
 
     name = "mapped-pixels"
 
-    @classmethod
-    def defaults(cls, objective: str) -> dict[str, Any]:
-        """Those of pixels (AdaBelief, rate 1e-3, for a kernel); Adam or AdaBelief with 5e-5 for the map, as published.
-
-        The map is shared by all images and by all of their values, hence its small rate.
-        """
-        settings = super().defaults(objective)
-        optimiser = {"name": "adabelief", "lr": 1e-3} if objective == "kernel" else settings["optimiser"]
-        adaptive = "adabelief" if objective == "kernel" else "adam"
-        return {**settings, "optimiser": {**optimiser, "groups": {"map": {"name": adaptive, "lr": 5e-5}}}}
+    #: Those of pixels and, for the map, a small rate, as published: all images and all of their values share it.
+    optimisers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        **{
+            scale: {**settings, "groups": {"map": {"name": "adam", "lr": 5e-5}}}
+            for scale, settings in Pixels.optimisers.items()
+        },
+        "regression": {"name": "adabelief", "lr": 1e-3, "groups": {"map": {"name": "adabelief", "lr": 5e-5}}},
+    }
 
     def __init__(
         self,

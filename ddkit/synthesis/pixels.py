@@ -36,16 +36,15 @@ class Pixels(Synthesizer):
     name = "pixels"
     inits: ClassVar[tuple[str, ...]] = ("real", "noise", "mean")
 
-    @classmethod
-    def defaults(cls, objective: str) -> dict[str, Any]:
-        """SGD with momentum 0.5; rate 1 for features (DM), 100 for trajectories (MTT), 0.1 for everything else (DC).
-
-        Adam with 0.01 where a trained student or a regression is judged on real data (DD).
-        """
-        if objective in ("meta", "ridge", "kernel"):
-            return {"init": "real", "optimiser": {"name": "adam", "lr": 0.01}}
-        rate = {"distribution": 1.0, "trajectory": 100.0}.get(objective, 0.1)
-        return {"init": "real", "optimiser": {"name": "sgd", "lr": rate, "momentum": 0.5}}
+    #: The rates of DM for features, of DC for gradients, of MTT for trajectories; Adam where a trained student or a
+    #: regression is judged on real data (DD).
+    optimisers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "feature": {"name": "sgd", "lr": 1.0, "momentum": 0.5},
+        "gradient": {"name": "sgd", "lr": 0.1, "momentum": 0.5},
+        "trajectory": {"name": "sgd", "lr": 100.0, "momentum": 0.5},
+        "risk": {"name": "adam", "lr": 0.01},
+        "regression": {"name": "adam", "lr": 0.01},
+    }
 
     def __init__(
         self,

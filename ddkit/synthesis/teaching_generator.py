@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ddkit.data.distilled.limits import MOST_NUMBERS, Decoding, stored_images
 from ddkit.data.real import RealData
 from ddkit.errors import ConfigError
-from ddkit.synthesis.base import Synthesizer, registry
+from ddkit.synthesis.base import ANY_SCALE, Synthesizer, registry
 from ddkit.synthesis.labels import LabelKind
 from ddkit.synthesis.teaching_layers import ConditionalGenerator
 
@@ -55,10 +55,11 @@ class TeachingGenerator(Synthesizer):
     name = "generator"
     inits = ("noise",)
 
-    @classmethod
-    def defaults(cls, objective: str) -> dict[str, Any]:
-        """Adam with 0.02 for the published objective, 0.002 for others, which is ddkit's choice."""
-        return {"init": "noise", "optimiser": {"name": "adam", "lr": 0.02 if objective == "meta" else 0.002}}
+    #: The rate of the published objective, and ddkit's choice for all others.
+    optimisers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "risk": {"name": "adam", "lr": 0.02},
+        ANY_SCALE: {"name": "adam", "lr": 0.002},
+    }
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from ddkit.data.real import RealData
 from ddkit.engine.distiller import Distiller
 from ddkit.errors import ConfigError, DataError
 from ddkit.networks.sources import NetworkSource
+from ddkit.objectives.base import registry as objectives
 from ddkit.synthesis.base import registry as syntheses
 
 #: Starting points that show no single real image.
@@ -116,7 +117,7 @@ def _with_company(real: RealData, classes: list[int], method: str, options: Mapp
         name=own.name,
     )
     objective = methods.get(method).configure(blank, 1, overrides=options).objective
-    if objective is None or objective.name != "distribution":
+    if objective is None or not objectives.get(objective.name).one_class:
         raise DataError(
             f"this shard has images of one class only, which method '{method}' cannot tell from others: use dm"
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ddkit import synthesis
+from ddkit.data.distilled import codecs
 from ddkit.data.distilled.limits import EXPANSION, MOST_NUMBERS, ROOM, most_numbers
 from ddkit.errors import ArtifactError, ConfigError
 from ddkit.synthesis import AddressedMemory, GANCodes, Hallucinators, MultiFormation, Pixels, SharedDecoders
@@ -43,7 +44,7 @@ def test_what_decoding_takes_is_known_beforehand(name: str) -> None:
     made = SMALL[name]()
     stored, options = made.stored(), made.options()
     decoding = type(made).decoding(stored, options)
-    synthesis.require_decodable(name, stored, options, announced=len(made))
+    codecs.decode(name, stored, options, announced=len(made))
     images, _ = synthesis.decode(name, stored, options)
     assert (decoding.images, *decoding.shape) == tuple(images.shape) and decoding.numbers == images.numel()
 
@@ -65,7 +66,7 @@ def test_bombs_are_refused_before_they_are_decoded(name: str, monkeypatch: pytes
 def test_another_number_of_images_than_announced_is_refused(name: str) -> None:
     made = SMALL[name]()
     with pytest.raises(ArtifactError, match=f"decode to {len(made)} images, the budget announces 5"):
-        synthesis.require_decodable(name, made.stored(), made.options(), announced=5)
+        codecs.decode(name, made.stored(), made.options(), announced=5)
 
 
 @pytest.mark.parametrize(

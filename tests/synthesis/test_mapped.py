@@ -77,10 +77,10 @@ def test_map_is_a_group_of_its_own() -> None:
     }
 
 
-@pytest.mark.parametrize("objective", ["kernel", "distribution", "gradient"])
-def test_recommended_rate_of_the_map_is_the_published_one_under_an_adaptive_optimiser(objective: str) -> None:
-    group = MappedPixels.defaults(objective)["optimiser"]["groups"]["map"]
-    assert group == {"name": "adabelief" if objective == "kernel" else "adam", "lr": 5e-5}
+@pytest.mark.parametrize("scale", ["regression", "feature", "gradient"])
+def test_recommended_rate_of_the_map_is_the_published_one_under_an_adaptive_optimiser(scale: str) -> None:
+    group = MappedPixels.defaults(scale)["optimiser"]["groups"]["map"]
+    assert group == {"name": "adabelief" if scale == "regression" else "adam", "lr": 5e-5}
     config = methods.get("dm").configure(toy_data(), 1, overrides={"synthesis": "mapped-pixels"})
     assert (config.optimiser.of("map").name, config.optimiser.of("images").lr) == ("adam", 1.0)
 

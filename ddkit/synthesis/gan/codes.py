@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from ddkit.data.distilled.limits import MOST_AT_ONCE, Decoding, check_learned, n
 from ddkit.data.preprocessing import Preprocessing
 from ddkit.data.real import RealData
 from ddkit.errors import ArtifactError, ConfigError, DataError
-from ddkit.synthesis.base import Synthesizer, registry
+from ddkit.synthesis.base import ANY_SCALE, Synthesizer, registry
 from ddkit.synthesis.gan.generator import Generator, rebuild
 from ddkit.synthesis.gan.given import frozen_generator
 from ddkit.synthesis.gan.inversion import invert, train_features
@@ -81,10 +81,8 @@ class GANCodes(Synthesizer):
     shift: Tensor
     inversion: Tensor
 
-    @classmethod
-    def defaults(cls, objective: str) -> dict[str, Any]:
-        """Adam at 0.01, measured for distribution matching of some codes per class."""
-        return {"init": "inverted", "optimiser": {"name": "adam", "lr": 0.01}}
+    #: Measured for distribution matching of some codes per class.
+    optimisers: ClassVar[Mapping[str, Mapping[str, Any]]] = {ANY_SCALE: {"name": "adam", "lr": 0.01}}
 
     def __init__(
         self,
