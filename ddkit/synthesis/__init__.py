@@ -3,7 +3,7 @@
 from ddkit.data.distilled.codecs import decode
 from ddkit.data.distilled.limits import Decoding
 from ddkit.synthesis.addressed_memory import AddressedMemory
-from ddkit.synthesis.base import Synthesizer, registry
+from ddkit.synthesis.base import ANY_SCALE, Synthesizer, registry
 from ddkit.synthesis.decoders import SharedDecoders
 from ddkit.synthesis.formation import MultiFormation
 from ddkit.synthesis.gan.codes import GANCodes
@@ -15,6 +15,7 @@ from ddkit.synthesis.pixels import Pixels, check_ipc_fits, class_means
 from ddkit.synthesis.teaching_generator import TeachingGenerator
 
 __all__ = [
+    "ANY_SCALE",
     "AddressedMemory",
     "AssignedLabels",
     "Decoding",

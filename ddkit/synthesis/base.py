@@ -15,10 +15,10 @@ from ddkit.base.stages import Stages
 from ddkit.data.distilled import codecs
 from ddkit.data.distilled.budget import Budget
 from ddkit.data.distilled.dataset import DistilledDataset
-from ddkit.data.distilled.limits import Decoding
+from ddkit.data.distilled.limits import Decoding, image_shape, required, whole
 from ddkit.data.preprocessing import Preprocessing
 from ddkit.data.real import RealData
-from ddkit.errors import ConfigError, unknown_name
+from ddkit.errors import ArtifactError, ConfigError, unknown_name
 from ddkit.synthesis.labels import HardLabels, LabelKind, make_labels
 
 registry: Registry[type[Synthesizer]] = codecs.registry
@@ -253,16 +253,19 @@ class Synthesizer(nn.Module, ABC):
         The synthesizer is on its device already; ``generator`` is on the CPU.
         """
 
-    @abstractmethod
     def stored(self) -> dict[str, Tensor]:
-        """Return the tensors that an artifact keeps, targets under ``labels``."""
+        """Return the tensors that an artifact keeps, targets under ``labels``: here all parameters by their names."""
+        return {**{name: value.detach() for name, value in self._weights().items()}, **self.stored_targets()}
 
     def options(self) -> dict[str, Any]:
-        """Return what, besides :meth:`stored`, is needed to decode (JSON-able)."""
-        return {}
+        """Return what, besides :meth:`stored`, is needed to decode (JSON-able): here the arguments of the constructor.
 
-    @staticmethod
-    def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding | None:
+        A subclass with arguments of its own adds them.
+        """
+        return {"num_classes": self.num_classes, "ipc": self.ipc, "shape": list(self.shape)}
+
+    @classmethod
+    def decoding(cls, stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding | None:
         """Return what :meth:`from_stored` will take, from shapes and options alone: a file may come from a stranger.
 
         None where it takes nothing beside the stored tensors, or is not known.
@@ -270,12 +273,31 @@ class Synthesizer(nn.Module, ABC):
         Raises:
             ArtifactError: tensors and options that contradict each other.
         """
-        return None
+        return Decoding(whole(options, "num_classes") * whole(options, "ipc"), image_shape(options))
 
-    @staticmethod
-    @abstractmethod
-    def from_stored(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Decode all images and targets of an artifact from its stored tensors."""
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Decode all images and targets of an artifact from its stored tensors: here by a synthesizer that holds them.
+
+        Raises:
+            ArtifactError: tensors that are missing or of another shape than the options say.
+        """
+        arguments = {**options, "shape": image_shape(options)}
+        with torch.device("meta"):  # what a stranger's options would allocate
+            wanted = {name: tuple(value.shape) for name, value in cls(**arguments)._weights().items()}
+        required(stored, {name: len(shape) for name, shape in wanted.items()})
+        wrong = [name for name, shape in wanted.items() if tuple(stored[name].shape) != shape]
+        if wrong:
+            raise ArtifactError(f"the tensor '{wrong[0]}' is missing or of a wrong shape: write the file anew")
+        made = cls(**arguments)
+        with torch.no_grad():
+            for name, value in made._weights().items():
+                value.copy_(stored[name])
+            images, classes = made()
+        return images, stored.get("labels", classes)
+
+    def _weights(self) -> dict[str, nn.Parameter]:
+        return {name: value for name, value in self.named_parameters() if not name.startswith("labels.")}
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return the learnable tensors by group name, for an optimiser setting per group; no group is empty."""

@@ -89,6 +89,10 @@ class Pixels(Synthesizer):
         """Return ``images`` and ``labels``."""
         return {"images": self.images.detach(), "labels": self.stored_labels()}
 
+    def options(self) -> dict[str, Any]:
+        """Return nothing: the tensors say it all."""
+        return {}
+
     @staticmethod
     def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding:
         """Return the number and shape of the stored images."""

@@ -156,6 +156,10 @@ class TeachingGenerator(Synthesizer):
             images = self.decode(torch.arange(len(self), device=self.classes.device))
         return {"images": images, "labels": self.stored_labels()}
 
+    def options(self) -> dict[str, Any]:
+        """Return nothing: the tensors say it all."""
+        return {}
+
     @staticmethod
     def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding:
         """Return the number and shape of the stored images."""

@@ -6,13 +6,22 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddkit import synthesis
 from ddkit.data.distilled import codecs
-from ddkit.data.distilled.limits import EXPANSION, MOST_NUMBERS, ROOM, most_numbers
+from ddkit.data.distilled.limits import EXPANSION, MOST_NUMBERS, ROOM, Decoding, check_decoding, most_numbers
+from ddkit.data.real import RealData
 from ddkit.errors import ArtifactError, ConfigError
-from ddkit.synthesis import AddressedMemory, GANCodes, Hallucinators, MultiFormation, Pixels, SharedDecoders
+from ddkit.synthesis import (
+    AddressedMemory,
+    GANCodes,
+    Hallucinators,
+    MultiFormation,
+    Pixels,
+    SharedDecoders,
+    Synthesizer,
+)
 
 SHAPE = (1, 8, 8)
 SMALL = {
@@ -107,3 +116,40 @@ def test_a_run_cannot_learn_what_could_not_be_loaded() -> None:
         AddressedMemory(2, 1, (3, 128, 128), bases=1)
     with pytest.raises(ConfigError, match=r"lower ipc or synthesis\.factor"):
         MultiFormation(1000, 10, (3, 224, 224), factor=2)
+
+
+class Sums(Synthesizer):
+    """Images that are sums of ``terms`` tensors, decoded by what the base class does."""
+
+    name = "sums"
+
+    def __init__(self, num_classes: int, ipc: int, shape: tuple[int, int, int], terms: int = 2) -> None:
+        super().__init__(num_classes, ipc, shape)
+        self.terms = terms
+        self.parts = nn.Parameter(torch.rand(len(self), terms, *shape))
+
+    def decode(self, index: Tensor) -> Tensor:
+        return self.parts[index].sum(1)
+
+    def initialise(self, real: RealData, how: str, generator: torch.Generator) -> None:
+        self.parts.data.copy_(torch.rand(self.parts.shape, generator=generator))
+
+    def options(self) -> dict[str, Any]:
+        return {**super().options(), "terms": self.terms}
+
+
+def test_decoding_of_the_base_class_rebuilds_the_synthesizer() -> None:
+    made = Sums(3, 2, SHAPE, terms=3)
+    images, classes = Sums.from_stored(made.stored(), made.options())
+    assert torch.equal(images, made()[0]) and torch.equal(classes, made.classes)
+    assert Sums.decoding(made.stored(), made.options()) == Decoding(6, SHAPE)
+
+
+@pytest.mark.parametrize("change", [{"terms": 10**12}, {"terms": 1}, {"ipc": 10**9}, {"shape": [1, 8]}, {"ipc": "2"}])
+def test_options_that_the_tensors_contradict_allocate_nothing(change: dict[str, Any]) -> None:
+    made = Sums(3, 2, SHAPE)
+    with pytest.raises(ArtifactError, match=r"write the file anew|would decode to"):
+        expected = Sums.decoding(made.stored(), {**made.options(), **change})
+        assert expected is not None
+        check_decoding(expected, made.stored())
+        Sums.from_stored(made.stored(), {**made.options(), **change})
