@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ddkit.base.checkpoint import load_checkpoint, save_checkpoint
 from ddkit.errors import CheckpointError
 
 #: Seconds of work that a stop may cost at most.
@@ -22,7 +23,7 @@ class Stages:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self._states: dict[str, Any] = _load(path) if path is not None and path.is_file() else {}
+        self._states: dict[str, Any] = load_checkpoint(path) if path is not None and path.is_file() else {}
         self._kept_at = time.monotonic()
 
     def restore(self, name: str, take: Callable[[Any], None]) -> bool:
@@ -50,8 +51,6 @@ class Stages:
         """
         if self.path is None or not (done or time.monotonic() - self._kept_at > INTERVAL_SECONDS):
             return
-        from ddkit.engine.checkpoint import save_checkpoint  # the engine imports the pieces that are kept here
-
         self._states[name] = state()
         save_checkpoint(self.path, self._states)
         self._kept_at = time.monotonic()
@@ -61,9 +60,3 @@ class Stages:
         self._states = {}
         if self.path is not None:
             self.path.unlink(missing_ok=True)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    from ddkit.engine.checkpoint import load_checkpoint
-
-    return load_checkpoint(path)

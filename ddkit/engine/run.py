@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from ddkit.base.checkpoint import load_checkpoint, save_checkpoint
 from ddkit.base.config import DistillConfig
 from ddkit.base.documents import read_json_object
 from ddkit.base.files import temporary_pattern, write_text
@@ -25,7 +26,6 @@ from ddkit.base.streams import Streams
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.loading import available
 from ddkit.data.real import RealData
-from ddkit.engine.checkpoint import load_checkpoint, save_checkpoint
 from ddkit.errors import CheckpointError, ConfigError, LockedError, shortened
 from ddkit.synthesis.base import Synthesizer
 

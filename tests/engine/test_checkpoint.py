@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from ddkit.engine.checkpoint import flatten, load_checkpoint, restore, save_checkpoint
+from ddkit.base.checkpoint import flatten, load_checkpoint, restore, save_checkpoint
 from ddkit.engine.run import RunFolder
 from ddkit.errors import CheckpointError
 

@@ -188,7 +188,7 @@ def test_huge_learning_rate_diverges_and_keeps_the_last_good_checkpoint(method: 
     ) as error:
         distiller.fit(toy_data(), out=out)
     assert "\n" not in str(error.value) and error.value.exit_status == 1
-    from ddkit.engine.checkpoint import load_checkpoint
+    from ddkit.base.checkpoint import load_checkpoint
 
     if (out / "checkpoint.safetensors").exists():
         state = load_checkpoint(out / "checkpoint.safetensors")

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from ddkit.base.checkpoint import load_checkpoint, save_checkpoint
 from ddkit.engine import Callback, Distiller, Run
-from ddkit.engine.checkpoint import load_checkpoint, save_checkpoint
 from ddkit.errors import CheckpointError
 from ddkit.testing.small import small_overrides, toy_data
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from ddkit.engine.checkpoint import load_checkpoint, save_checkpoint
+from ddkit.base.checkpoint import load_checkpoint, save_checkpoint
 from ddkit.errors import CheckpointError
 
 from .runs import ADAM, LOOPS, Kill, small, toy_data

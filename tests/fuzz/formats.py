@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from ddkit import recipes
+from ddkit.base.checkpoint import load_checkpoint
 from ddkit.base.config import parse_assignments
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.engine import Callback, Distiller, Run, RunFolder, read_lines
-from ddkit.engine.checkpoint import load_checkpoint
 from ddkit.evaluation.assess import read_evaluation
 from ddkit.evaluation.report import comparison_table, write_report
 from ddkit.methods import get

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from ddkit import Distiller, methods
+from ddkit.base.checkpoint import load_checkpoint
 from ddkit.base.config import DistillConfig
 from ddkit.data import RealData, load_pair
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.engine import read_lines
-from ddkit.engine.checkpoint import load_checkpoint
 from ddkit.errors import ConfigError, DivergedError
 from ddkit.evaluation import baseline_sets, evaluate
 from ddkit.objectives import Objective, TrajectoryMatching
