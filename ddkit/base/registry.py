@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, ValidationError, create_model
 
+from ddkit.base.ranges import in_range
 from ddkit.errors import ConfigError, shortened, unknown_name
 
 T = TypeVar("T")
@@ -62,10 +63,12 @@ class Registry(Generic[T]):
     Args:
         kind: what the names stand for, in the words of an error message ("method", "model").
         group: entry point group through which other packages add pieces; None for none.
+        option: under which users set the options of a piece, for messages about ranges (:mod:`ddkit.base.ranges`);
+            None for those of ``kind``.
     """
 
-    def __init__(self, kind: str, group: str | None = None) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, group: str | None = None, option: str | None = None) -> None:
+        self.kind, self.option = kind, option or kind
         self.group = group
         self._items: dict[str, T] = {}
         self._loaded = group is None
@@ -77,6 +80,9 @@ class Registry(Generic[T]):
         name = name.lower()
         if name in self._items and self._items[name] is not item:
             raise ConfigError(f"{self.kind} '{name}' is already registered; choose another name")
+        own = vars(item).get("__init__") if inspect.isclass(item) else None
+        if inspect.isfunction(own) and item not in self._items.values():
+            item.__init__ = in_range(self.option)(own)  # type: ignore[misc, method-assign]
         self._items[name] = item
         return item
 

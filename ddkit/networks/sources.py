@@ -16,7 +16,7 @@ from ddkit.networks.setting import Setting
 from ddkit.networks.training import require_finite, train_epochs
 from ddkit.synthesis.base import Synthesizer
 
-registry: Registry[type[NetworkSource]] = Registry("network source", "ddkit.networks")
+registry: Registry[type[NetworkSource]] = Registry("network source", "ddkit.networks", "networks")
 
 
 class NetworkSource(ABC):
