@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import nn
 from torch.utils.data import DataLoader
 
-import ddkit.synthesis
+from ddkit.data.distilled import codecs
 from ddkit.data.distilled.budget import Budget
 from ddkit.data.distilled.dataset import FILE_NAME, DistilledDataset
 from ddkit.data.preprocessing import Preprocessing
@@ -63,7 +63,7 @@ def make_coreset() -> DistilledDataset:
 def make_doubled() -> DistilledDataset:
     """Six training images decoded from three stored ones."""
     codes = torch.randn(3, 3, 4, 5, generator=generator())
-    images, labels = decode_doubled("doubled", {"codes": codes}, {"sign": -1})
+    images, labels = Doubled.from_stored({"codes": codes}, {"sign": -1})
     budget = Budget(images=3, decoded_images=6, floats=180, bytes=720)
     return make(
         images=images,
@@ -75,10 +75,23 @@ def make_doubled() -> DistilledDataset:
     )
 
 
-def decode_doubled(name: str, stored: dict[str, torch.Tensor], options: dict[str, Any]) -> tuple[Any, Any]:
-    assert name == "doubled"
-    codes = stored["codes"]
-    return torch.cat([codes, options["sign"] * codes]), torch.arange(2 * len(codes)) % 3
+class Doubled:
+    """A codec that returns every code and its negative."""
+
+    decoding = staticmethod(lambda stored, options: None)
+
+    @staticmethod
+    def from_stored(stored: dict[str, torch.Tensor], options: dict[str, Any]) -> tuple[Any, Any]:
+        codes = stored["codes"]
+        return torch.cat([codes, options["sign"] * codes]), torch.arange(2 * len(codes)) % 3
+
+
+class Failing(Doubled):
+    from_stored = staticmethod(lambda stored, options: torch.zeros(2, 3) @ torch.zeros(2, 3))  # type: ignore[arg-type]
+
+
+class Views(Doubled):
+    from_stored = staticmethod(lambda stored, options: (stored["a"], stored["b"]))
 
 
 def assert_same(left: DistilledDataset, right: DistilledDataset) -> None:
@@ -111,7 +124,7 @@ def test_regression_labels_may_be_any_finite_numbers(tmp_path: Path) -> None:
 
 
 def test_compact_form_is_stored_and_decoded_on_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ddkit.synthesis, "decode", decode_doubled)
+    monkeypatch.setitem(codecs.registry._items, "doubled", Doubled)
     distilled = make_doubled()
     path = distilled.save(tmp_path)
     with safe_open(path, "pt") as file:
@@ -119,9 +132,16 @@ def test_compact_form_is_stored_and_decoded_on_load(tmp_path: Path, monkeypatch:
     assert_same(DistilledDataset.load(path), distilled)
 
 
+def test_unknown_synthesis_names_what_to_install(tmp_path: Path) -> None:
+    path = make_doubled().save(tmp_path)
+    with pytest.raises(ArtifactError, match="no installed package registers synthesis 'doubled'") as met:
+        DistilledDataset.load(path)
+    assert "damaged" not in str(met.value)
+
+
 def test_failing_decoder_is_an_artifact_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_doubled().save(tmp_path)
-    monkeypatch.setattr(ddkit.synthesis, "decode", lambda *_: torch.zeros(2, 3) @ torch.zeros(2, 3))
+    monkeypatch.setitem(codecs.registry._items, "doubled", Failing)
     with pytest.raises(ArtifactError, match=r"cannot load .*RuntimeError"):
         DistilledDataset.load(path)
 
@@ -180,7 +200,7 @@ def test_checksum_is_the_sha256_of_the_file_with_its_digits_zero(tmp_path: Path)
 
 
 def test_views_of_one_tensor_are_stored_as_separate_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ddkit.synthesis, "decode", lambda name, stored, options: (stored["a"], stored["b"]))
+    monkeypatch.setitem(codecs.registry._items, "views", Views)
     base = torch.arange(12.0)
     images, labels = base[:6].reshape(3, 1, 1, 2), base[3:12].reshape(3, 3)
     preprocessing = Preprocessing(mean=(0.0,), std=(1.0,))

@@ -6,15 +6,36 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ddkit import synthesis
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_every_package_is_listed_for_the_wheel() -> None:
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+def packages() -> set[str]:
+    """Return every package of the tree by the name under which it is installed."""
     inside = [path for folder in ("ddkit", "integrations", "recipes") for path in (ROOT / folder).rglob("__init__.py")]
     names = {".".join(path.parent.relative_to(ROOT).parts) for path in inside}
-    assert {name if name.split(".")[0] == "ddkit" else f"ddkit.{name}" for name in names} == set(listed)
+    return {name if name.split(".")[0] == "ddkit" else f"ddkit.{name}" for name in names}
+
+
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_every_package_is_found_for_the_wheel() -> None:
+    setuptools = pytest.importorskip("setuptools")
+    assert packages() == set(setuptools.find_packages(str(ROOT), **project()["tool"]["setuptools"]["packages"]["find"]))
+
+
+def test_every_synthesis_is_listed_among_the_entry_points() -> None:
+    own = [synthesis.registry.get(name) for name in synthesis.registry]
+    places = {piece.name: f"{piece.__module__}:{piece.__qualname__}" for piece in own}
+    listed = project()["project"]["entry-points"]["ddkit.synthesis"]
+    assert listed == {name: place for name, place in places.items() if place.startswith("ddkit.")}
 
 
 #: Imports the packages named after it, each in a fork of a process that knows PyTorch only; says which ones fail.
@@ -40,6 +61,7 @@ print(*failed)
 
 
 def test_every_package_can_be_imported_first() -> None:
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
-    done = subprocess.run([sys.executable, "-c", FORKS, *packages], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS, *sorted(packages())], capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == [], done.stderr

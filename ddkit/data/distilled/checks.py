@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from torch import Tensor
 
 from ddkit.base.registry import describe_validation_error
 from ddkit.data.distilled.budget import Budget
+from ddkit.data.distilled.card import Card
 from ddkit.data.preprocessing import Preprocessing
 from ddkit.errors import ArtifactError
 
@@ -18,71 +19,6 @@ LabelKind = Literal["hard", "soft", "regression"]
 Model = TypeVar("Model", bound=BaseModel)
 
 SUM_TOLERANCE = 1e-3  # of a row of probabilities: room for labels that were computed in bfloat16
-
-
-class Source(BaseModel):
-    """The real data that was distilled."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    name: str
-    split: str | None = None
-    fingerprint: str | None = None
-    count: NonNegativeInt | None = None
-
-
-class Order(BaseModel):
-    """How images whose labels need not tell it are numbered: class after class.
-
-    Args:
-        classes: the class of each run of images.
-        per_class: the length of every run, or a list of one length per run.
-    """
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    classes: list[NonNegativeInt]
-    per_class: PositiveInt | list[PositiveInt]
-
-    def counts(self) -> list[int]:
-        """Return the length of each run."""
-        return self.per_class if isinstance(self.per_class, list) else [self.per_class] * len(self.classes)
-
-
-class Provenance(BaseModel):
-    """The keys of ``metadata`` whose meaning is fixed; all are optional and others may stand beside them.
-
-    Args:
-        method: name of the method.
-        config: its full configuration.
-        seed: of the run.
-        steps: outer steps done.
-        source: the real data.
-        recipe: how to train on the set.
-        selection: which step the set was taken from, and on which data that was decided.
-        order: of which class each image was meant to be, for soft labels.
-        learned: learned numbers that are not images or labels, such as a learning rate.
-        indices: for coresets, the positions of the images in the real data.
-        ddkit_version: that wrote the set.
-        notes: for people.
-        synthesis_package: that registers the synthesis, where it is not ddkit's own.
-    """
-
-    model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
-
-    method: str | None = None
-    config: dict[str, Any] | None = None
-    seed: int | None = None
-    steps: NonNegativeInt | None = None
-    source: Source | None = None
-    recipe: dict[str, Any] | None = None
-    selection: str | None = None
-    order: Order | None = None
-    learned: dict[str, float | list[float]] | None = None
-    indices: list[NonNegativeInt] | None = None
-    ddkit_version: str | None = None
-    notes: str | list[str] | None = None
-    synthesis_package: str | None = None
 
 
 class BudgetContent(BaseModel):
@@ -157,7 +93,7 @@ def check(
     _check_preprocessing(preprocessing, images)
     _check_label_layout(labels, label_kind, class_names, len(images))
     _check_label_values(labels, label_kind, len(class_names))
-    order, count = checked(Provenance, metadata).order, len(images)
+    order, count = checked(Card, metadata).order, len(images)
     if order is not None:
         counts = order.counts()
         same = len(counts) == len(order.classes) and sum(counts) == count

@@ -18,7 +18,7 @@ Metadata: ``format`` is ``ddkit.distilled-dataset``, ``format_version`` is 1, an
 - ``budget``: ``images``, ``decoded_images``, ``floats``, ``bytes``, see :class:`~ddkit.data.distilled.budget.Budget`;
 - ``preprocessing``: ``mean`` and ``std`` per channel on the [0, 1] scale, ``zca`` true or false;
 - ``synthesis``, ``synthesis_options``: the decoder of ``stored.*``;
-- ``metadata``: where the set came from, see :class:`~ddkit.data.distilled.checks.Provenance`.
+- ``metadata``: where the set came from, see :class:`~ddkit.data.distilled.card.Card`.
 
 A reader accepts every format version up to its own and refuses a newer one with the advice to upgrade ddkit.
 A change of these fields raises the version; a new key inside ``metadata`` does not: readers keep what they do
@@ -44,6 +44,7 @@ from ddkit.base.container import canonical_json, pack, unpack, written_checksum
 from ddkit.base.files import write_atomically
 from ddkit.base.version import __version__
 from ddkit.data.distilled.budget import Budget
+from ddkit.data.distilled.card import Card
 from ddkit.data.distilled.checks import Content, LabelKind, check, checked
 from ddkit.data.distilled.codecs import decode
 from ddkit.data.distilled.export import Exported, ExportReport, export
@@ -70,7 +71,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         class_names: K names; class k is ``class_names[k]``.
         preprocessing: of the real data; evaluation applies the same to test images.
         budget: what storing the set costs; may be left out for synthesis ``pixels``.
-        metadata: JSON-able, see :class:`~ddkit.data.distilled.checks.Provenance`; ``ddkit_version`` is added.
+        metadata: JSON-able, see :class:`~ddkit.data.distilled.card.Card`; ``ddkit_version`` is added.
         synthesis: how ``images`` and ``labels`` follow from ``stored``; ``pixels`` stores them as they are.
         synthesis_options: JSON-able options of the decoding.
         stored: the compact form by name; needless for ``pixels``, whose compact form are images and labels.
@@ -146,6 +147,11 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         return {"images": self.images, "labels": self.labels} if self.synthesis == "pixels" else dict(self._stored)
 
     @property
+    def card(self) -> Card:
+        """The metadata as a typed model, read anew every time; the set itself does not follow changes of it."""
+        return checked(Card, self.metadata)
+
+    @property
     def num_classes(self) -> int:
         """K."""
         return len(self.class_names)
@@ -181,7 +187,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             outputs: of a network, (N, K).
             labels: as the items of this set give them, (N,) or (N, K).
         """
-        return label_loss(outputs, labels, self.label_kind, self.metadata.get("recipe") or {})
+        return label_loss(outputs, labels, self.label_kind, self.card.recipe)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         self._say_how_to_train()
@@ -194,7 +200,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         return list(zip(self._preprocessed(self.images[rows]), self.labels[rows], strict=True))
 
     def __repr__(self) -> str:
-        method = self.metadata.get("method") or "unknown method"
+        method = self.card.method or "unknown method"
         size = "x".join(map(str, self.shape))
         return (
             f"DistilledDataset({method}: {len(self)} images {size}, {self.num_classes} classes, "
@@ -228,10 +234,10 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
 
         Learned labels may end far from where they started: those of real images need not show their classes.
         """
-        order = self.metadata.get("order")
+        order = self.card.order
         if order is None:
             return self.hard_labels()
-        return torch.tensor(order["classes"]).repeat_interleave(torch.tensor(order["per_class"]))
+        return torch.tensor(order.classes).repeat_interleave(torch.tensor(order.counts()))
 
     def viewable(self) -> Tensor:
         """Return the images without preprocessing, clipped to [0, 1]: ``(N, C, H, W)`` float32."""
@@ -340,13 +346,9 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
                 raise ArtifactError("tensors are not exactly images and labels: write the file anew")
             images, labels, compact = stored["images"], stored["labels"], None
         else:
-            package = content.metadata.get("synthesis_package")
+            package = checked(Card, content.metadata).synthesis_package
             images, labels = decode(
-                content.synthesis,
-                stored,
-                content.synthesis_options,
-                content.budget.decoded_images,
-                package if isinstance(package, str) else None,
+                content.synthesis, stored, content.synthesis_options, content.budget.decoded_images, package
             )
             compact = stored
         dataset = cls(

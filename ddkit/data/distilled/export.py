@@ -22,7 +22,7 @@ from ddkit.data.preprocessing import Preprocessing
 from ddkit.errors import CheckpointError, ConfigError, unknown_name
 
 PARQUET_NAME = "train-00000-of-00001.parquet"
-NPZ_NAME = "content.npz"
+NPZ_NAME = "distilled.npz"
 _FILE_NAMES = {"parquet": (".parquet", PARQUET_NAME), "npz": (".npz", NPZ_NAME)}
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # names that Windows gives to devices
 
