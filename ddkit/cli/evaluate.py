@@ -76,19 +76,18 @@ def evaluate(
         raise ConfigError(f"--precision {precision}: choose float32 or bfloat16")
     if repeats < 1:
         raise ConfigError(f"--repeats {repeats}: at least 1 network must be trained")
-    training: dict[str, Any] = {"device": resolve_device(device), "precision": precision, "compile": compile}
+    how: dict[str, Any] = {"device": resolve_device(device), "precision": precision, "compile": compile}
     distilled = DistilledDataset.load(run)
     folder = _where_it_is_kept(run, tell)
     spec, root = _where_the_data_are(run, distilled, data, data_root)
     chosen = _recipe(distilled, recipe, settings or [], spec)
-    training |= {"repeats": repeats, "recipe": chosen, "seed": seed}
     architectures = arch or [ev.own_model(distilled)]
     for text in architectures:
         ModelSpec.parse(text)
     workers = make_executor(executor)
-    training["executor"] = None if executor == "local" else workers
+    how |= {"repeats": repeats, "recipe": chosen, "seed": seed, "executor": workers if executor != "local" else None}
     with workers, _stopped(folder, command) as finished:
-        training |= {"finished": finished, "progress": Lines(tell, "network epochs")}
+        how |= {"finished": finished, "progress": Lines(tell, "network epochs")}
         train, test = load_pair(spec, root=root)
 
         def keep(found: list[tuple[str, EvaluationResult]], **more: Any) -> None:
@@ -104,12 +103,12 @@ def evaluate(
             common_architectures=None if arch or chosen else ["convnet"],
             report_progress=tell,
             on_results=keep,
-            **training,
+            **how,
         )
         extra: dict[str, Any] = {}
         if scores:
             tell("computing label- and augmentation-robust scores")
-            robust = ev.robust_scores(distilled, train, test, architecture=architectures[0], **training)
+            robust = ev.robust_scores(distilled, train, test, architecture=architectures[0], **how)
             extra["scores"] = robust.as_dict()
         keep(results, **extra)
         finished.clear()
