@@ -266,7 +266,7 @@ def test_a_folder_without_permission_is_refused_before_the_data_are_read(
     ddkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ddkit.cli.common.os.access", lambda _, mode: not mode & os.W_OK)
-    monkeypatch.setattr("ddkit.cli.distil.load", lambda *_, **__: pytest.fail("data were read"))
+    monkeypatch.setattr("ddkit.cli.runs.load", lambda *_, **__: pytest.fail("data were read"))
     ddkit(*DISTIL, "--out", tmp_path / "new").refused("no permission", "another folder")
 
 
@@ -348,7 +348,7 @@ def test_an_unexpected_error_is_one_line_and_v_shows_the_traceback(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("something\nbroke")
 
-    monkeypatch.setattr("ddkit.evaluation.report.comparison_table", broken)
+    monkeypatch.setattr("ddkit.evaluation.report.compare.comparison_table", broken)
     ddkit("compare", run).refused("RuntimeError: something broke", "-v", status=1)
     assert "Traceback" in ddkit("compare", run, "-v").err
 
@@ -357,7 +357,7 @@ def test_ctrl_c_outside_a_run_exits_with_130(ddkit: Command, run: Path, monkeypa
     def pressed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ddkit.evaluation.report.comparison_table", pressed)
+    monkeypatch.setattr("ddkit.evaluation.report.compare.comparison_table", pressed)
     ddkit("compare", run, "--json").refused("interrupted", status=130)
 
 

@@ -23,11 +23,11 @@ COMMANDS = typer.main.get_command(app)
 #: Messages of functions that no command calls with the argument they name, by file and function.
 PYTHON_ONLY = {
     ("engine/distiller.py", "__init__"),
-    ("evaluation/train.py", "train_networks"),
-    ("evaluation/train.py", "_plan"),
-    ("experts/build.py", "build_buffer"),
-    ("executor.py", "__init__"),
-    ("report/images.py", "image_grid"),
+    ("training/train.py", "train_networks"),
+    ("training/train.py", "_plan"),
+    ("training/experts/build.py", "build_buffer"),
+    ("base/executor.py", "__init__"),
+    ("evaluation/report/images.py", "image_grid"),
     ("synthesis/base.py", "__init__"),
 }
 

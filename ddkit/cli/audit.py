@@ -1,4 +1,4 @@
-"""What does ``ddkit audit`` do: attack a private method, one without privacy, and mechanisms with mistakes."""
+"""``ddkit audit`` attacks a private method, one without privacy, and mechanisms with mistakes."""
 
 from __future__ import annotations
 

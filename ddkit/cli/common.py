@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ddkit.data.loading import available
 from ddkit.errors import ConfigError
 
 DEFAULT_DATA = "digits"
@@ -24,6 +23,8 @@ def where_data_are(stored: Mapping[str, Any], run: Path) -> str:
     Raises:
         ConfigError: they are neither there nor, under the name that was typed, here.
     """
+    from ddkit.data.loading import available
+
     spec, path = str(stored["spec"]), stored.get("path")
     for place in (path, spec):
         if place is not None and (str(place).lower() in available() or Path(str(place)).expanduser().exists()):

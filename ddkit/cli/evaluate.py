@@ -1,153 +1,148 @@
-"""What does ``ddkit evaluate`` do with its options?
+"""``ddkit evaluate`` trains networks on a distilled set.
 
-Whatever is wrong with the options or the result is refused here before work starts.
+Whatever is wrong with the options or the result is refused before work starts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ddkit import evaluation as ev
-from ddkit.base.config import parse_assignments
-from ddkit.base.device import resolve_device
+import typer
+
 from ddkit.base.executor import executor as make_executor
 from ddkit.base.interrupt import Interrupt
 from ddkit.base.progress import Lines
 from ddkit.cli.common import is_writable, where_data_are
-from ddkit.data.distilled.dataset import DistilledDataset
-from ddkit.data.distilled.privacy import folder_for_figures
-from ddkit.data.loading import load_pair
-from ddkit.data.real import RealData
-from ddkit.engine.run import RunFolder
+from ddkit.cli.options import (
+    DataRoot,
+    Device,
+    Executor,
+    Json,
+    RunPath,
+    Seed,
+    Settings,
+    Verbose,
+    silent_text,
+    typed_command,
+)
+from ddkit.cli.tables import print_json, print_table, say
 from ddkit.errors import ConfigError, InterruptedRunError, unknown_name
-from ddkit.evaluation.finished import FOLDER_NAME, Finished
-from ddkit.models.spec import ModelSpec
-from ddkit.training.named import recipe as named_recipe
-from ddkit.training.recipe import TrainingRecipe
 
-Say = Callable[[str], None]
+if TYPE_CHECKING:
+    from ddkit.data.distilled.dataset import DistilledDataset
+    from ddkit.evaluation.finished import Finished
+    from ddkit.evaluation.results import EvaluationResult
+    from ddkit.training.recipe import TrainingRecipe
 
 
-@dataclass(frozen=True)
-class EvaluateRequest:
-    """The options of ``ddkit evaluate``; None is what the user left out.
+def evaluate(
+    run: RunPath,
+    arch: Annotated[list[str] | None, typer.Option(help="Architecture, repeatable (default: the run's).")] = None,
+    repeats: Annotated[int, typer.Option(help="Networks per architecture.")] = 5,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(help="random, herding, random-soft, random-bytes, class-mean or whole; repeatable."),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="dc, dsa, idc, quick, ... (default: the artifact's own, and the common one).")
+    ] = None,
+    settings: Settings = None,
+    data: Annotated[str | None, typer.Option(help="Test data (default: what was distilled).")] = None,
+    data_root: DataRoot = None,
+    seed: Seed = 0,
+    scores: Annotated[bool, typer.Option("--scores", help="Also label- and augmentation-robust scores.")] = False,
+    executor: Executor = "local",
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16 training.")] = "float32",
+    compile: Annotated[bool, typer.Option("--compile", help="Compile training (repays long recipes).")] = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train fresh networks on a distilled set, test them on untouched data, compare with baselines.
 
-    Args:
-        run: run folder or artifact file.
-        architectures: what is trained; None for the architecture of the run.
-        repeats: networks per architecture.
-        baselines: kinds of baselines.
-        recipe: name of a training recipe; None for the artifact's own.
-        settings: ``KEY=VALUE`` texts that change the recipe.
-        data: test data; None for what was distilled.
-        data_root: where named data lie; None for where the run found them.
-        seed: of the evaluation.
-        scores: also compute the robust scores.
-        executor: where networks are trained.
-        device: on what.
-        precision: number format of training.
-        compile: whether training is compiled.
-        say: called with a line of text before every part.
-        command: what the user typed.
+    --set changes the training recipe: --set epochs=300 --set augmentation=none.
     """
+    from ddkit import evaluation as ev
+    from ddkit.base.device import resolve_device
+    from ddkit.data.distilled.dataset import DistilledDataset
+    from ddkit.data.loading import load_pair
+    from ddkit.models.spec import ModelSpec
 
-    run: Path
-    architectures: Sequence[str] | None
-    repeats: int
-    baselines: Sequence[str]
-    recipe: str | None
-    settings: Sequence[str]
-    data: str | None
-    data_root: str | None
-    seed: int
-    scores: bool
-    executor: str
-    device: str
-    precision: str
-    compile: bool
-    say: Say
-    command: str
-
-
-Outcome = tuple[DistilledDataset, list[tuple[str, ev.EvaluationResult]], dict[str, Any]]
-
-
-def evaluate(request: EvaluateRequest) -> Outcome:
-    """Evaluate a distilled set and its baselines; keep the result in the run folder, if it is one that can be written.
-
-    Networks that are finished are kept there until the evaluation is: one that was stopped goes on by the same command.
-
-    That of a private release is kept beside it, see :func:`ddkit.data.distilled.privacy.figures_folder`.
-
-    Returns:
-        The set, (label, result) pairs, and ``{"scores": ...}`` when asked for.
-
-    Raises:
-        DDKitError: a wrong option, a damaged file or data that do not fit; nothing was trained.
-        InterruptedRunError: Ctrl-C, SIGTERM or SIGHUP.
-    """
-    if request.precision not in ("float32", "bfloat16"):
-        raise ConfigError(f"--precision {request.precision}: choose float32 or bfloat16")
-    if request.repeats < 1:
-        raise ConfigError(f"--repeats {request.repeats}: at least 1 network must be trained")
-    device = resolve_device(request.device)
-    distilled = DistilledDataset.load(request.run)
-    folder = folder_for_figures(request.run) if request.run.is_dir() else None
-    if folder is not None and not is_writable(folder):
-        request.say(f"'{folder}' cannot be written: the results are printed and not kept")
-        folder = None
-    if folder is not None:
-        ev.read_evaluation(folder)
-    spec, root = _where_the_data_are(request, distilled)
-    recipe = _recipe(request, distilled, spec)
-    architectures = list(request.architectures or [ev.own_model(distilled)])
-    common = None if request.architectures or recipe is not None else ["convnet"]
+    tell, command = silent_text if as_json else say, typed_command()
+    if precision not in ("float32", "bfloat16"):
+        raise ConfigError(f"--precision {precision}: choose float32 or bfloat16")
+    if repeats < 1:
+        raise ConfigError(f"--repeats {repeats}: at least 1 network must be trained")
+    how: dict[str, Any] = {"device": resolve_device(device), "precision": precision, "compile": compile}
+    distilled = DistilledDataset.load(run)
+    folder = _where_it_is_kept(run, tell)
+    spec, root = _where_the_data_are(run, distilled, data, data_root)
+    chosen = _recipe(distilled, recipe, settings or [], spec)
+    architectures = arch or [ev.own_model(distilled)]
     for text in architectures:
         ModelSpec.parse(text)
-    workers = make_executor(request.executor)
-    options: dict[str, Any] = {
-        "device": device,
-        "precision": request.precision,
-        "compile": request.compile,
-        "executor": None if request.executor == "local" else workers,
-    }
-    with workers, _stopped(request, folder) as finished:
-        options |= {"finished": finished, "progress": Lines(request.say, "network epochs")}
+    workers = make_executor(executor)
+    how |= {"repeats": repeats, "recipe": chosen, "seed": seed, "executor": workers if executor != "local" else None}
+    with workers, _stopped(folder, command) as finished:
+        how |= {"finished": finished, "progress": Lines(tell, "network epochs")}
         train, test = load_pair(spec, root=root)
 
-        def keep(found: list[tuple[str, ev.EvaluationResult]]) -> None:
+        def keep(found: list[tuple[str, EvaluationResult]], **more: Any) -> None:
             if folder is not None:
-                ev.write_evaluation(folder, found, request.command)
+                ev.write_evaluation(folder, found, command, **more)
 
         results = ev.assess(
             distilled,
             test,
             train=train,
-            baselines=request.baselines,
+            baselines=baseline or (),
             architectures=architectures,
-            repeats=request.repeats,
-            recipe=recipe,
-            common_architectures=common,
-            seed=request.seed,
-            report_progress=request.say,
+            common_architectures=None if arch or chosen else ["convnet"],
+            report_progress=tell,
             on_results=keep,
-            **options,
+            **how,
         )
-        scored = {"recipe": recipe, "repeats": request.repeats, "seed": request.seed, **options}
-        extra = _scores(request.say, distilled, train, test, architectures[0], scored) if request.scores else {}
-        if folder is not None:
-            ev.write_evaluation(folder, results, request.command, **extra)
-            finished.clear()
-    return distilled, results, extra
+        extra: dict[str, Any] = {}
+        if scores:
+            tell("computing label- and augmentation-robust scores")
+            robust = ev.robust_scores(distilled, train, test, architecture=architectures[0], **how)
+            extra["scores"] = robust.as_dict()
+        keep(results, **extra)
+        finished.clear()
+    if as_json:
+        return print_json({"results": [{"label": n, "result": r.as_dict()} for n, r in results], **extra})
+    print_table([row for label, result in results for row in _rows(label, result, distilled)])
+    for name, value in extra.get("scores", {}).items():
+        if isinstance(value, float):
+            typer.echo(f"{name}: {value:.3f}")
+
+
+def _where_it_is_kept(run: Path, tell: Callable[[str], None]) -> Path | None:
+    """Return the folder of the results; None where there is none that can be written.
+
+    Raises:
+        ConfigError: the results that it holds are damaged.
+    """
+    from ddkit.data.distilled.privacy import folder_for_figures
+    from ddkit.evaluation.assess import read_evaluation
+
+    folder = folder_for_figures(run) if run.is_dir() else None
+    if folder is not None and not is_writable(folder):
+        tell(f"'{folder}' cannot be written: the results are printed and not kept")
+        return None
+    if folder is not None:
+        read_evaluation(folder)
+    return folder
 
 
 @contextmanager
-def _stopped(request: EvaluateRequest, folder: Path | None) -> Iterator[Finished]:
-    """Say what is kept when a signal stops the evaluation."""
+def _stopped(folder: Path | None, command: str) -> Iterator[Finished]:
+    """Give the place of finished trainings, and say what is kept when a signal stops the evaluation."""
+    from ddkit.evaluation.finished import FOLDER_NAME, Finished
+
     finished = Finished(folder and folder / FOLDER_NAME)
     try:
         with Interrupt():
@@ -156,46 +151,65 @@ def _stopped(request: EvaluateRequest, folder: Path | None) -> Iterator[Finished
         kept = (
             f"{finished.count()} finished trainings are kept in '{finished.folder}'" if folder else "nothing was kept"
         )
-        raise InterruptedRunError(f"interrupted: {kept}; go on with `{request.command}`") from None
+        raise InterruptedRunError(f"interrupted: {kept}; go on with `{command}`") from None
 
 
-def _scores(
-    say: Say,
-    distilled: DistilledDataset,
-    train: RealData,
-    test: RealData,
-    architecture: str,
-    options: Mapping[str, Any],
-) -> dict[str, Any]:
-    say("computing label- and augmentation-robust scores")
-    scores = ev.robust_scores(distilled, train, test, architecture=architecture, **options)
-    return {"scores": scores.as_dict()}
-
-
-def _where_the_data_are(request: EvaluateRequest, distilled: DistilledDataset) -> tuple[str, str | None]:
+def _where_the_data_are(
+    run: Path, distilled: DistilledDataset, data: str | None, root: str | None
+) -> tuple[str, str | None]:
     """Return name and root of the test data: as given, else as the run kept them, else as the artifact says."""
-    folder = RunFolder(request.run)
-    if request.data is not None:
-        return request.data, request.data_root
-    if request.run.is_dir() and folder.config.is_file():
+    from ddkit.engine.run import RunFolder
+
+    folder = RunFolder(run)
+    if data is not None:
+        return data, root
+    if run.is_dir() and folder.config.is_file():
         stored = folder.read()["data"]
-        return where_data_are(stored, folder.path), request.data_root or stored.get("options", {}).get("root")
+        return where_data_are(stored, folder.path), root or stored.get("options", {}).get("root")
     name = (distilled.metadata.get("source") or {}).get("name")
     if not name:
         raise ConfigError("the artifact does not say what it was distilled from: name it with --data")
-    return where_data_are({"spec": name}, request.run), request.data_root
+    return where_data_are({"spec": name}, run), root
 
 
-def _recipe(request: EvaluateRequest, distilled: DistilledDataset, spec: str) -> TrainingRecipe | None:
+def _recipe(distilled: DistilledDataset, name: str | None, settings: list[str], spec: str) -> TrainingRecipe | None:
     """Return the recipe that was asked for; None for all the ways in which the set wants to be judged."""
-    changes = parse_assignments(list(request.settings))
+    from ddkit.base.config import parse_assignments
+    from ddkit.evaluation.choice import recipe_of
+    from ddkit.training.named import recipe as named_recipe
+    from ddkit.training.recipe import TrainingRecipe
+
+    changes = parse_assignments(settings)
     for key in changes:
         if key not in TrainingRecipe.model_fields:
             raise unknown_name("recipe field", key, TrainingRecipe.model_fields)
-    if request.recipe is None and not changes:
-        ev.recipe_of(distilled)  # refuses a damaged one
-        return None
-    if request.recipe is None:
-        return ev.recipe_of(distilled).replace(**changes)
+    if name is None:
+        own = recipe_of(distilled)  # refuses a damaged one
+        return own.replace(**changes) if changes else None
     source = distilled.metadata.get("source") or {}
-    return named_recipe(request.recipe, str(source.get("name", spec)), **changes)
+    return named_recipe(name, str(source.get("name", spec)), **changes)
+
+
+def _rows(label: str, result: EvaluationResult, distilled: DistilledDataset) -> list[dict[str, Any]]:
+    """Return one row per architecture, with the published figure where there is one."""
+    from ddkit.evaluation.published import published
+
+    config = distilled.metadata.get("config") or {}
+    rows = []
+    for row in result.rows:
+        figure = published(label, result.data, config.get("ipc"), row.architecture)
+        interval = row.interval95
+        rows.append(
+            {
+                "set": label,
+                "recipe": result.recipe.name,
+                "architecture": row.architecture,
+                "images": result.train_images,
+                "accuracy %": f"{100 * row.mean:.1f} ± {100 * row.std:.1f}",
+                "95% interval": f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}" if interval else "-",
+                "networks": len(row.accuracies),
+                "published %": f"{figure.accuracy:.1f}" if figure else "-",
+                "seconds": f"{row.seconds:.1f}",
+            }
+        )
+    return rows

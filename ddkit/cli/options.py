@@ -14,10 +14,18 @@ from ddkit.errors import ConfigError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of an error.")]
+Data = Annotated[
+    str | None,
+    typer.Option(help="digits, a torchvision name, a folder, a Parquet file or folder, or .npz. (default: digits)"),
+]
 DataRoot = Annotated[str | None, typer.Option(help="Where named data lie (default: $DDKIT_DATA).")]
 Seed = Annotated[int, typer.Option(min=0, help="The only seed.")]
+GivenSeed = Annotated[int | None, typer.Option(min=0, help="The only seed (default: 0).")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")]
 RunPath = Annotated[Path, typer.Argument(help="A run folder or a .safetensors file.")]
+RunPaths = Annotated[list[Path], typer.Argument(help="Run folders.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Executor = Annotated[str, typer.Option(help="local or ray.")]
 
 
 def silent_text(text: str) -> None:

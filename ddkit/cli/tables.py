@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
-
-if TYPE_CHECKING:
-    from ddkit.data.distilled.dataset import DistilledDataset
-    from ddkit.evaluation.results import EvaluationResult
 
 #: Width of tables that go to a file or a pipe.
 WIDTH = 200
@@ -54,60 +49,3 @@ def _encodable(text: str) -> str:
     except UnicodeEncodeError:
         return text.replace("±", "+-").encode(encoding, "backslashreplace").decode(encoding)
     return text
-
-
-def headline(distilled: DistilledDataset) -> dict[str, Any]:
-    """Return what identifies a distilled set."""
-    keep = ("method", "seed", "steps", "source", "selection")
-    return {key: distilled.metadata[key] for key in keep if key in distilled.metadata}
-
-
-def accuracy_rows(label: str, result: EvaluationResult, distilled: DistilledDataset) -> list[dict[str, Any]]:
-    """Return one row per architecture, with the published figure where there is one."""
-    from ddkit.evaluation.published import published
-
-    config = distilled.metadata.get("config") or {}
-    rows = []
-    for row in result.rows:
-        figure = published(label, result.data, config.get("ipc"), row.architecture)
-        interval = row.interval95
-        rows.append(
-            {
-                "set": label,
-                "recipe": result.recipe.name,
-                "architecture": row.architecture,
-                "images": result.train_images,
-                "accuracy %": f"{100 * row.mean:.1f} ± {100 * row.std:.1f}",
-                "95% interval": f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}" if interval else "-",
-                "networks": len(row.accuracies),
-                "published %": f"{figure.accuracy:.1f}" if figure else "-",
-                "seconds": f"{row.seconds:.1f}",
-            }
-        )
-    return rows
-
-
-def comparison_row(row: dict[str, Any], *, private: bool = False) -> dict[str, Any]:
-    """Return a row of :func:`ddkit.evaluation.report.comparison_table` in the columns of a terminal.
-
-    Args:
-        row: of the table.
-        private: whether any row of the table is of a private set, so that all have the column.
-    """
-
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:.1f}"
-
-    measured = "not evaluated" if row["mean"] is None else f"{percent(row['mean'])} ± {percent(row['std'])}"
-    return {
-        "run": Path(row["run"]).name,
-        "set": row["label"],
-        "data": row["data"],
-        "ipc": row["ipc"],
-        "bytes": row["bytes"],
-        "architecture": row["architecture"] or "-",
-        "accuracy %": measured,
-        "networks": row["repeats"],
-        "published %": percent(row["published"]),
-        **({"privacy": row["privacy"] or "none"} if private else {}),
-    }

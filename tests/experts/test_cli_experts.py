@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from ddkit.cli import experts as cli_experts
 from ddkit.cli import main
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.engine import Session
-from ddkit.training.experts import ExpertBuffer
+from ddkit.training.experts import ExpertBuffer, build
 
 Command = Callable[..., tuple[int, str, str]]
 SMALL = ("--data", "digits", "--model", "convnet:width=4,depth=2", "--epochs", "1")
@@ -172,13 +171,13 @@ def test_mistakes_are_refused_in_one_line(ddkit: Command, tmp_path: Path) -> Non
 def test_interruption_says_how_many_are_finished(
     ddkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = cli_experts.build_buffer
+    original = build.build_buffer
 
     def interrupted(*arguments: object, **options: object) -> None:
         original(arguments[0], arguments[1], arguments[2], 1)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_experts, "build_buffer", interrupted)
+    monkeypatch.setattr(build, "build_buffer", interrupted)
     status, _, told = ddkit(*SMALL, "--count", 3, "--out", tmp_path / "x", "--json")
     assert status == 130
     assert "1 of 3 experts" in told and "are finished and kept; go on with `ddkit experts" in told

@@ -1,18 +1,43 @@
-"""Which pieces does ``ddkit methods --pieces`` list?"""
+"""``ddkit methods`` lists methods, and the pieces of which they are composed."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from typing import Any
+from typing import Annotated, Any
 
-from ddkit import networks, objectives, synthesis
-from ddkit.base.registry import Registry
-from ddkit.objectives import constraints
+import typer
+
+from ddkit.cli.options import Json, Verbose
+from ddkit.cli.tables import print_json, print_table
 
 
-def list_pieces() -> list[dict[str, str]]:
+def methods(
+    pieces: Annotated[
+        bool, typer.Option("--pieces", help="List the pieces that --synthesis, --objective and --networks take.")
+    ] = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """List every method: family, what it learns, paper, cost class."""
+    from ddkit import methods as named
+
+    if pieces:
+        listed = _pieces()
+        return print_json(listed) if as_json else print_table(listed)
+    rows = [named.get(name).describe() for name in named.available()]
+    if as_json:
+        return print_json(rows)
+    columns = {"name": "method", "family": "family", "learns": "learns", "cost": "full cost", "paper": "paper"}
+    print_table([{title: row[key] for key, title in columns.items()} for row in rows])
+
+
+def _pieces() -> list[dict[str, str]]:
     """Return every registered piece: its kind, its name, what it does and its options with their defaults."""
+    from ddkit import networks, objectives, synthesis
+    from ddkit.base.registry import Registry
+    from ddkit.objectives import constraints
+
     registries: dict[str, Registry[Any]] = {
         "synthesis": synthesis.registry,
         "objective": objectives.registry,

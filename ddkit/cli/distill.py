@@ -1,0 +1,102 @@
+"""``ddkit distill`` starts a run, or continues the one in the folder.
+
+Whatever is wrong with the options or the run folder is refused before work starts.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ddkit.cli.options import Data, DataRoot, GivenSeed, Json, Settings, Verbose, typed_command
+from ddkit.cli.tables import print_json
+
+if TYPE_CHECKING:
+    from ddkit.data.distilled.dataset import DistilledDataset
+    from ddkit.engine.run import RunFolder
+
+
+def distill(
+    out: Annotated[Path, typer.Option(help="Folder that keeps the run.")],
+    method: Annotated[str | None, typer.Option(help="A name from `ddkit methods`.")] = None,
+    data: Data = None,
+    ipc: Annotated[int | None, typer.Option(help="Images per class (default: 10).")] = None,
+    seed: GivenSeed = None,
+    steps: Annotated[int | None, typer.Option(help="Outer steps (default: the published schedule).")] = None,
+    synthesis: Annotated[str | None, typer.Option(help="What is learned, NAME or NAME:option=value,...")] = None,
+    objective: Annotated[str | None, typer.Option(help="What is matched, NAME or NAME:option=value,...")] = None,
+    networks: Annotated[str | None, typer.Option(help="Source of matching networks, likewise.")] = None,
+    settings: Settings = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out; without one, start it.")] = False,
+    holdout: Annotated[float | None, typer.Option(help="Part of the training data kept for --eval-every.")] = None,
+    eval_every: Annotated[int | None, typer.Option(help="Steps between evaluations on the held-out part.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many evaluations without gain.")] = None,
+    images_every: Annotated[int | None, typer.Option(help="Steps between pictures (default: ten a run).")] = None,
+    checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints (default: a minute).")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard scalars.")] = False,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    data_root: DataRoot = None,
+    zca: Annotated[bool, typer.Option("--zca", help="Whiten images (regularised ZCA).")] = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Distil a dataset into IPC images per class.
+
+    A method is a composition and every piece can be replaced: --synthesis multi-formation:factor=2, --objective
+    gradient, --networks fresh (`ddkit methods --pieces` lists them). Any setting can be overridden: --set
+    optimiser.lr=0.5 --set model=convnet:width=64 --set augmentation=none. Ctrl-C saves the state; --resume goes on.
+    """
+    from ddkit import methods
+    from ddkit.cli import runs
+    from ddkit.data.distilled.dataset import DistilledDataset
+    from ddkit.engine.distiller import Distiller
+    from ddkit.engine.run import RunFolder
+
+    folder = RunFolder(out)
+    stored = runs.stored_in(folder, resume)
+    data = runs.data_of(folder, stored, data)
+    method, ipc, seed = runs.identity(folder, stored, resume, method, ipc, seed)
+    if stored is None and data_root:
+        data_root = str(Path(data_root).expanduser().resolve())
+    kept = stored and stored["data"].get("options", {})
+    loading = runs.DataOptions.of(folder, kept, root=data_root, zca=zca or None, holdout=holdout)
+    watch = {"eval_every": eval_every, "patience": patience, "images_every": images_every}
+    kept = stored and stored.get("callbacks", {})
+    watching = runs.CallbackOptions.of(folder, kept, **watch, tensorboard=tensorboard or None)
+    pieces = {"synthesis": synthesis, "objective": objective, "networks": networks}
+    overrides = runs.overrides(settings or [], steps=steps, device=device, **pieces)
+    config = runs.same_config(folder, stored, overrides) if stored else None
+    if folder.finished:  # which needs neither data nor experts any more
+        folder.tidy()
+        result = DistilledDataset.load(folder.artifact)
+        if not as_json:
+            typer.echo("the run was finished already")
+        return _print_run(folder, result, as_json)
+    runs.check(loading, watching)
+    real, held_out = runs.load_data(folder, data, seed, loading)
+    callbacks = runs.callbacks(watching, held_out, show_progress=not as_json)
+    config = config or methods.get(method).configure(real, ipc, seed, overrides)
+    result = Distiller(config, callbacks=callbacks, checkpoint_every=checkpoint_every).fit(
+        real,
+        out=out,
+        resume=resume,
+        data_spec=data,
+        data_options=loading.model_dump(),
+        callback_options=watching.model_dump(),
+        command=typed_command(),
+    )
+    _print_run(folder, result, as_json)
+
+
+def _print_run(folder: RunFolder, result: DistilledDataset, as_json: bool) -> None:
+    if as_json:
+        keep = ("method", "seed", "steps", "source", "selection")
+        kept = {key: result.metadata[key] for key in keep if key in result.metadata}
+        return print_json({"artifact": str(folder.artifact), "budget": result.budget.as_dict(), **kept})
+    size = f"{folder.artifact.stat().st_size:,} bytes"
+    typer.echo(f"{len(result)} images of {result.num_classes} classes in {folder.artifact} ({size})")
+    where = shlex.quote(str(folder.path))
+    typer.echo(f"next: ddkit evaluate {where} --baseline random    then: ddkit show {where}")
