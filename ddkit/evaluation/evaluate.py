@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ddkit.base.device import memory_errors, resolve_device
 from ddkit.base.executor import Executor
 from ddkit.base.streams import derive_seed
+from ddkit.base.version import __version__
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
 from ddkit.data.storage import digest
@@ -26,6 +27,7 @@ from ddkit.evaluation.results import ArchitectureResult, EvaluationResult
 from ddkit.models.base import uses_batch_norm
 from ddkit.models.spec import ModelSpec
 from ddkit.training.accuracy import accuracies
+from ddkit.training.experts.identity import describe_preprocessing
 from ddkit.training.recipe import TrainingRecipe
 from ddkit.training.train import TrainingPrecision, networks_at_once, train_networks
 
@@ -71,8 +73,6 @@ class _Shared:
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
         """What the accuracy of a network depends on beside its architecture and its seed."""
-        from ddkit.base.version import __version__
-        from ddkit.training.experts.identity import describe_preprocessing
 
         def described(real: RealData) -> list[Any]:
             return [real.fingerprint, describe_preprocessing(real.preprocessing, real.shape)]
