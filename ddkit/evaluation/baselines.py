@@ -17,9 +17,7 @@ from ddkit.data.coresets.random import random_indices
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, DataError, unknown_name
-from ddkit.evaluation.choice import recipe_for_others, recipe_of, whole_recipe
-from ddkit.evaluation.evaluate import evaluate_real
-from ddkit.models.spec import ModelSpec
+from ddkit.evaluation.choice import recipe_for_others, recipe_of
 
 #: Bytes of a stored hard label.
 LABEL_BYTES = 8
@@ -260,29 +258,3 @@ def baseline_sets(
         else:
             raise unknown_name("baseline", kind, (*_KINDS, "whole"))
     return sets
-
-
-def whole_accuracy(
-    train: RealData,
-    test: RealData,
-    spec: ModelSpec | str = "convnet",
-    epochs: int | None = None,
-    *,
-    repeats: int = 1,
-    seed: int = 0,
-    **options: Any,
-) -> float:
-    """Return the mean test accuracy (a fraction) of networks trained on the whole training set.
-
-    Args:
-        train: the training set, whose preprocessing is used.
-        test: the test set.
-        spec: the architecture.
-        epochs: nominal epochs (one more runs, see :class:`TrainingRecipe`); None for those of the recipe.
-        repeats: networks.
-        seed: of the evaluation.
-        options: ``device``, ``precision``, ``compile``, ``executor`` of :func:`evaluate_real`.
-    """
-    recipe = whole_recipe(train)
-    recipe = recipe if epochs is None else recipe.replace(epochs=epochs)
-    return evaluate_real(train, test, (spec,), repeats, recipe, seed, **options).rows[0].mean

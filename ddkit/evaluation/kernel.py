@@ -73,7 +73,7 @@ def evaluate_kernel(
         networks: of every architecture, ``repeats`` of them, trained on the set as its recipe says and with this seed,
             as :func:`~ddkit.evaluation.evaluate` hands them to ``keep``, whose row counts the seconds of their
             training; None trains them.
-        training: precision, compile, stacked of :func:`~ddkit.evaluation.train_networks`, for trained networks.
+        training: precision, compile, stacked of :func:`~ddkit.training.train_networks`, for trained networks.
 
     Returns:
         the result, a row per kernel.

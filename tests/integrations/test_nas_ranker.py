@@ -18,8 +18,7 @@ from ddkit.evaluation import network_seeds
 from ddkit.integrations.nas import Preparation, ProxyRanker, Ranking, SearchSpace
 from ddkit.integrations.nas.trainer import of_steps
 from ddkit.models import ModelSpec
-from ddkit.training import TrainingRecipe, train_networks
-from ddkit.training.accuracy import accuracy_and_loss
+from ddkit.training import TrainingRecipe, accuracy_and_loss, train_networks
 from tests.integrations.nas_cases import Explodes, Raises, digits, grid, linear, tiny_set
 
 SHORT = ProxyRanker(epochs=12, seeds=2)
