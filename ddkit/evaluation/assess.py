@@ -197,16 +197,14 @@ class _Ways:
         """
         if kernel_of(self.distilled) is not None and not self.kernel_is_of_networks():
             yield f"{kind} (kernel)", merge_draws([self._kernel(one, specs, 1) for one in members])
-        if self._trains_differently() and trained_by != common_recipe(self.distilled):
-            yield f"{kind} (common protocol)", self._commonly(members, common)
+        how = common_recipe(self.distilled)
+        if self._trains_differently() and trained_by != how:
+            result = _pooled(members, self.test, common, self.repeats, how, self.seed, self.options)
+            yield f"{kind} (common protocol)", result
 
     def _trains_differently(self) -> bool:
         """Whether the set's own recipe belongs to its method instead of to the field."""
         return recipe_of(self.distilled).name in OWN_RECIPES
-
-    def _commonly(self, members: Sequence[DistilledDataset], common: Sequence[ModelSpec]) -> EvaluationResult:
-        how = common_recipe(self.distilled)
-        return _pooled(members, self.test, common, self.repeats, how, self.seed, self.options)
 
     def _kernel(
         self,

@@ -120,23 +120,13 @@ class _Request:
         return torch.cat(chosen)
 
 
-def _random(request: _Request) -> list[DistilledDataset]:
-    return [request.real_set("random", request.random("random", draw, request.counts)) for draw in range(request.draws)]
+def _random(request: _Request, kind: str = "random", counts: Sequence[int] | None = None) -> list[DistilledDataset]:
+    counts = request.counts if counts is None else counts
+    return [request.real_set(kind, request.random(kind, draw, counts)) for draw in range(request.draws)]
 
 
 def _herding(request: _Request, kind: str = "herding", counts: Sequence[int] | None = None) -> list[DistilledDataset]:
     return [request.real_set(kind, request.herded(request.counts if counts is None else counts))]
-
-
-def _random_bytes(request: _Request) -> list[DistilledDataset]:
-    return [
-        request.real_set("random-bytes", request.random("random-bytes", draw, request.counts_for_bytes))
-        for draw in range(request.draws)
-    ]
-
-
-def _herding_bytes(request: _Request) -> list[DistilledDataset]:
-    return _herding(request, "herding-bytes", request.counts_for_bytes)
 
 
 def _random_soft(request: _Request) -> list[DistilledDataset]:
@@ -179,8 +169,8 @@ _KINDS: dict[str, Callable[[_Request], list[DistilledDataset]]] = {
     "herding": _herding,
     "random-soft": _random_soft,
     "class-mean": _class_mean,
-    "random-bytes": _random_bytes,
-    "herding-bytes": _herding_bytes,
+    "random-bytes": lambda request: _random(request, "random-bytes", request.counts_for_bytes),
+    "herding-bytes": lambda request: _herding(request, "herding-bytes", request.counts_for_bytes),
 }
 
 

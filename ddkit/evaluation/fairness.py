@@ -1,7 +1,6 @@
 """How much of an accuracy comes from the distilled images, and how much from soft labels and augmentation.
 
-The scores are those of DD-Ranking (Li et al. 2025, "DD-Ranking: Rethinking the Evaluation of Dataset
-Distillation"),
+The scores are those of DD-Ranking (Li et al. 2025, "DD-Ranking: Rethinking the Evaluation of Dataset Distillation"),
 computed from accuracies as fractions.
 """
 
@@ -180,8 +179,8 @@ def robust_scores(
         test: the real test set.
         architecture: the network.
         recipe: how to train; None takes the set's own, or the common protocol where that is a list of steps.
-            Its augmentation and CutMix, or the data's standard
-            augmentation when it has neither, make the augmented half of ARS; HLR and IOR use the recipe as it is.
+            Its augmentation and CutMix, or the data's standard augmentation when it has neither, make the augmented
+            half of ARS; HLR and IOR use the recipe as it is.
         whole_recipe: how to train on the whole training set; None as :func:`evaluate_real` does.
         whole: accuracy of the whole training set when it is known already; saves the longest evaluation.
         repeats: networks per evaluation.

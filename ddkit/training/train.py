@@ -171,7 +171,7 @@ def networks_at_once(
     Args and errors are those of :func:`train_networks`.
     """
     data = training_set(images, labels, recipe, num_classes, resolve_device(device))
-    setting = _setting(data, spec, recipe, num_classes, precision, compile)
+    setting = setting_of(data, spec, recipe, Precision(getattr(torch, precision), compile))
     return _plan(setting, data, recipe, seeds, stacked)[0]
 
 
@@ -180,23 +180,17 @@ def _shown(data: TrainingSet, recipe: TrainingRecipe) -> int:
     return len(data) // recipe.runs if recipe.schedule == "given" else recipe.shown(len(data))
 
 
-def _setting(
-    data: TrainingSet,
-    spec: ModelSpec,
-    recipe: TrainingRecipe,
-    num_classes: int,
-    precision: TrainingPrecision,
-    compile: bool,
-) -> Setting:
+def setting_of(data: TrainingSet, spec: ModelSpec, recipe: TrainingRecipe, precision: Precision) -> Setting:
+    """Return what fixes the kernels of training ``spec`` on ``data`` with ``recipe``."""
     count = _shown(data, recipe)
     return Setting(
         spec=spec,
         shape=data.shape,
-        num_classes=num_classes,
+        num_classes=data.num_classes,
         batch=count if recipe.schedule == "given" else min(recipe.batch_size, count),
         soft=data.targets.is_floating_point() or recipe.cutmix > 0,
         kind=recipe.loss_for("hard"),
-        precision=Precision(getattr(torch, precision), compile),
+        precision=precision,
         device=data.targets.device,
         dtype=data.dtype,
         start=recipe.start,
@@ -260,7 +254,7 @@ def train_networks(
     if precision not in ("float32", "bfloat16"):
         raise ConfigError(f"precision='{precision}' is unknown; use 'float32' or 'bfloat16'")
     data = training_set(images, labels, recipe, num_classes, resolve_device(device))
-    setting = _setting(data, spec, recipe, num_classes, precision, compile)
+    setting = setting_of(data, spec, recipe, Precision(getattr(torch, precision), compile))
     size, pad = _plan(setting, data, recipe, seeds, stacked, pad_last)
     width, total = max(size, 1), recipe.total_epochs * len(seeds)
     networks: list[nn.Module] = []

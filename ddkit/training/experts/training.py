@@ -18,7 +18,7 @@ from ddkit.training.experts.flat import FlatLearner, flat
 from ddkit.training.experts.measures import Sample
 from ddkit.training.experts.settings import ExpertSettings
 from ddkit.training.learners import Learner, Setting, create_learner
-from ddkit.training.train import run_epochs
+from ddkit.training.train import run_epochs, setting_of
 
 #: Training images on which loss, accuracy and flatness are measured; all of a smaller set.
 MEASURED_IMAGES = 1024
@@ -64,9 +64,9 @@ def train_experts(
     Raises:
         DivergedError: a weight is not finite any more.
     """
-    started, count = time.monotonic(), len(experts)
+    started, recipe, count = time.monotonic(), settings.recipe(), len(experts)
     seeds = [settings.seed_of(expert) for expert in experts]
-    setting = _setting(data, settings, precision or Precision())
+    setting = setting_of(data, settings.spec, recipe, precision or Precision())
     learner = create_learner(setting, seeds, stacked=count > 1)
     if settings.rho:
         learner = FlatLearner(learner, count, rho=settings.rho, alpha=settings.alpha, adaptive=settings.adaptive)
@@ -79,27 +79,13 @@ def train_experts(
         _require_finite_losses(trajectories, experts, epoch, settings)
         on_epoch(epoch)
 
-    batches = Batches(data, settings.recipe(), [Streams(seed) for seed in seeds], pad=setting.precision.compile)
+    batches = Batches(data, recipe, [Streams(seed) for seed in seeds], pad=setting.precision.compile)
     run_epochs(learner, batches, after_epoch)
     seconds = (time.monotonic() - started) / count
     for seed, trajectory, last in zip(seeds, trajectories, flat(learner.parameters, count), strict=True):
         trajectory.flatness = sample.flatness(last, Streams(seed)("flatness"))
         trajectory.seconds = seconds
     return trajectories
-
-
-def _setting(data: TrainingSet, settings: ExpertSettings, precision: Precision) -> Setting:
-    return Setting(
-        spec=settings.spec,
-        shape=data.shape,
-        num_classes=data.num_classes,
-        batch=min(settings.batch_size, len(data)),
-        soft=False,
-        kind="ce",
-        precision=precision,
-        device=data.targets.device,
-        dtype=data.dtype,
-    )
 
 
 def _sample(data: TrainingSet, setting: Setting, seed: int) -> Sample:
