@@ -28,6 +28,7 @@ from ddkit.integrations.federated.weights import load_arrays, weights_to_arrays
 from ddkit.models.spec import ModelSpec
 from ddkit.recipes.federated_report import Way
 from ddkit.recipes.federated_settings import Settings
+from ddkit.training.accuracy import probabilities
 from ddkit.training.named import recipe as recipe_called
 from ddkit.training.recipe import TrainingRecipe
 
@@ -53,14 +54,6 @@ def _trained_only(strategy: Averaging) -> Averaging:
     """Let the clients of a strategy train and not evaluate; set afterwards, as Flower warns of it otherwise."""
     strategy.fraction_evaluate = 0.0
     return strategy
-
-
-@torch.inference_mode()
-def probabilities(module: nn.Module, test: RealData, batch: int = 512) -> Tensor:
-    """Return what a network says of all test images, (N, K)."""
-    module.eval()
-    parts = [module(test.batch(index)).softmax(dim=1) for index in torch.arange(len(test)).split(batch)]
-    return torch.cat(parts)
 
 
 class Partition:

@@ -17,11 +17,11 @@ from ddkit.data.decoding import decode_images, one_line
 from ddkit.data.folder import is_class_folder_tree, read_folder
 from ddkit.data.named import NAMED, read_digits
 from ddkit.data.npz import read_npz
-from ddkit.data.parquet import parquet_files, read_parquet
 from ddkit.data.preprocessing import Preprocessing
 from ddkit.data.raw import ArrayImages, Raw
 from ddkit.data.real import RealData
 from ddkit.data.storage import MEMORY_MAP_ABOVE, MappedFile, data_root, digest, gather_images
+from ddkit.data.tree import parquet_files
 from ddkit.errors import DataError, unknown_name
 
 _DIGITS_DESCRIPTION = "handwritten digits, 1x8x8, 10 classes, 1347 / 450 images, comes with scikit-learn"
@@ -158,6 +158,8 @@ def _open_source(spec: str | Path, root: str | Path | None, download: bool) -> _
     if path.suffix.lower() == ".parquet" or (path.is_dir() and parquet_files(path)):
         if path.is_dir() and is_class_folder_tree(path):
             warnings.warn(f"'{spec}' holds Parquet files, which are read, and images, which are left out", stacklevel=4)
+        from ddkit.data.parquet import read_parquet  # loads pyarrow
+
         return _Source(str(spec), partial(read_parquet, path))
     if path.is_dir() and is_class_folder_tree(path):
         return _Source(str(spec), partial(read_folder, path))

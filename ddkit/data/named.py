@@ -12,10 +12,10 @@ import torch
 from ddkit.data.checks import images_at_rest
 from ddkit.data.decoding import one_line
 from ddkit.data.idx import read_idx
-from ddkit.data.parquet import parquet_files, read_parquet
 from ddkit.data.preprocessing import Preprocessing
 from ddkit.data.raw import Raw
 from ddkit.data.splits import stratified_split
+from ddkit.data.tree import parquet_files
 from ddkit.errors import DataError
 
 _DIGITS = tuple("0123456789")
@@ -71,6 +71,8 @@ class NamedSet:
             raise DataError(f"'{self.name}' has no split '{split}': it has 'train' and 'test'")
         form = self.form(root, split)
         if form == "parquet":
+            from ddkit.data.parquet import read_parquet  # pyarrow takes longer to load than all of ddkit.data
+
             return read_parquet(root / self.name, split)
         if form is None:
             if not download:

@@ -17,12 +17,11 @@ from ddkit.data.parquet_table import Table, readable
 from ddkit.data.raw import EncodedImages, Raw, distinct, encode_labels
 from ddkit.data.split_names import chosen_split, extra_named, split_named
 from ddkit.data.storage import digest
-from ddkit.data.tree import walk
+from ddkit.data.tree import parquet_files
 from ddkit.errors import DataError
 
 _CHUNK_ROWS = 512
 _CHUNK_BYTES = 2**26
-_DEPTH = 2
 
 
 class ParquetImages(EncodedImages):
@@ -70,13 +69,6 @@ def _items(column: Any, path: Path, rows: np.ndarray) -> list[tuple[str, bytes |
     if values.null_count:
         raise DataError(f"'{path}' has rows without image bytes: store the images inside the file")
     return [(f"{path}, row {row}", value) for row, value in zip(rows.tolist(), values.to_pylist(), strict=True)]
-
-
-def parquet_files(path: Path) -> list[Path]:
-    """Return the Parquet files in a folder or up to two levels below it, sorted."""
-    near = walk(path, lambda place, _: len(place.relative_to(path).parts) <= _DEPTH)
-    found = (place / name for place, _, names in near for name in names)
-    return sorted(file for file in found if file.suffix.lower() == ".parquet")
 
 
 def _files_of_splits(path: Path) -> dict[str, list[Path]]:

@@ -75,6 +75,13 @@ def walk(
         waiting += [place / name for name in sorted(folders, reverse=True)]
 
 
+def parquet_files(path: Path) -> list[Path]:
+    """Return the Parquet files in a folder or up to two levels below it, sorted."""
+    near = walk(path, lambda place, _: len(place.relative_to(path).parts) <= 2)
+    found = (place / name for place, _, names in near for name in names)
+    return sorted(file for file in found if file.suffix.lower() == ".parquet")
+
+
 def holds_image(folder: Path) -> bool:
     """Return whether an image file lies anywhere below ``folder``."""
     return any(is_image(name) for _, _, files in walk(folder) for name in files)

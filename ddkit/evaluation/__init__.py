@@ -1,7 +1,7 @@
 """How good is a distilled set: train on it, then compare with controls and published figures."""
 
 from ddkit.evaluation.assess import assess, merge_draws, read_evaluation, write_evaluation
-from ddkit.evaluation.baselines import baseline_sets, images_per_class_for_bytes, whole_accuracy
+from ddkit.evaluation.baselines import baseline_sets, images_per_class_for_bytes
 from ddkit.evaluation.choice import common_recipe, own_model, recipe_for_others, recipe_of, whole_recipe
 from ddkit.evaluation.compatibility import check_compatible
 from ddkit.evaluation.evaluate import evaluate, evaluate_real, network_seeds
@@ -55,7 +55,6 @@ __all__ = [
     "robust_scores",
     "summary",
     "two_level",
-    "whole_accuracy",
     "whole_recipe",
     "write_evaluation",
 ]

@@ -124,27 +124,26 @@ def assess(
     report_progress(f"training {repeats} network{'s' * (repeats != 1)} on the distilled set")
     networks: dict[ModelSpec, list[nn.Module]] = {}
     keep = networks.__setitem__ if ways is not None and ways.kernel_is_of_networks() else None
-    results = [(label, evaluate(distilled, test, specs, repeats, own, seed, keep=keep, **options))]
-    on_results(results)
-    if ways is not None:
-        for further in ways.further(label, specs, common, networks, report_progress):
-            results.append(further)
-            on_results(results)
+    results: list[tuple[str, EvaluationResult]] = []
+
+    def add(one: tuple[str, EvaluationResult]) -> None:
+        results.append(one)
+        on_results(results)
+
+    add((label, evaluate(distilled, test, specs, repeats, own, seed, keep=keep, **options)))
+    for one in ways.further(label, specs, common, networks, report_progress) if ways else ():
+        add(one)
     for kind, members in sets.items():
         report_progress(f"training networks on the baseline '{kind}'")
         if isinstance(members, RealData):
             whole = whole_recipe(members)
             whole = whole if whole_epochs is None else whole.replace(epochs=whole_epochs)
-            result = evaluate_real(members, test, specs, min(repeats, 3), whole, seed, **options)
-        else:
-            nets = common if others.name != own.name else specs
-            result = _pooled(members, test, nets, repeats, others, seed, options)
-        results.append((kind, result))
-        on_results(results)
-        if ways is not None and not isinstance(members, RealData):
-            for further in ways.further_of_baseline(kind, members, specs, common, others):
-                results.append(further)
-                on_results(results)
+            add((kind, evaluate_real(members, test, specs, min(repeats, 3), whole, seed, **options)))
+            continue
+        nets = common if others.name != own.name else specs
+        add((kind, _pooled(members, test, nets, repeats, others, seed, options)))
+        for one in ways.further_of_baseline(kind, members, specs, common, others) if ways else ():
+            add(one)
     return results
 
 
@@ -198,16 +197,14 @@ class _Ways:
         """
         if kernel_of(self.distilled) is not None and not self.kernel_is_of_networks():
             yield f"{kind} (kernel)", merge_draws([self._kernel(one, specs, 1) for one in members])
-        if self._trains_differently() and trained_by != common_recipe(self.distilled):
-            yield f"{kind} (common protocol)", self._commonly(members, common)
+        how = common_recipe(self.distilled)
+        if self._trains_differently() and trained_by != how:
+            result = _pooled(members, self.test, common, self.repeats, how, self.seed, self.options)
+            yield f"{kind} (common protocol)", result
 
     def _trains_differently(self) -> bool:
         """Whether the set's own recipe belongs to its method instead of to the field."""
         return recipe_of(self.distilled).name in OWN_RECIPES
-
-    def _commonly(self, members: Sequence[DistilledDataset], common: Sequence[ModelSpec]) -> EvaluationResult:
-        how = common_recipe(self.distilled)
-        return _pooled(members, self.test, common, self.repeats, how, self.seed, self.options)
 
     def _kernel(
         self,

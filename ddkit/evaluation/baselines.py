@@ -17,9 +17,7 @@ from ddkit.data.coresets.random import random_indices
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, DataError, unknown_name
-from ddkit.evaluation.choice import recipe_for_others, recipe_of, whole_recipe
-from ddkit.evaluation.evaluate import evaluate_real
-from ddkit.models.spec import ModelSpec
+from ddkit.evaluation.choice import recipe_for_others, recipe_of
 
 #: Bytes of a stored hard label.
 LABEL_BYTES = 8
@@ -122,23 +120,13 @@ class _Request:
         return torch.cat(chosen)
 
 
-def _random(request: _Request) -> list[DistilledDataset]:
-    return [request.real_set("random", request.random("random", draw, request.counts)) for draw in range(request.draws)]
+def _random(request: _Request, kind: str = "random", counts: Sequence[int] | None = None) -> list[DistilledDataset]:
+    counts = request.counts if counts is None else counts
+    return [request.real_set(kind, request.random(kind, draw, counts)) for draw in range(request.draws)]
 
 
 def _herding(request: _Request, kind: str = "herding", counts: Sequence[int] | None = None) -> list[DistilledDataset]:
     return [request.real_set(kind, request.herded(request.counts if counts is None else counts))]
-
-
-def _random_bytes(request: _Request) -> list[DistilledDataset]:
-    return [
-        request.real_set("random-bytes", request.random("random-bytes", draw, request.counts_for_bytes))
-        for draw in range(request.draws)
-    ]
-
-
-def _herding_bytes(request: _Request) -> list[DistilledDataset]:
-    return _herding(request, "herding-bytes", request.counts_for_bytes)
 
 
 def _random_soft(request: _Request) -> list[DistilledDataset]:
@@ -181,8 +169,8 @@ _KINDS: dict[str, Callable[[_Request], list[DistilledDataset]]] = {
     "herding": _herding,
     "random-soft": _random_soft,
     "class-mean": _class_mean,
-    "random-bytes": _random_bytes,
-    "herding-bytes": _herding_bytes,
+    "random-bytes": lambda request: _random(request, "random-bytes", request.counts_for_bytes),
+    "herding-bytes": lambda request: _herding(request, "herding-bytes", request.counts_for_bytes),
 }
 
 
@@ -260,29 +248,3 @@ def baseline_sets(
         else:
             raise unknown_name("baseline", kind, (*_KINDS, "whole"))
     return sets
-
-
-def whole_accuracy(
-    train: RealData,
-    test: RealData,
-    spec: ModelSpec | str = "convnet",
-    epochs: int | None = None,
-    *,
-    repeats: int = 1,
-    seed: int = 0,
-    **options: Any,
-) -> float:
-    """Return the mean test accuracy (a fraction) of networks trained on the whole training set.
-
-    Args:
-        train: the training set, whose preprocessing is used.
-        test: the test set.
-        spec: the architecture.
-        epochs: nominal epochs (one more runs, see :class:`TrainingRecipe`); None for those of the recipe.
-        repeats: networks.
-        seed: of the evaluation.
-        options: ``device``, ``precision``, ``compile``, ``executor`` of :func:`evaluate_real`.
-    """
-    recipe = whole_recipe(train)
-    recipe = recipe if epochs is None else recipe.replace(epochs=epochs)
-    return evaluate_real(train, test, (spec,), repeats, recipe, seed, **options).rows[0].mean

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ddkit.base.device import memory_errors, resolve_device
 from ddkit.base.executor import Executor
 from ddkit.base.streams import derive_seed
+from ddkit.base.version import __version__
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
 from ddkit.data.storage import digest
@@ -26,6 +27,7 @@ from ddkit.evaluation.results import ArchitectureResult, EvaluationResult
 from ddkit.models.base import uses_batch_norm
 from ddkit.models.spec import ModelSpec
 from ddkit.training.accuracy import accuracies
+from ddkit.training.experts.identity import describe_preprocessing
 from ddkit.training.recipe import TrainingRecipe
 from ddkit.training.train import TrainingPrecision, networks_at_once, train_networks
 
@@ -71,8 +73,6 @@ class _Shared:
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
         """What the accuracy of a network depends on beside its architecture and its seed."""
-        from ddkit.base.version import __version__
-        from ddkit.training.experts.identity import describe_preprocessing
 
         def described(real: RealData) -> list[Any]:
             return [real.fingerprint, describe_preprocessing(real.preprocessing, real.shape)]
@@ -138,15 +138,18 @@ def network_seeds(seed: int, spec: ModelSpec, repeats: int) -> tuple[int, ...]:
     return tuple(derive_seed(seed, "evaluation", spec.canonical(), repeat) for repeat in range(repeats))
 
 
-def _evaluate_rows(
+def _evaluated(
     shared: _Shared,
+    recipe: TrainingRecipe,
     architectures: Sequence[str | ModelSpec],
     repeats: int,
     seed: int,
     executor: Executor | None,
     progress: EvaluationProgress | None,
     keep: Keep | None = None,
-) -> tuple[ArchitectureResult, ...]:
+    **card: Any,
+) -> EvaluationResult:
+    """Train and test; ``recipe`` and ``card`` go into the result as they are."""
     specs = [ModelSpec.parse(item) for item in architectures]
     if not specs:
         raise ConfigError("no architectures to evaluate; give at least one, such as 'convnet'")
@@ -168,7 +171,7 @@ def _evaluate_rows(
     else:
         flat = _run_elsewhere(shared, [_Task(spec, (one,)) for spec in specs for one in seeds[spec]], executor)
         outcomes = [flat[i * repeats : (i + 1) * repeats] for i in range(len(specs))]
-    return tuple(
+    rows = tuple(
         ArchitectureResult(
             architecture=spec.canonical(),
             accuracies=tuple(value for values, _ in outcome for value in values),
@@ -179,6 +182,15 @@ def _evaluate_rows(
             compiled=shared.compile,
         )
         for spec, outcome in zip(specs, outcomes, strict=True)
+    )
+    return EvaluationResult(
+        rows=rows,
+        recipe=recipe,
+        data=shared.test.name,
+        split=shared.test.split,
+        test_size=len(shared.test),
+        train_images=len(shared.images),
+        **card,
     )
 
 
@@ -270,19 +282,14 @@ def evaluate(
         precision=precision,
         compile=compile,
         stacked=stacked,
-        finished=Finished(None) if finished is None else finished,
+        finished=finished or Finished(None),
     )
-    return EvaluationResult(
-        rows=_evaluate_rows(shared, architectures, repeats, seed, executor, progress, keep),
-        recipe=recipe,
-        data=test.name,
-        split=test.split,
-        test_size=len(test),
-        label_kind=distilled.label_kind,
-        train_images=len(images),
-        budget=distilled.budget.as_dict(),
-        note=_note(recipe),
-    )
+    card: dict[str, Any] = {
+        "label_kind": distilled.label_kind,
+        "budget": distilled.budget.as_dict(),
+        "note": _note(recipe),
+    }
+    return _evaluated(shared, recipe, architectures, repeats, seed, executor, progress, keep, **card)
 
 
 def _warn_of_other_architectures(
@@ -340,16 +347,8 @@ def evaluate_real(
         precision=precision,
         compile=compile,
         stacked=stacked,
-        finished=Finished(None) if finished is None else finished,
+        finished=finished or Finished(None),
     )
-    return EvaluationResult(
-        rows=_evaluate_rows(shared, architectures, repeats, seed, executor, progress),
-        recipe=recipe,
-        data=test.name,
-        split=test.split,
-        test_size=len(test),
-        label_kind="hard",
-        train_images=len(train),
-        budget={},
-        note="whole training set; accuracy of the last epoch; nothing was selected on the test set",
-    )
+    note = "whole training set; accuracy of the last epoch; nothing was selected on the test set"
+    card: dict[str, Any] = {"label_kind": "hard", "budget": {}, "note": note}
+    return _evaluated(shared, recipe, architectures, repeats, seed, executor, progress, **card)

@@ -1,7 +1,6 @@
 """How much of an accuracy comes from the distilled images, and how much from soft labels and augmentation.
 
-The scores are those of DD-Ranking (Li et al. 2025, "DD-Ranking: Rethinking the Evaluation of Dataset
-Distillation"),
+The scores are those of DD-Ranking (Li et al. 2025, "DD-Ranking: Rethinking the Evaluation of Dataset Distillation"),
 computed from accuracies as fractions.
 """
 
@@ -116,6 +115,23 @@ class RobustScores:
     ars: float
     accuracies: Mapping[str, float]
 
+    @classmethod
+    def of(cls, accuracies: Mapping[str, float], own: str, weight: float, gamma: float) -> RobustScores:
+        """Compute the scores of ``accuracies``; ``own`` is ``augmented`` or ``plain``, as the set's own recipe is."""
+        hlr = hard_label_recovery(accuracies["whole"], accuracies["distilled-hard"])
+        ior = improvement_over_random(accuracies[f"distilled-{own}"], accuracies[f"random-{own}"])
+        pairs = [(accuracies[f"distilled-{how}"], accuracies[f"random-{how}"]) for how in ("augmented", "plain")]
+        augmented, plain = (distilled - random for distilled, random in pairs)
+        return cls(
+            hlr=hlr,
+            ior=ior,
+            alpha=weight * ior - (1 - weight) * hlr,
+            lrs=label_robust_score(hlr, ior, weight),
+            beta=gamma * augmented + (1 - gamma) * plain,
+            ars=augmentation_robust_score(*pairs[0], *pairs[1], gamma),
+            accuracies=accuracies,
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Return the fields by name, for JSON."""
         return asdict(self)
@@ -163,8 +179,8 @@ def robust_scores(
         test: the real test set.
         architecture: the network.
         recipe: how to train; None takes the set's own, or the common protocol where that is a list of steps.
-            Its augmentation and CutMix, or the data's standard
-            augmentation when it has neither, make the augmented half of ARS; HLR and IOR use the recipe as it is.
+            Its augmentation and CutMix, or the data's standard augmentation when it has neither, make the augmented
+            half of ARS; HLR and IOR use the recipe as it is.
         whole_recipe: how to train on the whole training set; None as :func:`evaluate_real` does.
         whole: accuracy of the whole training set when it is known already; saves the longest evaluation.
         repeats: networks per evaluation.
@@ -206,21 +222,4 @@ def robust_scores(
         hard = mean([_hardened(distilled)], recipe.replace(loss="auto"))
     if whole is None:
         whole = evaluate_real(train, test, (architecture,), repeats, whole_recipe, seed, **options).rows[0].mean
-    hlr = hard_label_recovery(whole, hard)
-    ior = improvement_over_random(accuracies[f"distilled-{own}"], accuracies[f"random-{own}"])
-    margins = [accuracies[f"distilled-{how}"] - accuracies[f"random-{how}"] for how in ("augmented", "plain")]
-    return RobustScores(
-        hlr=hlr,
-        ior=ior,
-        alpha=weight * ior - (1 - weight) * hlr,
-        lrs=label_robust_score(hlr, ior, weight),
-        beta=gamma * margins[0] + (1 - gamma) * margins[1],
-        ars=augmentation_robust_score(
-            accuracies["distilled-augmented"],
-            accuracies["random-augmented"],
-            accuracies["distilled-plain"],
-            accuracies["random-plain"],
-            gamma,
-        ),
-        accuracies={"whole": whole, "distilled-hard": hard, **accuracies},
-    )
+    return RobustScores.of({"whole": whole, "distilled-hard": hard, **accuracies}, own, weight, gamma)

@@ -21,6 +21,7 @@ from ddkit.models.kernels.base import Kernel, create
 from ddkit.models.kernels.classifier import KernelClassifier, regression_rows, with_mirrored
 from ddkit.models.kernels.features import NetworkFeatures
 from ddkit.models.spec import ModelSpec
+from ddkit.training.accuracy import right
 from ddkit.training.learners import Centred
 from ddkit.training.train import train_networks
 
@@ -73,7 +74,7 @@ def evaluate_kernel(
         networks: of every architecture, ``repeats`` of them, trained on the set as its recipe says and with this seed,
             as :func:`~ddkit.evaluation.evaluate` hands them to ``keep``, whose row counts the seconds of their
             training; None trains them.
-        training: precision, compile, stacked of :func:`~ddkit.evaluation.train_networks`, for trained networks.
+        training: precision, compile, stacked of :func:`~ddkit.training.train_networks`, for trained networks.
 
     Returns:
         the result, a row per kernel.
@@ -168,11 +169,9 @@ def _accuracy(kernel: Kernel, distilled: DistilledDataset, test: RealData, how: 
     if how.flip:
         images, rows = with_mirrored(images, rows)
     classifier = KernelClassifier(kernel, images, rows, how.regulariser)
-    correct = 0
-    for index in torch.arange(len(test)).split(CHUNK):
-        guess = classifier.predict(test.batch(index).to(device), CHUNK).argmax(1)
-        correct += int((guess.cpu() == test.labels[index.to(test.labels.device)].cpu()).sum())
-    return correct / len(test)
+    truth, parts = test.labels.cpu(), torch.arange(len(test)).split(CHUNK)
+    outputs = (classifier.predict(test.batch(part).to(device), CHUNK).cpu() for part in parts)
+    return sum(int(right(rows, truth[part])) for rows, part in zip(outputs, parts, strict=True)) / len(test)
 
 
 def in_words(description: Mapping[str, Any]) -> str:

@@ -27,11 +27,13 @@ class TrainingSet:
         images: preprocessed images (N, C, H, W), or a real set whose batches are preprocessed on access.
         targets: class indices (N,), or rows (N, K).
         num_classes: number of classes K.
+        importance: factor (N,) of every image's loss, where one network is trained; None for 1.
     """
 
     images: Tensor | RealData
     targets: Tensor
     num_classes: int
+    importance: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -148,8 +150,8 @@ class Batches:
         """Yield the batches of one epoch.
 
         Yields:
-            images (R, B, C, H, W); targets (R, B) classes or (R, B, K) rows; weights (B,), 1 / n on the n rows
-            that count and 0 on padding.
+            images (R, B, C, H, W); targets (R, B) classes or (R, B, K) rows; weights (B,), 1 / n (times the
+            importance of its image) on the n rows that count and 0 on padding.
         """
         device = self.data.targets.device
         for index, real in _orders(self.streams, self.count, self.recipe.views, self.size, self.pad, device):
@@ -162,6 +164,8 @@ class Batches:
                 images, targets = _mixed(images, targets, classes, self.recipe.cutmix, self.streams, real)
             weights = torch.zeros(index.shape[1], dtype=self.data.dtype, device=device)
             weights[:real] = 1 / real
+            if self.data.importance is not None:
+                weights *= self.data.importance[index[0]]
             yield images, targets, weights
 
 

@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from ddkit.augment import create, default_strategy
 from ddkit.base.registry import describe_validation_error
+from ddkit.data.distilled.label_loss import loss_kind
 from ddkit.errors import ConfigError
 
 
@@ -106,8 +108,6 @@ class TrainingRecipe(BaseModel):
     @field_validator("augmentation")
     @classmethod
     def _known_augmentation(cls, strategy: str) -> str:
-        from ddkit.augment import create
-
         create(strategy)
         return strategy
 
@@ -160,8 +160,6 @@ class TrainingRecipe(BaseModel):
         """
         if not augmented:
             return cls(name="dc", epochs=300)
-        from ddkit.augment import default_strategy
-
         return cls(name="dsa", epochs=1000, augmentation=default_strategy(data_name))
 
     @classmethod
@@ -178,8 +176,6 @@ class TrainingRecipe(BaseModel):
         1000 epochs of batches of 64, the rate times 0.2 after 2/3 and 5/6 of them, CutMix on every second
         batch, and the sequential augmentation without cutout (and without mirroring for digits).
         """
-        from ddkit.augment import default_strategy
-
         families = [family for family in default_strategy(data_name).split("_") if family != "cutout"]
         return cls(
             name="idc",
@@ -244,6 +240,4 @@ class TrainingRecipe(BaseModel):
 
     def loss_for(self, label_kind: str) -> Literal["ce", "mse"]:
         """Resolve ``loss="auto"`` for labels of kind ``"hard"``, ``"soft"`` or ``"regression"``."""
-        if self.loss == "auto":
-            return "mse" if label_kind == "regression" else "ce"
-        return self.loss
+        return loss_kind(self.loss, label_kind)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddkit.base.streams import Streams
@@ -43,7 +46,7 @@ def features_of(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def train_by_ridge(
-    setting: Setting, data: TrainingSet, recipe: TrainingRecipe, seed: int, streams: Streams
+    setting: Setting, data: TrainingSet, recipe: TrainingRecipe, streams: Streams, report: Callable[[int], None]
 ) -> RidgeHead:
     r"""Train one network by the procedure with which LD-RR learns labels (Bohdal et al. 2020, arXiv 2006.08572).
 
@@ -56,21 +59,23 @@ def train_by_ridge(
 
     Args:
         setting: architecture and shapes; eager, in the number format of the images.
-        data: what to train on; soft targets.
+        data: what to train on.
         recipe: batches, epochs and Adam's rate for the features.
-        seed: of the initial weights.
-        streams: of the batch order.
+        streams: of the initial weights and the batch order.
+        report: called with the number of epochs done, from 1.
 
     Returns:
         the network with its last w, in training mode; logits without s, which changes no class.
     """
-    model = setting.build(seed)
+    if not data.targets.is_floating_point():
+        data = dataclasses.replace(data, targets=F.one_hot(data.targets, data.num_classes).to(data.dtype))
+    model = setting.build(streams.seed)
     scale = torch.ones((), device=setting.device, dtype=setting.dtype, requires_grad=True)
     groups: list[dict[str, Any]] = [{"params": list(model.parameters())}, {"params": [scale], "lr": SCALE_RATE}]
     adam = torch.optim.Adam(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
     batches = Batches(data, recipe, [streams], pad=False)
     weights: Tensor | None = None
-    for _ in range(recipe.epochs):
+    for epoch in range(recipe.epochs):
         for images, targets, shares in batches.epoch():
             rows = targets[0]
             features = with_constant(features_of(model, images[0]))
@@ -81,5 +86,6 @@ def train_by_ridge(
             weighted_loss(scale * (features @ mixed), rows, shares, "ce").backward()
             adam.step()
             weights = mixed.detach()
+        report(epoch + 1)
     assert weights is not None
     return RidgeHead(model, weights)

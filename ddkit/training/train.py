@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddkit.base.device import resolve_device
@@ -41,28 +39,32 @@ def build_optimiser(parameters: list[Tensor], recipe: TrainingRecipe, rate: floa
     return torch.optim.SGD(parameters, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True)
 
 
-def _run_epochs(
+def run_epochs(
     learner: Learner,
-    data: TrainingSet,
-    recipe: TrainingRecipe,
-    streams: Sequence[Streams],
-    pad: bool,
+    batches: Batches,
     report: Callable[[int], None],
+    after_step: Callable[[], None] = lambda: None,
 ) -> None:
-    batches = Batches(data, recipe, streams, pad)
-    by_step, step, steps = recipe.schedule == "warmup", 0, recipe.steps(len(data))
+    """Train the networks of ``learner`` for the epochs of the batches' recipe.
+
+    Args:
+        learner: leaves the gradients of a batch in its parameters.
+        batches: of every epoch.
+        report: called with the number of epochs done, from 1.
+        after_step: called after every step of the optimiser, for instance to project the weights.
+    """
+    recipe = batches.recipe
+    by_step, step, steps = recipe.schedule == "warmup", 0, recipe.steps(len(batches.data))
     for epoch in range(recipe.total_epochs):
         rate = recipe.rate_at(step, steps) if by_step else recipe.rate(epoch)
         if recipe.rebuilds_optimiser(epoch):
             optimiser = build_optimiser(learner.parameters, recipe, rate)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
         for images, targets, weights in batches.epoch():
-            if by_step:
-                for group in optimiser.param_groups:
-                    group["lr"] = recipe.rate_at(step, steps)
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.rate_at(step, steps) if by_step else rate
             learner.compute_gradients(images, targets, weights)
             optimiser.step()
+            after_step()
             step += 1
         report(epoch + 1)
 
@@ -113,10 +115,15 @@ def _stack_size(model: nn.Module, setting: Setting) -> int:
 
 
 def _plan(
-    setting: Setting, count: int, seeds: Sequence[int], stacked: bool | None, pad_last: bool | None
+    setting: Setting,
+    data: TrainingSet,
+    recipe: TrainingRecipe,
+    seeds: Sequence[int],
+    stacked: bool | None,
+    pad_last: bool | None = None,
 ) -> tuple[int, bool]:
     """Return how many networks are stacked (0 for none) and whether the last batch is padded."""
-    probe = setting.build(seeds[0])
+    count, probe = _shown(data, recipe), setting.build(seeds[0])
     if uses_batch_norm(probe):
         name = setting.spec.canonical()
         if stacked:
@@ -143,7 +150,7 @@ def _plan(
     if stacked is None:
         stacked = len(seeds) > 1 and not setting.precision.compile and stacking_pays(probe, setting)
     pad = setting.precision.compile if pad_last is None else pad_last
-    return _stack_size(probe, setting) if stacked else 0, pad
+    return _stack_size(probe, setting) if stacked and recipe.head == "linear" else 0, pad
 
 
 def networks_at_once(
@@ -164,9 +171,8 @@ def networks_at_once(
     Args and errors are those of :func:`train_networks`.
     """
     data = training_set(images, labels, recipe, num_classes, resolve_device(device))
-    setting = _setting(data, spec, recipe, num_classes, precision, compile)
-    size, _ = _plan(setting, _shown(data, recipe), seeds, stacked, None)
-    return 0 if recipe.head == "ridge" else size
+    setting = setting_of(data, spec, recipe, Precision(getattr(torch, precision), compile))
+    return _plan(setting, data, recipe, seeds, stacked)[0]
 
 
 def _shown(data: TrainingSet, recipe: TrainingRecipe) -> int:
@@ -174,23 +180,17 @@ def _shown(data: TrainingSet, recipe: TrainingRecipe) -> int:
     return len(data) // recipe.runs if recipe.schedule == "given" else recipe.shown(len(data))
 
 
-def _setting(
-    data: TrainingSet,
-    spec: ModelSpec,
-    recipe: TrainingRecipe,
-    num_classes: int,
-    precision: TrainingPrecision,
-    compile: bool,
-) -> Setting:
+def setting_of(data: TrainingSet, spec: ModelSpec, recipe: TrainingRecipe, precision: Precision) -> Setting:
+    """Return what fixes the kernels of training ``spec`` on ``data`` with ``recipe``."""
     count = _shown(data, recipe)
     return Setting(
         spec=spec,
         shape=data.shape,
-        num_classes=num_classes,
+        num_classes=data.num_classes,
         batch=count if recipe.schedule == "given" else min(recipe.batch_size, count),
         soft=data.targets.is_floating_point() or recipe.cutmix > 0,
         kind=recipe.loss_for("hard"),
-        precision=Precision(getattr(torch, precision), compile),
+        precision=precision,
         device=data.targets.device,
         dtype=data.dtype,
         start=recipe.start,
@@ -254,55 +254,43 @@ def train_networks(
     if precision not in ("float32", "bfloat16"):
         raise ConfigError(f"precision='{precision}' is unknown; use 'float32' or 'bfloat16'")
     data = training_set(images, labels, recipe, num_classes, resolve_device(device))
-    given = recipe.schedule == "given"
-    setting = _setting(data, spec, recipe, num_classes, precision, compile)
-    size, pad = _plan(setting, _shown(data, recipe), seeds, stacked, pad_last)
-
-    def draws(seed: int) -> AbstractContextManager[None]:
-        return default_draws(derive_seed(seed, "passes"), setting.device) if setting.random else nullcontext()
-
-    if recipe.head == "ridge":
-        return _train_by_ridge(setting, data, recipe, seeds, draws, progress)
-    total = recipe.total_epochs * len(seeds)
+    setting = setting_of(data, spec, recipe, Precision(getattr(torch, precision), compile))
+    size, pad = _plan(setting, data, recipe, seeds, stacked, pad_last)
+    width, total = max(size, 1), recipe.total_epochs * len(seeds)
     networks: list[nn.Module] = []
-    for start in range(0, len(seeds), max(size, 1)):
-        group = list(seeds[start : start + max(size, 1)])
+    for start in range(0, len(seeds), width):
+        group = list(seeds[start : start + width])
 
         def report(epochs: int, start: int = start, width: int = len(group)) -> None:
             if progress is not None:
                 progress(recipe.total_epochs * start + epochs * width, total)
 
-        learner = create_learner(setting, group, stacked=size > 0)
-        with draws(group[0]):
-            if given:
-                _take_given_steps(learner, data, recipe, len(group))
-                report(recipe.total_epochs)
-            else:
-                _run_epochs(learner, data, recipe, [Streams(seed) for seed in group], pad, report)
-        networks += learner.trained()
+        with default_draws(derive_seed(group[0], "passes"), setting.device) if setting.random else nullcontext():
+            networks += _trained(setting, data, recipe, group, size > 0, pad, report)
     _require_finite(networks, seeds, recipe)
     return networks
 
 
-def _train_by_ridge(
+def _trained(
     setting: Setting,
     data: TrainingSet,
     recipe: TrainingRecipe,
     seeds: Sequence[int],
-    draws: Callable[[int], AbstractContextManager[None]],
-    progress: Progress | None,
+    stacked: bool,
+    pad: bool,
+    report: Callable[[int], None],
 ) -> list[nn.Module]:
-    """Train the networks one after the other with regressions as their last layers."""
-    if not data.targets.is_floating_point():
-        data = dataclasses.replace(data, targets=F.one_hot(data.targets, data.num_classes).to(data.dtype))
-    networks: list[nn.Module] = []
-    for number, seed in enumerate(seeds, 1):
-        with draws(seed):
-            networks.append(train_by_ridge(setting, data, recipe, seed, Streams(seed)))
-        if progress is not None:
-            progress(recipe.epochs * number, recipe.epochs * len(seeds))
-    _require_finite(networks, seeds, recipe)
-    return networks
+    """Train the networks of one stack, or the only one."""
+    streams = [Streams(seed) for seed in seeds]
+    if recipe.head == "ridge":
+        return [train_by_ridge(setting, data, recipe, streams[0], report)]
+    learner = create_learner(setting, seeds, stacked)
+    if recipe.schedule == "given":
+        _take_given_steps(learner, data, recipe, len(seeds))
+        report(recipe.total_epochs)
+    else:
+        run_epochs(learner, Batches(data, recipe, streams, pad), report)
+    return learner.trained()
 
 
 def _require_finite(networks: Sequence[nn.Module], seeds: Sequence[int], recipe: TrainingRecipe) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddkit import augment
 from ddkit.base.streams import Streams, default_draws, derive_seed
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, DivergedError
-from ddkit.training.batches import TrainingSet
+from ddkit.training.batches import Batches, TrainingSet
+from ddkit.training.learners import SerialLearner, weighted_loss
 from ddkit.training.recipe import TrainingRecipe
-from ddkit.training.train import build_optimiser
+from ddkit.training.train import run_epochs
 
 
 def check_recipe(recipe: TrainingRecipe) -> None:
@@ -82,36 +83,29 @@ def train(
     check_recipe(recipe)
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     module.train()
-    parameters: list[Tensor] = list(module.parameters())
-    origin = [parameter.detach().clone() for parameter in parameters]
-    augmentation = augment.create(recipe.augmentation, **recipe.augmentation_options)
-    mean = 0.0
-    with default_draws(derive_seed(streams.seed, "passes"), parameters[0].device):  # of dropout and the like
-        for epoch in range(recipe.total_epochs):
-            if recipe.rebuilds_optimiser(epoch):
-                optimiser = build_optimiser(parameters, recipe, recipe.rate(epoch))
-            for group in optimiser.param_groups:
-                group["lr"] = recipe.rate(epoch)
-            total = 0.0
-            for index in torch.randperm(len(data), generator=streams("order")).split(recipe.batch_size):
-                images, targets = data.batch(index)
-                images = augmentation.train(images, streams("augmentation"))
-                losses = F.cross_entropy(
-                    module(images.contiguous(memory_format=torch.channels_last)), targets, reduction="none"
-                )
-                loss = (losses if weights is None else losses * weights[index]).mean()
-                total += float(loss.detach()) * len(index)
-                if proximal:
-                    loss = loss + 0.5 * proximal * _squared_distance(parameters, origin)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                optimiser.step()
-                if radius is not None:
-                    _project(parameters, origin, radius)
-            mean = total / len(data)
-    if not all(bool(parameter.isfinite().all()) for parameter in parameters):
+    losses: list[Tensor] = []  # of the batches of the present epoch, each a sum over its images
+
+    def loss(images: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
+        mean = weighted_loss(module(images), targets, shares, "ce")
+        losses.append(mean.detach() * len(images))
+        return mean + 0.5 * proximal * _squared_distance(learner.parameters, origin) if proximal else mean
+
+    def project() -> None:
+        if radius is not None:
+            _project(learner.parameters, origin, radius)
+
+    def after_epoch(epoch: int) -> None:
+        if epoch < recipe.total_epochs:
+            losses.clear()
+
+    learner = SerialLearner(module, loss)
+    origin = [parameter.detach().clone() for parameter in learner.parameters]
+    batches = Batches(dataclasses.replace(data, importance=weights), recipe, [streams], pad=False)
+    with default_draws(derive_seed(streams.seed, "passes"), origin[0].device):  # of dropout and the like
+        run_epochs(learner, batches, after_epoch, project)
+    if not all(bool(parameter.isfinite().all()) for parameter in learner.parameters):
         raise DivergedError(f"training diverged (learning rate {recipe.lr}): lower the recipe's lr")
-    return mean
+    return sum(torch.stack(losses).tolist()) / len(data)
 
 
 def _squared_distance(parameters: list[Tensor], origin: list[Tensor]) -> Tensor:

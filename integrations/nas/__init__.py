@@ -9,11 +9,12 @@
 from ddkit.integrations.nas.comparison import Comparison, break_even, compare, noise_ceiling
 from ddkit.integrations.nas.correlation import Correlation
 from ddkit.integrations.nas.differences import Difference, difference, mean_spearman
+from ddkit.integrations.nas.entries import Cost, Entry
 from ddkit.integrations.nas.measures import MEASURES, zero_cost
 from ddkit.integrations.nas.optuna_objective import TrialJudge
 from ddkit.integrations.nas.optuna_search import convnet, search
 from ddkit.integrations.nas.ranker import ProxyRanker
-from ddkit.integrations.nas.ranking import Cost, Entry, Ranking
+from ddkit.integrations.nas.ranking import Ranking
 from ddkit.integrations.nas.space import LITERATURE, SMALL, SearchSpace
 from ddkit.integrations.nas.trainer import Preparation
 

@@ -21,8 +21,8 @@ from ddkit.integrations.nas.correlation import (
     correlate,
     resampled_indices,
 )
-from ddkit.integrations.nas.orders import Order, Truth, seed_resampler, shared
-from ddkit.integrations.nas.ranking import Cost, Ranking, order_values
+from ddkit.integrations.nas.entries import Cost, Scores
+from ddkit.integrations.nas.orders import Order, Truth, order_values, seed_resampler, shared
 
 #: Shares of the candidates, the best ones by the truth, over which correlations are given beside that of all.
 TOP = (0.05, 0.1, 0.2)
@@ -74,7 +74,7 @@ class Comparison:
 
 
 def compare(
-    ranking: Ranking,
+    ranking: Scores,
     truth: Truth,
     *,
     top: Sequence[float] = TOP,
@@ -116,7 +116,7 @@ def compare(
         kendall[label] = correlate("kendall", x[chosen], y[chosen], indices, redrawn)
     selected = np.flatnonzero(x == x.max())
     values = _true_values(truth, names)
-    known = [entry.name for entry in truth.usable] if isinstance(truth, Ranking) else list(truth)
+    known = [entry.name for entry in truth.usable] if isinstance(truth, Scores) else list(truth)
     all_values = _true_values(truth, known)
     best = int(np.argmax(all_values))
     return Comparison(
@@ -130,12 +130,12 @@ def compare(
         best=known[best],
         best_value=float(all_values[best]),
         precision={k: _precision(x, y, k) for k in at if k <= len(names)},
-        ceiling=noise_ceiling(truth, resamples=resamples, seed=seed) if isinstance(truth, Ranking) else None,
+        ceiling=noise_ceiling(truth, resamples=resamples, seed=seed) if isinstance(truth, Scores) else None,
         cost=ranking.cost,
     )
 
 
-def noise_ceiling(truth: Ranking, *, resamples: int = RESAMPLES, seed: int = 0) -> Correlation | None:
+def noise_ceiling(truth: Scores, *, resamples: int = RESAMPLES, seed: int = 0) -> Correlation | None:
     """Return Spearman's rho r between two independent halves of the seeds of a truth; None with a single seed.
 
     A ranking at that level agrees with the truth as another run of the truth, of half the seeds, would. It is no strict

@@ -19,8 +19,9 @@ from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.evaluation.evaluate import network_seeds
+from ddkit.integrations.nas.entries import Cost, Entry
 from ddkit.integrations.nas.proxy import one_line
-from ddkit.integrations.nas.ranking import Cost, Entry, Ranking
+from ddkit.integrations.nas.ranking import Ranking
 from ddkit.integrations.nas.space import Builder, SearchSpace
 from ddkit.models.base import Shape
 from ddkit.models.spec import ModelSpec

@@ -9,9 +9,9 @@ from ddkit.base.executor import Executor
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, MissingExtraError
+from ddkit.integrations.nas.entries import Entry
 from ddkit.integrations.nas.inspection import inspect_candidate
 from ddkit.integrations.nas.ranker import ProxyRanker
-from ddkit.integrations.nas.ranking import Entry
 from ddkit.integrations.nas.space import Builder, SearchSpace
 from ddkit.integrations.nas.trainer import Trainer
 from ddkit.models.spec import ModelSpec

@@ -18,10 +18,11 @@ from ddkit.base.streams import derive_seed
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, MissingExtraError
+from ddkit.integrations.nas.entries import Entry
 from ddkit.integrations.nas.inspection import Inspection, inspect_candidate
 from ddkit.integrations.nas.proxy import other_families
 from ddkit.integrations.nas.ranker import ProxyRanker
-from ddkit.integrations.nas.ranking import Entry, Ranking
+from ddkit.integrations.nas.ranking import Ranking
 from ddkit.integrations.nas.space import Builder, SearchSpace
 from ddkit.integrations.nas.trainer import Preparation, Trainer, finished
 from ddkit.models.spec import ModelSpec

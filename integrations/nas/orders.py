@@ -5,21 +5,42 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from ddkit.base.streams import Streams
 from ddkit.errors import ConfigError
 from ddkit.integrations.nas.correlation import Array, SeedResampler, resampled_indices
-from ddkit.integrations.nas.ranking import Ranking, order_values
+from ddkit.integrations.nas.entries import Scores
 
-Truth: TypeAlias = Ranking | Mapping[str, float]
-"""A ranking by the ground truth, or the true value by candidate; larger is better."""
+Truth: TypeAlias = Scores | Mapping[str, float]
+"""Scores (a ranking) by the ground truth, or the true value by candidate; larger is better."""
 
 #: Resamples of seeds; each ranks all candidates anew.
 _SEED_RESAMPLES = 500
+
+
+def order_values(rungs: Any, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return numbers that rise with the rung first and with the score within it, ties kept.
+
+    Args:
+        rungs: (n,).
+        scores: (..., n).
+
+    Returns:
+        (..., n); the scores themselves where all have reached the same rung.
+    """
+    rungs = np.asarray(rungs)
+    if not len(rungs) or (rungs == rungs[0]).all():
+        return scores
+    within = np.zeros_like(scores)
+    for rung in np.unique(rungs):
+        members = rungs == rung
+        within[..., members] = stats.rankdata(scores[..., members], axis=-1)
+    return rungs * (len(rungs) + 1.0) + within
 
 
 @dataclass(frozen=True)
@@ -32,7 +53,7 @@ class Order:
     @classmethod
     def of(cls, source: Truth, names: Sequence[str]) -> Order:
         """Return the order in which a ranking or a truth puts the named candidates."""
-        if isinstance(source, Ranking):
+        if isinstance(source, Scores):
             return cls(*source.values(names))
         scores = np.array([[source[name]] for name in names], dtype=np.float64)
         return cls(np.zeros(len(names), dtype=np.int64), scores)
@@ -52,10 +73,10 @@ class Order:
         return order_values(self.rungs, means)
 
 
-def shared(ranking: Ranking, truth: Truth) -> tuple[list[str], tuple[str, ...]]:
+def shared(ranking: Scores, truth: Truth) -> tuple[list[str], tuple[str, ...]]:
     """Return the candidates with a score and a true value, and those that lack one of them."""
-    known = {entry.name for entry in truth.usable} if isinstance(truth, Ranking) else set(truth)
-    if not isinstance(truth, Ranking):
+    known = {entry.name for entry in truth.usable} if isinstance(truth, Scores) else set(truth)
+    if not isinstance(truth, Scores):
         for name, value in truth.items():
             if not math.isfinite(value):
                 raise ConfigError(f"the truth of candidate '{name}' is {value}: give finite numbers, or leave it out")

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,15 +16,14 @@ from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, RunError
 from ddkit.evaluation.evaluate import network_seeds
+from ddkit.integrations.nas.entries import Cost, Entry
 from ddkit.integrations.nas.inspection import Inspection
 from ddkit.integrations.nas.proxy import Proxy
-from ddkit.integrations.nas.ranking import Cost, Entry, Ranking
+from ddkit.integrations.nas.ranking import Ranking
+from ddkit.integrations.nas.settings import RankerSettings
 from ddkit.integrations.nas.training import Outcome, Task, Work, run_tasks
 from ddkit.models.spec import ModelSpec
 from ddkit.training.recipe import TrainingRecipe
-
-if TYPE_CHECKING:
-    from ddkit.integrations.nas.ranker import ProxyRanker
 
 #: Factors on the learning rate among which ``recipe="per-candidate"`` chooses; the first one wins a tie.
 RATE_FACTORS = (1.0, 0.1, 10.0)
@@ -56,7 +54,7 @@ class Trainer:
         tuning: outcomes of the choice of learning rates, by candidate.
     """
 
-    ranker: ProxyRanker
+    ranker: RankerSettings
     work: Work
     ladder: tuple[tuple[TrainingRecipe, int | None], ...]
     executor: Executor | None
@@ -65,7 +63,7 @@ class Trainer:
     @classmethod
     def of(
         cls,
-        ranker: ProxyRanker,
+        ranker: RankerSettings,
         data: DistilledDataset | RealData,
         scored_on: RealData,
         executor: Executor | None,
@@ -181,7 +179,7 @@ def best_names(entries: Sequence[Entry], count: int) -> list[str]:
     return [entries[index].name for index in sorted(order.tolist())]
 
 
-def _ladder(ranker: ProxyRanker, proxy: Proxy) -> tuple[tuple[TrainingRecipe, int | None], ...]:
+def _ladder(ranker: RankerSettings, proxy: Proxy) -> tuple[tuple[TrainingRecipe, int | None], ...]:
     """Return the recipe and the number of images of every rung."""
     recipe, rungs = proxy.recipe, ranker.rungs if ranker.budget == "halving" else 1
     if recipe.schedule == "given":
@@ -217,7 +215,7 @@ def of_steps(recipe: TrainingRecipe, images: int, steps: int) -> tuple[TrainingR
 
 
 def finished(
-    ranker: ProxyRanker, proxy: Proxy, entries: Sequence[Entry], preparation: Preparation, notes: Sequence[str]
+    ranker: RankerSettings, proxy: Proxy, entries: Sequence[Entry], preparation: Preparation, notes: Sequence[str]
 ) -> Ranking:
     """Put entries together to a ranking, with a note when its scores do not tell candidates apart.
 
@@ -245,7 +243,7 @@ def finished(
     return Ranking(tuple(entries), cost, ranker.score, separates, tuple(notes), settings)
 
 
-def _separates(ranker: ProxyRanker, proxy: Proxy, usable: Sequence[Entry]) -> bool:
+def _separates(ranker: RankerSettings, proxy: Proxy, usable: Sequence[Entry]) -> bool:
     """Say whether scores differ and the best accuracy lies above chance by more than two standard errors."""
     scores = [entry.score for entry in usable if entry.score is not None]
     if len(scores) > 1 and max(scores) == min(scores):

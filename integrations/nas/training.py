@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from ddkit.base.documents import read_json_object
 from ddkit.base.executor import Executor, InProcess
@@ -27,6 +25,7 @@ from ddkit.data.real import RealData
 from ddkit.errors import DivergedError
 from ddkit.integrations.nas.proxy import Proxy, one_line
 from ddkit.models.spec import ModelSpec
+from ddkit.training.accuracy import accuracy_and_loss
 from ddkit.training.recipe import TrainingRecipe
 from ddkit.training.train import train_networks
 
@@ -183,7 +182,7 @@ def run_task(work: Work, task: Task) -> Outcome:
                 device=work.device,
                 stacked=False,
             )
-            reached = held_out_scores(network, proxy.validation)
+            reached = accuracy_and_loss(network, proxy.validation)
             if math.isfinite(reached[1]):
                 accuracy, loss = reached
             else:
@@ -223,18 +222,3 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@torch.inference_mode()
-def held_out_scores(model: nn.Module, data: RealData, batch: int = 512) -> tuple[float, float]:
-    """Return the accuracy, as a fraction, and the mean cross-entropy of a network from one pass over ``data``."""
-    device = next(model.parameters()).device
-    correct, loss = 0, 0.0
-    model.eval()
-    for index in torch.arange(len(data)).split(batch):
-        images = data.batch(index).to(device, memory_format=torch.channels_last)
-        truth = data.labels[index.to(data.labels.device)].to(device)
-        logits = model(images)
-        correct += int((logits.argmax(dim=1) == truth).sum())
-        loss += float(F.cross_entropy(logits.double(), truth, reduction="sum"))
-    return correct / len(data), loss / len(data)

@@ -270,7 +270,7 @@ def test_stopped_experts_go_on_to_the_same_experts(number: signal.Signals, base:
     assert in_a_process(lambda: train(tmp_path / "stopped"), log) == 0, log.read_text()
     found = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("whole", "stopped")]
     assert found[0] == found[1]
-    read = _imported("ddkit.experts").ExpertBuffer
+    read = _imported("ddkit.training.experts").ExpertBuffer
     assert read(tmp_path / "whole").digest() == read(tmp_path / "stopped").digest()
 
 

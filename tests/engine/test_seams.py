@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -137,3 +139,10 @@ def test_free_rows_are_trained_on_in_the_loss_in_which_they_were_learned(objecti
     stated = Distiller("dm", 1, **options, recipe={"loss": "mse"}).fit(toy_data()).metadata
     assert stated["recipe"]["loss"] == "mse"
     assert Distiller("dm", 1, **SMALL).fit(toy_data()).metadata["recipe"]["loss"] == "auto"
+
+
+def test_the_engine_loads_no_evaluation_and_no_library_that_only_some_runs_need() -> None:
+    code = "import sys, torch; before = set(sys.modules); import ddkit.engine; print(*set(sys.modules) - before)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    later = ("ddkit.evaluation", "ddkit.testing", "scipy", "sklearn", "matplotlib", "pyarrow", "torchvision")
+    assert "ddkit.training.train" in loaded and [name for name in loaded if name.startswith(later)] == []

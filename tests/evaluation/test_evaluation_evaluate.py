@@ -20,10 +20,10 @@ from ddkit.evaluation import (
     network_seeds,
     recipe_of,
     summary,
-    whole_accuracy,
+    whole_recipe,
 )
 from ddkit.models import ModelSpec
-from ddkit.training import TrainingRecipe, accuracies, accuracy, train_networks
+from ddkit.training import TrainingRecipe, accuracies, accuracy, accuracy_and_loss, probabilities, train_networks
 
 from .conftest import SMALL, TINY, random_set, with_labels
 
@@ -56,7 +56,8 @@ def test_augmentation_helps_at_one_image_per_class(digits: Pair) -> None:
 
 
 def test_whole_training_set_reaches_the_known_accuracy(digits: Pair) -> None:
-    assert whole_accuracy(*digits, SMALL, epochs=8) >= 0.95
+    recipe = whole_recipe(digits[0]).replace(epochs=8)
+    assert evaluate_real(*digits, [SMALL], 1, recipe).rows[0].mean >= 0.95
 
 
 def test_shuffled_labels_give_chance(digits: Pair) -> None:
@@ -113,6 +114,19 @@ def test_accuracy_counts_correct_images_and_restores_the_mode(digits: Pair) -> N
         assert value == int((predicted == test.labels).sum()) / len(test)
         assert accuracy(network, test) == value
     assert [network.training for network in networks] == [True, False]
+
+
+def test_loss_and_probabilities_are_those_of_the_outputs(digits: Pair) -> None:
+    train, test = digits
+    (network,) = train_networks(train, None, TINY, BRIEF, [1], num_classes=10)
+    with torch.no_grad():
+        logits = network.eval()(test.batch(torch.arange(len(test))))
+    network.train()
+    value, loss = accuracy_and_loss(network, test, batch=64)
+    assert value == accuracy(network, test)
+    assert loss == pytest.approx(float(F.cross_entropy(logits, test.labels)), rel=1e-5)
+    torch.testing.assert_close(probabilities(network, test, batch=64), logits.softmax(dim=1))
+    assert network.training
 
 
 def test_images_are_preprocessed_as_the_artifact_says(digits: Pair) -> None:

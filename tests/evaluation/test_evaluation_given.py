@@ -116,7 +116,7 @@ def test_warm_up_rises_linearly_then_falls_to_the_floor() -> None:
 
 
 def test_warm_up_reaches_the_optimiser_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ddkit.evaluation import train
+    from ddkit.training import train
 
     seen: list[float] = []
     original = train.build_optimiser

@@ -14,9 +14,8 @@ from ddkit.base.streams import Streams, derive_seed
 from ddkit.data import RealData
 from ddkit.data.distilled.label_loss import as_probabilities
 from ddkit.errors import ConfigError, DataError, DivergedError
-from ddkit.evaluation import train
 from ddkit.models import ModelSpec, registry
-from ddkit.training import TrainingRecipe, train_networks
+from ddkit.training import TrainingRecipe, train, train_networks
 from ddkit.training.learners import weighted_loss
 
 from .conftest import TINY

@@ -15,7 +15,7 @@ from ddkit.errors import ConfigError, DivergedError
 from ddkit.testing import toy_data
 from ddkit.training.batches import TrainingSet, training_set
 from ddkit.training.experts import ExpertSettings
-from ddkit.training.experts.flat import flat_gradients
+from ddkit.training.experts.flat import FlatLearner
 from ddkit.training.experts.settings import augmentation_constants
 from ddkit.training.experts.training import Trajectory, train_experts
 
@@ -111,14 +111,13 @@ def test_perturbation_is_undone_before_the_step() -> None:
         def __init__(self) -> None:
             self.parameters = [torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0]])]
 
-    learner, seen = Quadratic(), []
+        def compute_gradients(self, *batch: Tensor) -> None:
+            seen.append([tensor.clone() for tensor in self.parameters])
+            for tensor in self.parameters:
+                tensor.grad = tensor.clone()
 
-    def compute() -> None:
-        seen.append([tensor.clone() for tensor in learner.parameters])
-        for tensor in learner.parameters:
-            tensor.grad = tensor.clone()
-
-    flat_gradients(learner, 1, compute, rho=0.5, alpha=0.3, adaptive=True)  # type: ignore[arg-type]
+    learner, seen, batch = Quadratic(), [], [torch.zeros(())] * 3
+    FlatLearner(learner, 1, rho=0.5, alpha=0.3, adaptive=True).compute_gradients(*batch)  # type: ignore[arg-type]
     assert torch.equal(learner.parameters[0], torch.tensor([[1.0, 2.0]]))
     assert torch.equal(learner.parameters[1], torch.tensor([[3.0]]))
     assert len(seen) == 2 and not torch.equal(seen[0][0], seen[1][0])

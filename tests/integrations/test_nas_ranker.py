@@ -17,9 +17,8 @@ from ddkit.errors import ConfigError, DataError, RunError
 from ddkit.evaluation import network_seeds
 from ddkit.integrations.nas import Preparation, ProxyRanker, Ranking, SearchSpace
 from ddkit.integrations.nas.trainer import of_steps
-from ddkit.integrations.nas.training import held_out_scores
 from ddkit.models import ModelSpec
-from ddkit.training import TrainingRecipe, train_networks
+from ddkit.training import TrainingRecipe, accuracy_and_loss, train_networks
 from tests.integrations.nas_cases import Explodes, Raises, digits, grid, linear, tiny_set
 
 SHORT = ProxyRanker(epochs=12, seeds=2)
@@ -32,7 +31,7 @@ def test_a_ranking_scores_every_candidate_on_held_out_real_images() -> None:
     spec = next(iter(grid().values()))
     recipe = TrainingRecipe(name="dc", epochs=12, batch_size=20, schedule="constant", loss="ce")
     networks = train_networks(*data.tensors(), spec, recipe, network_seeds(0, spec, 2), num_classes=10, stacked=False)
-    expected = [held_out_scores(network, validation)[0] for network in networks]
+    expected = [accuracy_and_loss(network, validation)[0] for network in networks]
     assert list(ranking.entries[0].scores) == pytest.approx(expected, abs=1e-6)
     assert [entry.status for entry in ranking.entries] == ["ok"] * 4
     assert ranking.cost.image_passes == 4 * 2 * 12 * 50

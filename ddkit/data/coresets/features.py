@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from ddkit.data.real import RealData
 
 
 def pixel_features(real: RealData, *, batch: int = 512) -> Tensor:

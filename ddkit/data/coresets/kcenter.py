@@ -40,23 +40,14 @@ def kcenter_indices(
     next pick is always the image farthest from its nearest centre. The radius is at most twice the optimum.
     Ties go to the lowest index; the selection for a smaller n is a prefix, class by class.
 
+    Arguments, result and errors are those of :func:`~ddkit.data.coresets.herding.herding_indices`, and
+
     Args:
-        features: (N, D) floating features of all N training images, such as :func:`network_features`.
-        class_index: for each of K classes its (n_c,) int64 image indices.
-        n: images per class.
         start: the first centre: the image nearest the class ``mean``, or a ``random`` one.
         generator: on the CPU, for ``random``.
-        normalise: scale the features of each image to norm 1 first.
-        chunk_bytes: memory for the float64 features of the classes that are processed together.
-        progress: called with the numbers of classes done and in total.
-
-    Returns:
-        (K·n,) int64 dataset indices on the CPU, class by class, in selection order.
 
     Raises:
-        ConfigError: n below 1 or larger than a class, an unknown start, or a random start without a
-            generator.
-        DataError: a class without images, features that are not finite or do not match the dataset.
+        ConfigError: an unknown start, or a random start without a generator.
     """
     check_counts(class_index, n)
     if start not in STARTS:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def loss_kind(loss: Literal["auto", "ce", "mse"], label_kind: str) -> Literal["ce", "mse"]:
+    """Resolve the ``loss`` of a recipe for labels of kind ``"hard"``, ``"soft"`` or ``"regression"``."""
+    if loss == "auto":
+        return "mse" if label_kind == "regression" else "ce"
+    return loss
 
 
 def label_loss(outputs: Tensor, labels: Tensor, label_kind: str, recipe: Mapping[str, Any]) -> Tensor:
@@ -22,10 +29,7 @@ def label_loss(outputs: Tensor, labels: Tensor, label_kind: str, recipe: Mapping
         label_kind: ``hard``, ``soft`` or ``regression``.
         recipe: the training recipe of the set; ``loss`` and ``label_scale`` are read, both may be missing.
     """
-    kind = recipe.get("loss") or "auto"
-    if kind == "auto":
-        kind = "mse" if label_kind == "regression" else "ce"
-    if kind == "mse":
+    if loss_kind(recipe.get("loss") or "auto", label_kind) == "mse":
         rows = labels if labels.ndim == 2 else F.one_hot(labels, outputs.shape[1]).to(outputs) - 1 / outputs.shape[1]
         return F.mse_loss(outputs / float(recipe.get("label_scale") or 1.0), rows.to(outputs))
     return F.cross_entropy(outputs, labels if labels.ndim == 1 else as_probabilities(labels).to(outputs))

@@ -13,6 +13,8 @@ from ddkit.base.stages import Stages
 from ddkit.data.real import RealData
 from ddkit.errors import DivergedError
 from ddkit.models.spec import ModelSpec
+from ddkit.training.recipe import TrainingRecipe
+from ddkit.training.train import train_networks
 
 #: Codes inverted together; each is a problem of its own, so this bounds memory and changes nothing.
 BLOCK = 500
@@ -37,9 +39,6 @@ def train_features(real: RealData, steps: int, generator: torch.Generator, devic
     Returns:
         the frozen network, with ``features``.
     """
-    from ddkit.training.recipe import TrainingRecipe
-    from ddkit.training.train import train_networks
-
     index = torch.randperm(len(real), generator=generator)[:_TRAINING_IMAGES]
     images = real.batch(index).to(device)
     labels = real.labels[index.to(real.labels.device)].to(device)

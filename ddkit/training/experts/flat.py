@@ -7,10 +7,8 @@ decomposition of GSAM (Zhuang et al. 2022). Gradient and weights are flat here, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddkit.training.learners import Learner
 
@@ -70,27 +68,34 @@ def copy_flat_(tensors: list[Tensor], rows: Tensor) -> None:
             tensor.copy_(part.reshape(tensor.shape))
 
 
-def flat_gradients(
-    learner: Learner, networks: int, compute: Callable[[], None], *, rho: float, alpha: float, adaptive: bool
-) -> None:
-    """Leave the update direction of flat experts in the gradients of ``learner``, its weights unchanged.
+class FlatLearner(Learner):
+    """Leaves the update direction of flat experts in the gradients of another learner, its weights unchanged.
 
     Args:
-        learner: R networks.
+        learner: R networks, whose gradients are computed twice on every batch.
         networks: R.
-        compute: puts the gradients of one augmented batch into the learner's parameters; called twice, with the same
-            batch.
         rho: radius of the ascent.
         alpha: weight of the orthogonal part.
         adaptive: see :func:`ascent`.
     """
 
-    def gradients() -> Tensor:
-        compute()
-        return flat([tensor.grad for tensor in learner.parameters if tensor.grad is not None], networks)
+    def __init__(self, learner: Learner, networks: int, *, rho: float, alpha: float, adaptive: bool) -> None:
+        self.learner, self.networks, self.parameters = learner, networks, learner.parameters
+        self.rho, self.alpha, self.adaptive = rho, alpha, adaptive
 
-    weights, gradient = flat(learner.parameters, networks), gradients()
-    copy_flat_(learner.parameters, weights + ascent(weights, gradient, rho, adaptive))
-    direction = descent(gradient, gradients(), alpha)
-    copy_flat_(learner.parameters, weights)
-    copy_flat_([tensor.grad for tensor in learner.parameters if tensor.grad is not None], direction)
+    def compute_gradients(self, images: Tensor, targets: Tensor, weights: Tensor) -> None:
+        def gradients() -> Tensor:
+            self.learner.compute_gradients(images, targets, weights)
+            return flat(self._gradients(), self.networks)
+
+        start, gradient = flat(self.parameters, self.networks), gradients()
+        copy_flat_(self.parameters, start + ascent(start, gradient, self.rho, self.adaptive))
+        direction = descent(gradient, gradients(), self.alpha)
+        copy_flat_(self.parameters, start)
+        copy_flat_(self._gradients(), direction)
+
+    def _gradients(self) -> list[Tensor]:
+        return [tensor.grad for tensor in self.parameters if tensor.grad is not None]
+
+    def trained(self) -> list[nn.Module]:
+        return self.learner.trained()

@@ -15,6 +15,7 @@ from torch import nn
 from ddkit.base.container import canonical_json
 from ddkit.base.documents import read_json_object
 from ddkit.base.files import write_text
+from ddkit.base.version import __version__
 from ddkit.data.preprocessing import Preprocessing
 from ddkit.data.real import RealData
 from ddkit.errors import ArtifactError, ConfigError, DDKitError, shortened
@@ -119,8 +120,6 @@ class Identity:
 
     def write(self, folder: Path) -> None:
         """Write ``buffer.json`` atomically, with the versions that made it."""
-        from ddkit.base.version import __version__
-
         content = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddkit.models.base import weights_by_name
+from ddkit.training.accuracy import right_and_loss
 
 #: Length of a random perturbation as a share of the length of all weights, and how many are drawn.
 PERTURBATION, PERTURBATIONS = 0.05, 10
@@ -33,13 +33,11 @@ class Sample:
     def loss_and_accuracy(self, weights: Tensor) -> tuple[float, float]:
         """Return mean cross-entropy and accuracy of the network with ``weights`` (P,)."""
         state = weights_by_name(self.module, weights)
-        loss = torch.zeros((), dtype=torch.float64, device=weights.device)
-        correct = torch.zeros((), dtype=torch.int64, device=weights.device)
+        sums = torch.zeros(2, dtype=torch.float64, device=weights.device)
         for images, labels in zip(self.images.split(_CHUNK), self.labels.split(_CHUNK), strict=True):
-            logits = torch.func.functional_call(self.module, state, (images,))
-            loss += F.cross_entropy(logits, labels, reduction="sum").double()
-            correct += (logits.argmax(1) == labels).sum()
-        return float(loss) / len(self.labels), int(correct) / len(self.labels)
+            sums += right_and_loss(torch.func.functional_call(self.module, state, (images,)), labels)
+        correct, loss = (sums / len(self.labels)).tolist()
+        return loss, correct
 
     def flatness(self, weights: Tensor, generator: torch.Generator) -> float:
         """Return the mean increase of the loss under random perturbations of 5 % of the length of ``weights`` (P,)."""

@@ -14,11 +14,11 @@ from ddkit.base.precision import Precision
 from ddkit.base.streams import Streams, derive_seed
 from ddkit.errors import DivergedError
 from ddkit.training.batches import Batches, TrainingSet
-from ddkit.training.experts.flat import flat, flat_gradients
+from ddkit.training.experts.flat import FlatLearner, flat
 from ddkit.training.experts.measures import Sample
 from ddkit.training.experts.settings import ExpertSettings
 from ddkit.training.learners import Learner, Setting, create_learner
-from ddkit.training.train import build_optimiser
+from ddkit.training.train import run_epochs, setting_of
 
 #: Training images on which loss, accuracy and flatness are measured; all of a smaller set.
 MEASURED_IMAGES = 1024
@@ -66,20 +66,21 @@ def train_experts(
     """
     started, recipe, count = time.monotonic(), settings.recipe(), len(experts)
     seeds = [settings.seed_of(expert) for expert in experts]
-    setting = _setting(data, settings, precision or Precision())
+    setting = setting_of(data, settings.spec, recipe, precision or Precision())
     learner = create_learner(setting, seeds, stacked=count > 1)
-    batches = Batches(data, recipe, [Streams(seed) for seed in seeds], pad=setting.precision.compile)
-    optimiser = build_optimiser(learner.parameters, recipe, settings.lr)
+    if settings.rho:
+        learner = FlatLearner(learner, count, rho=settings.rho, alpha=settings.alpha, adaptive=settings.adaptive)
     sample, trajectories = _sample(data, setting, settings.seed), [Trajectory() for _ in experts]
     _record(trajectories, learner, sample)
-    for epoch in range(1, settings.epochs + 1):
-        for batch in batches.epoch():
-            _leave_gradients(learner, count, batch, settings)
-            optimiser.step()
+
+    def after_epoch(epoch: int) -> None:
         _require_finite(learner, experts, epoch, settings)
         _record(trajectories, learner, sample)
         _require_finite_losses(trajectories, experts, epoch, settings)
         on_epoch(epoch)
+
+    batches = Batches(data, recipe, [Streams(seed) for seed in seeds], pad=setting.precision.compile)
+    run_epochs(learner, batches, after_epoch)
     seconds = (time.monotonic() - started) / count
     for seed, trajectory, last in zip(seeds, trajectories, flat(learner.parameters, count), strict=True):
         trajectory.flatness = sample.flatness(last, Streams(seed)("flatness"))
@@ -87,38 +88,11 @@ def train_experts(
     return trajectories
 
 
-def _setting(data: TrainingSet, settings: ExpertSettings, precision: Precision) -> Setting:
-    return Setting(
-        spec=settings.spec,
-        shape=data.shape,
-        num_classes=data.num_classes,
-        batch=min(settings.batch_size, len(data)),
-        soft=False,
-        kind="ce",
-        precision=precision,
-        device=data.targets.device,
-        dtype=data.dtype,
-    )
-
-
 def _sample(data: TrainingSet, setting: Setting, seed: int) -> Sample:
     """Draw the measured images: the same for all experts of a buffer."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "measured"))
     index = torch.randperm(len(data), generator=generator)[:MEASURED_IMAGES].to(data.targets.device)
     return Sample(setting.build(seed=0), *data.batch(index))
-
-
-def _leave_gradients(
-    learner: Learner, count: int, batch: tuple[Tensor, Tensor, Tensor], settings: ExpertSettings
-) -> None:
-    """Put what the optimiser steps along into the gradients: at rho = 0 exactly what plain SGD takes."""
-    if not settings.rho:
-        return learner.compute_gradients(*batch)
-
-    def compute() -> None:
-        learner.compute_gradients(*batch)
-
-    flat_gradients(learner, count, compute, rho=settings.rho, alpha=settings.alpha, adaptive=settings.adaptive)
 
 
 def _record(trajectories: Sequence[Trajectory], learner: Learner, sample: Sample) -> None:
