@@ -166,7 +166,7 @@ def _where_the_data_are(
     if run.is_dir() and folder.config.is_file():
         stored = folder.read()["data"]
         return where_data_are(stored, folder.path), root or stored.get("options", {}).get("root")
-    name = (distilled.metadata.get("source") or {}).get("name")
+    name = distilled.card.source.name
     if not name:
         raise ConfigError("the artifact does not say what it was distilled from: name it with --data")
     return where_data_are({"spec": name}, run), root
@@ -186,18 +186,16 @@ def _recipe(distilled: DistilledDataset, name: str | None, settings: list[str], 
     if name is None:
         own = recipe_of(distilled)  # refuses a damaged one
         return own.replace(**changes) if changes else None
-    source = distilled.metadata.get("source") or {}
-    return named_recipe(name, str(source.get("name", spec)), **changes)
+    return named_recipe(name, distilled.card.source.name or spec, **changes)
 
 
 def _rows(label: str, result: EvaluationResult, distilled: DistilledDataset) -> list[dict[str, Any]]:
     """Return one row per architecture, with the published figure where there is one."""
     from ddkit.evaluation.published import published
 
-    config = distilled.metadata.get("config") or {}
-    rows = []
+    ipc, rows = distilled.card.config.ipc, []
     for row in result.rows:
-        figure = published(label, result.data, config.get("ipc"), row.architecture)
+        figure = published(label, result.data, ipc, row.architecture)
         interval = row.interval95
         rows.append(
             {

@@ -300,7 +300,7 @@ class PeriodicEvaluation(Callback):
             self.held_out,
             architectures=(run.config.model,),
             repeats=self.repeats,
-            recipe=recipe(self.recipe, run.real.name).replace(**current.metadata.get("recipe", {})),
+            recipe=recipe(self.recipe, run.real.name).replace(**current.card.recipe),
             seed=run.config.seed,
             device=resolve_device(run.config.device),
         )

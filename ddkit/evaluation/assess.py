@@ -115,7 +115,7 @@ def assess(
     check_compatible(distilled, test)  # like the next lines, before a baseline is built
     for spec in [*specs, *common]:
         spec.build(test.shape, test.num_classes, 0)
-    label = str(distilled.metadata.get("method") or "distilled")
+    label = distilled.card.method or "distilled"
     draws = max(1, min(draws, repeats))
     own = recipe_of(distilled) if recipe is None else recipe
     others = recipe_for_others(distilled, own)

@@ -95,7 +95,7 @@ class _Request:
             "count": len(self.train),
         }
         provenance = {"method": kind, "seed": self.seed, "source": source}
-        if self.distilled.metadata.get("recipe"):
+        if self.distilled.card.recipe:
             recipe = recipe_for_others(self.distilled, recipe_of(self.distilled))
             provenance["recipe"] = recipe.model_dump(mode="json")
         return provenance

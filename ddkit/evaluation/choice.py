@@ -17,11 +17,8 @@ def recipe_of(distilled: DistilledDataset) -> TrainingRecipe:
     Raises:
         ConfigError: the set carries something that is not a recipe.
     """
-    own = distilled.metadata.get("recipe")
-    if own:
-        return TrainingRecipe(**own)
-    source = distilled.metadata.get("source") or {}
-    return TrainingRecipe.standard(str(source.get("name", "")))
+    card = distilled.card
+    return TrainingRecipe(**card.recipe) if card.recipe else TrainingRecipe.standard(card.source.name)
 
 
 def whole_recipe(train: RealData) -> TrainingRecipe:
@@ -40,9 +37,8 @@ def whole_recipe(train: RealData) -> TrainingRecipe:
 
 def own_model(distilled: DistilledDataset) -> str:
     """Return the architecture with which a set wants to be judged: what its card says, or that of the run."""
-    card = distilled.metadata.get("networks") or {}
-    config = distilled.metadata.get("config") or {}
-    return str(card.get("evaluation_model") or config.get("model") or "convnet")
+    card = distilled.card
+    return str(card.networks.get("evaluation_model") or card.config.model or "convnet")
 
 
 def common_recipe(distilled: DistilledDataset) -> TrainingRecipe:
@@ -50,9 +46,8 @@ def common_recipe(distilled: DistilledDataset) -> TrainingRecipe:
 
     Only the loss is the set's own where its labels ask for one.
     """
-    source = distilled.metadata.get("source") or {}
-    own = (distilled.metadata.get("recipe") or {}).get("loss", "auto")
-    return TrainingRecipe.standard(str(source.get("name", ""))).replace(loss=own)
+    card = distilled.card
+    return TrainingRecipe.standard(card.source.name).replace(loss=card.recipe.get("loss", "auto"))
 
 
 def recipe_for_others(distilled: DistilledDataset, recipe: TrainingRecipe) -> TrainingRecipe:
@@ -68,13 +63,12 @@ def recipe_for_others(distilled: DistilledDataset, recipe: TrainingRecipe) -> Tr
     """
     if recipe.schedule == "given":
         return common_recipe(distilled)
-    learned = distilled.metadata.get("learned") or {}
-    own = [name for name, value in learned.items() if getattr(recipe, name, None) == value]
+    card = distilled.card
+    own = [name for name, value in card.learned.items() if getattr(recipe, name, None) == value]
     if not own and recipe.views == 1:
         return recipe
-    source = distilled.metadata.get("source") or {}
-    stated = (distilled.metadata.get("config") or {}).get("recipe") or "dsa"
+    stated = card.config.recipe or "dsa"
     piece = Piece(name=stated) if isinstance(stated, str) else Piece(**stated)
     options = {name: value for name, value in piece.options.items() if name != "views"}
-    plain = named_recipe(piece.name, str(source.get("name", "")), **options)
+    plain = named_recipe(piece.name, card.source.name, **options)
     return recipe.replace(views=1, **{name: getattr(plain, name) for name in own})

@@ -47,8 +47,8 @@ def check_compatible(distilled: DistilledDataset, test: RealData) -> None:
                 f"soft labels are declared probabilities but a row sums to 1 only within {off:.3g} or has a "
                 "negative entry; normalise them or declare them regression labels"
             )
-    source = distilled.metadata.get("source") or {}
-    if source.get("fingerprint") and source["fingerprint"] == test.fingerprint:
+    made_from = distilled.card.source.fingerprint
+    if made_from and made_from == test.fingerprint:
         raise DataError(
             f"the test set '{test.name}' ({test.split}) is the data that the set was made from; "
             "evaluate on the test split"

@@ -296,7 +296,7 @@ def _warn_of_other_architectures(
     distilled: DistilledDataset, recipe: TrainingRecipe, architectures: Sequence[str | ModelSpec]
 ) -> None:
     """Say that initial weights mean nothing to another architecture than the one they were drawn for."""
-    own = (distilled.metadata.get("config") or {}).get("model")
+    own = distilled.card.config.model
     if recipe.start is None or own is None:
         return
     for other in (ModelSpec.parse(item) for item in architectures):

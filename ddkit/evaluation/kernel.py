@@ -35,7 +35,7 @@ def kernel_of(distilled: DistilledDataset) -> KernelRecipe | None:
     Raises:
         ConfigError: the set carries something that is not a kernel.
     """
-    card = distilled.metadata.get("kernel")
+    card = distilled.card.kernel
     if card is None:
         return None
     try:

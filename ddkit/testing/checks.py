@@ -94,7 +94,7 @@ def check_budget_counts_what_is_stored(method: str, overrides: Mapping[str, Any]
         distilled.budget.decoded_images == len(distilled),
         f"budget says {distilled.budget.decoded_images} decoded images, there are {len(distilled)}",
     )
-    images = distilled.num_classes * distilled.metadata["config"]["ipc"]
+    images = distilled.num_classes * (distilled.card.config.ipc or 0)
     require(
         distilled.budget.images == images,
         f"budget says {distilled.budget.images} stored images, classes times IPC are {images}",
@@ -131,7 +131,7 @@ def check_save_load_export(method: str, overrides: Mapping[str, Any]) -> None:
     """The artifact decodes to what was distilled, the file reloads to the same tensors and exports to every format."""
     seen = Seen()
     distilled = fit_small(method, overrides, callbacks=[seen])
-    if seen.images is not None and distilled.metadata["config"]["ema"] is None:
+    if seen.images is not None and distilled.card.config.ema is None:
         same = seen.images.shape == distilled.images.shape and torch.allclose(seen.images, distilled.images, atol=1e-4)
         require(same, "the artifact decodes to other images than were distilled")
     with tempfile.TemporaryDirectory() as folder:

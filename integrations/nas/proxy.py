@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -105,7 +104,7 @@ class Proxy:
 
 
 def _require_whitening(data: DistilledDataset) -> None:
-    if (data.metadata.get("config") or {}).get("zca") and data.preprocessing.zca_matrix is None:
+    if data.card.config.zca and data.preprocessing.zca_matrix is None:
         raise DataError(
             "the set was distilled from ZCA-whitened images and does not bring the whitening, so real images cannot be "
             "shown to networks trained on it: load the artifact as it was saved, or distil without zca"
@@ -113,8 +112,8 @@ def _require_whitening(data: DistilledDataset) -> None:
 
 
 def _distilled_for(data: DistilledDataset) -> str | None:
-    config: Mapping[str, Any] = data.metadata.get("config") or {}
-    return str(config["model"]) if config.get("model") and not config.get("selection") else None
+    config = data.card.config
+    return config.model if config.model and not config.selection else None
 
 
 def other_families(proxy: Proxy, specs: Mapping[str, ModelSpec]) -> list[str]:
