@@ -157,11 +157,11 @@ def picture(rooms: Mapping[str, set[str]]) -> str:
     """Return the rooms floor by floor as SVG; arrows that follow from others are left out."""
     level = floors(rooms)
     rows = [[room for room in ROOMS if level[room] == floor] for floor in range(max(level.values()) + 1)]
-    wide, high, row = 300, 44, 74
-    width, height = max(map(len, rows)) * (wide + 24) + 24, len(rows) * row + 30
+    wide, high, row = 330, 44, 74
+    width, height = max(map(len, rows)) * (wide + 24) + 84, len(rows) * row + 30
     place = {}
     for floor, names in enumerate(rows):
-        left = (width - len(names) * (wide + 24) + 24) / 2
+        left = (width - 60 - len(names) * (wide + 24) + 24) / 2
         for number, room in enumerate(names):
             place[room] = (left + number * (wide + 24), height - 30 - floor * row - high)
     direct = {
@@ -178,9 +178,11 @@ def picture(rooms: Mapping[str, set[str]]) -> str:
     ]
     for above, below in sorted(direct):
         (x, y), (u, v) = place[above], place[below]
-        lines.append(
-            f'<path d="M{x + wide / 2:.0f} {y + high}L{u + wide / 2:.0f} {v}" stroke="#99a" marker-end="url(#a)"/>'
-        )
+        line = f"M{x + wide / 2:.0f} {y + high}L{u + wide / 2:.0f} {v}"
+        if level[above] - level[below] > 1:  # around the boxes between
+            side, start, end = max(x, u) + wide + 50, y + high / 2, v + high / 2
+            line = f"M{x + wide:.0f} {start:.0f}C{side:.0f} {start:.0f} {side:.0f} {end:.0f} {u + wide:.0f} {end:.0f}"
+        lines.append(f'<path d="{line}" fill="none" stroke="#99a" marker-end="url(#a)"/>')
     for room, (x, y) in place.items():
         middle = f'x="{x + wide / 2:.0f}" text-anchor="middle"'
         lines += [

@@ -16,6 +16,7 @@ from ddkit.networks.flat import FlatNetwork
 from ddkit.networks.network import Network
 from ddkit.networks.signal import LayerFeatures, Risk, Signal, registry
 from ddkit.networks.training import padded
+from ddkit.training.accuracy import right
 
 #: Most real images per forward pass: few enough for the cache of a CPU.
 REAL_CHUNK = 256
@@ -176,16 +177,16 @@ class RealSignal(Signal):
         """Return the accuracy on a fresh batch, in the network's precision; batch norm uses its running statistics."""
         index = self._of_every_class(per_class, stream)
         size = _chunk_size(len(index))
-        correct = 0
+        correct = torch.zeros((), dtype=torch.int64, device=network.device)
         was_training = network.module.training
         network.module.train(was_training and not network.has_batch_norm)
         with torch.no_grad():
             for part in index.split(size):
                 logits = network.logits(padded(self.real.batch(part), size))[: len(part)]
                 labels = self.real.labels[part.to(self.real.labels.device)]
-                correct += int((logits.argmax(1) == labels.to(network.device)).sum())
+                correct += right(logits, labels.to(network.device))
         network.module.train(was_training)
-        return correct / len(index)
+        return int(correct) / len(index)
 
     def refresh_statistics(self, network: Network) -> None:
         """One train-mode pass of 16 real images per class, then batch norm is frozen (the authors' procedure)."""
