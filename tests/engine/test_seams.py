@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from ddkit import Distiller
 from ddkit.base.config import DistillConfig
 from ddkit.data import RealData
+from ddkit.engine import Session
 from ddkit.errors import ConfigError, UnknownNameError
-from ddkit.networks import RealSignal
+from ddkit.networks import FreshNetworks, RealSignal
 from ddkit.objectives import DistributionMatching
 from ddkit.synthesis import Pixels
 from ddkit.testing import toy_data
@@ -146,3 +148,62 @@ def test_the_engine_loads_no_evaluation_and_no_library_that_only_some_runs_need(
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     later = ("ddkit.evaluation", "ddkit.testing", "scipy", "sklearn", "matplotlib", "pyarrow", "torchvision")
     assert "ddkit.training.train" in loaded and [name for name in loaded if name.startswith(later)] == []
+
+
+class Silent(DistributionMatching):
+    """Leaves gradients and does not say its loss."""
+
+    def backward(self, synthesizer: Any) -> dict[str, float]:
+        return {"distance": super().backward(synthesizer)["loss"]}
+
+
+class Idle(DistributionMatching):
+    """Says a loss and leaves no gradient."""
+
+    def backward(self, synthesizer: Any) -> dict[str, float]:
+        return {"loss": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("objective", "reason"),
+    [
+        (Silent(real_batch=5), r"objective Silent returned no 'loss' but \['distance'\]"),
+        (Idle(real_batch=5), r"objective Idle left no gradient on what is learned \(images\)"),
+    ],
+)
+def test_objective_without_a_loss_or_a_gradient_is_refused_at_its_first_step(
+    objective: DistributionMatching, reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        Distiller("dm", 2, objective=objective, **SMALL).fit(toy_data(), out=tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+
+
+def test_pieces_are_introduced_in_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def noted(owner: type, name: str, label: str) -> None:
+        original = getattr(owner, name)
+
+        def call(self: Any, *arguments: Any, **options: Any) -> Any:
+            order.append(label)
+            return original(self, *arguments, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    noted(RealSignal, "check", "signal.check")
+    noted(Pixels, "check", "synthesis.check")
+    noted(RealSignal, "setup", "signal.setup")
+    noted(FreshNetworks, "setup", "networks.setup")
+    noted(RealSignal, "connect", "signal.connect")
+    noted(DistributionMatching, "setup", "objective.setup")
+    config = Distiller("dm", 2, **SMALL).configure(toy_data())
+    Session(config, toy_data())
+    assert order == [
+        "signal.check",
+        "synthesis.check",
+        "signal.setup",
+        "networks.setup",
+        "signal.connect",
+        "objective.setup",
+    ]
