@@ -20,7 +20,15 @@ from ddkit.base.lock import FILE_NAME as LOCK_NAME
 from ddkit.base.lock import locked
 from ddkit.base.yaml_text import MAX_LENGTH, parse_yaml
 from ddkit.data.distilled.privacy import refuse_inside_release
-from ddkit.errors import ConfigError, DDKitError, InterruptedRunError, UnknownNameError, shortened, unknown_name
+from ddkit.errors import (
+    ConfigError,
+    DDKitError,
+    InterruptedRunError,
+    MissingExtraError,
+    UnknownNameError,
+    shortened,
+    unknown_name,
+)
 from ddkit.recipes.job import FILE_NAME, Job
 
 FOLDER = Path(__file__).parent
@@ -87,6 +95,8 @@ class Recipe:
         refuse_inside_release(out)
         report_progress(f"running {self.code}")
         module = self._module()
+        if values.get("executor") == "ray" and not self.is_ours:
+            _sent_by_value(module)
         if command is None:
             changes = [f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in overrides.items()]
             command = " ".join(["ddkit recipe run", shlex.quote(self.source), *changes])
@@ -209,6 +219,15 @@ def load(name: str | Path) -> Recipe:
 def _text_keys(value: Any) -> Any:
     """Return ``value`` with text keys at every depth: YAML reads the key 10 as a number, --set a.10.b=1 as text."""
     return {str(k): _text_keys(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def _sent_by_value(module: Any) -> None:
+    """Let Ray send the code of a module whole: its workers cannot import it by name."""
+    try:
+        from ray import cloudpickle
+    except ImportError:
+        raise MissingExtraError("the Ray executor", "ray") from None
+    cloudpickle.register_pickle_by_value(module)
 
 
 def copy(name: str, folder: Path) -> Path:

@@ -345,58 +345,36 @@ class Partition:
 
     def images(self, method: str, ipc: int) -> Way:
         """Send images once: real ones of a coreset, or distilled ones."""
-        options, kind, name = (
-            merge({"model": self.settings.model}, self.settings.options),
-            "distilled",
-            f"{method} once",
-        )
-        if method in self.settings.real:
-            # Pixels, as a client has no network that was trained on more than its own classes.
-            options = {"selection": {"features": "pixels"}} if method != "random" else {}
-            kind, name = "records", method
         folder = self.folder / f"{method}-{ipc}"
         shutil.rmtree(folder, ignore_errors=True)  # sets that a killed run has received would not be sent, nor counted
+        if method not in self.settings.real:
+            options = merge({"model": self.settings.model}, self.settings.options)
+            return self._send(f"{method} once", "distilled", method, ipc, options, folder=folder)
+        # Pixels, as a client has no network that was trained on more than its own classes.
+        options = {"selection": {"features": "pixels"}} if method != "random" else {}
+        return self._send(method, "records", method, ipc, options, folder=folder)
+
+    def feddm(self) -> Way:
+        """Send distilled images round after round, matched around the global model."""
+        chosen = self.settings.feddm
+        options, how = merge(self.settings.options, chosen.options), {"rounds": "iterative", "radius": chosen.radius}
+        return self._send("FedDM", "distilled", "dm", chosen.ipc, options, chosen.rounds, **how)
+
+    def _send(
+        self, name: str, kind: str, method: str, ipc: int, options: dict[str, Any], times: int = 1, **how: Any
+    ) -> Way:
         strategy = FedDistill(
             self.task,
             model=self.settings.model,
             recipe=self._server_recipe(),
             min_clients=self.settings.min_clients,
             max_ipc=ipc,
-            folder=folder,
             seed=self.seed,
+            **how,
         )
-        client = DistillClient(
-            self.task,
-            self.load,
-            method=method,
-            ipc=ipc,
-            wire=self.settings.wire,
-            options=options,
-            allow_real_init=kind == "records",
-            seed=self.seed,
-        )
-        way = self._run(Way(f"{name}, {ipc} per class", kind), strategy, client.app(), 1)
-        way.images = sum(strategy.reports[-1].accepted.values())
-        return way
-
-    def feddm(self) -> Way:
-        """Send distilled images round after round, matched around the global model."""
-        chosen = self.settings.feddm
-        strategy = FedDistill(
-            self.task,
-            model=self.settings.model,
-            recipe=self._server_recipe(),
-            rounds="iterative",
-            radius=chosen.radius,
-            min_clients=self.settings.min_clients,
-            max_ipc=chosen.ipc,
-            seed=self.seed,
-        )
-        options = merge(self.settings.options, chosen.options)
-        client = DistillClient(
-            self.task, self.load, method="dm", ipc=chosen.ipc, wire=self.settings.wire, options=options, seed=self.seed
-        )
-        way = self._run(Way(f"FedDM, {chosen.ipc} per class", "distilled"), strategy, client.app(), chosen.rounds)
+        given: dict[str, Any] = {"method": method, "ipc": ipc, "wire": self.settings.wire, "options": options}
+        client = DistillClient(self.task, self.load, allow_real_init=kind == "records", seed=self.seed, **given)
+        way = self._run(Way(f"{name}, {ipc} per class", kind), strategy, client.app(), times)
         way.images = sum(strategy.reports[-1].accepted.values())
         return way
 

@@ -47,6 +47,7 @@ class Job:
         out: folder for cells, sets, tables and the page.
         say: told a line of text at every stage.
         command: what the user typed.
+        started: on the monotonic clock.
     """
 
     recipe: str

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -208,8 +209,13 @@ def plan(settings: Settings, out: Path) -> Search:
             raise unknown_name("field of training", name, TrainingRecipe.model_fields)
     training = TrainingRecipe(**{"name": "nas", **settings.training})
     made = [name for name in dict.fromkeys(settings.proxies) if name not in (*REAL, *MEASURES)]
-    ipcs = list(dict.fromkeys(settings.ipcs))
-    sets = tiny_sets(made, ipcs, settings.draws, settings.budgets, parts.train, out, settings.seed)
+    sets = []
+    for name, ipc, draw in product(made, dict.fromkeys(settings.ipcs), range(settings.draws)):
+        overrides = of_size(settings.budgets, name, ipc)
+        config = methods.get(name).configure(parts.train, ipc, settings.seed + draw, overrides)
+        if draw == 0:
+            CoresetSession(config, parts.train) if config.selection else Session(config, parts.train)
+        sets.append(TinySet(name, ipc, draw, config, out / "sets" / f"{name}-{ipc}-{draw}"))
     return Search(settings, parts, space, training, sets, out)
 
 
@@ -311,31 +317,6 @@ class TinySet:
         return self.config.steps * train.num_classes * (batch + self.ipc)
 
 
-def tiny_sets(
-    names: list[str],
-    ipcs: list[int],
-    draws: int,
-    budgets: dict[str, dict[str, Any]],
-    train: RealData,
-    out: Path,
-    seed: int,
-) -> list[TinySet]:
-    """Configure every set and put its pieces together once, so that a bad setting is refused before the first runs.
-
-    Raises:
-        ConfigError: an unknown method or option, or more images than a class has.
-    """
-    sets = []
-    for name in names:
-        for ipc in ipcs:
-            for draw in range(draws):
-                config = methods.get(name).configure(train, ipc, seed + draw, of_size(budgets, name, ipc))
-                if draw == 0:
-                    CoresetSession(config, train) if config.selection else Session(config, train)
-                sets.append(TinySet(name, ipc, draw, config, out / "sets" / f"{name}-{ipc}-{draw}"))
-    return sets
-
-
 def make(train: RealData, one: TinySet) -> Preparation:
     """Distil or select a set, from its beginning so that its time is whole; return what that took."""
     shutil.rmtree(one.out, ignore_errors=True)
@@ -414,13 +395,13 @@ class Judged:
         proxy, cost = self.proxy, self.proxy.rankings[0].cost
         rhos = [one.spearman["all"].value for one in self.comparisons]
         spread = f" ± {np.std([rho for rho in rhos if rho is not None]):.3f}" if None not in rhos else ""
-        known = proxy.way.kind not in ("distilled", "selected") or proxy.counts_passes
+        known, low = proxy.way.kind not in ("distilled", "selected") or proxy.counts_passes, self.spearman.low
         return {
             "proxy": proxy.way.title,
             "images": cost.images,
             "bytes": cost.bytes,
             "Spearman": "undefined" if self.spearman.value is None else f"{self.spearman.value:.3f}{spread}",
-            "95 %": ends_of(self.spearman),
+            "95 %": None if low is None else f"{low:.2f} to {self.spearman.high:.2f}",
             "Kendall": mean_of([one.kendall["all"].value for one in self.comparisons]),
             "n": self.spearman.count,
             "Spearman, top 20 %": f"{self.top}, n {self.top.count}" if self.top.value is not None else None,
@@ -434,11 +415,6 @@ class Judged:
             "image passes": round(cost.image_passes / candidates) if cost.image_passes else 0,
             "with preparation": round(cost.total_passes / candidates) if known else None,
         }
-
-
-def ends_of(value: Correlation) -> str | None:
-    """Return the interval of a correlation."""
-    return None if value.low is None else f"{value.low:.2f} to {value.high:.2f}"
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:
@@ -456,7 +432,7 @@ def tell(job: Job, settings: Settings, truth: Ranking, proxies: Sequence[Proxy])
     facts = {
         "candidates": len(truth),
         "real images of the truth": truth.cost.images,
-        "processor seconds of the truth": round(truth.cost.cpu_seconds),
+        "processor seconds of the truth": round(truth.cost.cpu_seconds, 1),
         "accuracies by the truth %": f"{scores[0]:.1f} to {scores[-1]:.1f}, median {scores[len(scores) // 2]:.1f}",
         "rho of two halves of its seeds": None if ceiling is None else str(ceiling),
     }

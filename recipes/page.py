@@ -7,7 +7,6 @@ import io
 import json
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +25,8 @@ Rows = Sequence[Mapping[str, Any]]
 class Page:
     """The results of a recipe, put together from top to bottom.
 
-    Under each heading stands the text that the recipe's YAML file has for it under ``page``, a paragraph a line.
+    Under each heading or figure stands the text that the recipe's YAML file has for it under ``page``, a paragraph a
+    line.
 
     Args:
         job: the run.
@@ -43,17 +43,17 @@ class Page:
     def _seconds(self) -> float:
         return round(time.monotonic() - self._job.started, 1)
 
-    def add(self, heading: str, table: Rows = (), figure: Path | None = None) -> None:
-        """Add a section; without text, table and figure there is none."""
+    def add(self, heading: str, table: Rows = ()) -> None:
+        """Add a section; without text and table there is none."""
         text = self._job.texts.get(heading, "").replace("\n", "\n\n")
-        if text or table or figure:
-            self._sections.append(Section(heading, text, table, figure))
+        if text or table:
+            self._sections.append(Section(heading, text, table))
 
     def draw(self, heading: str, figure: Figure, name: str) -> None:
-        """Add a section with a figure, and keep it as ``name`` in the output folder."""
+        """Add a section with a figure, whose caption is the text, and keep it as ``name`` in the output folder."""
         path = self._job.out / name
         write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
-        self.add(heading, figure=path)
+        self._sections.append(Section(heading, figure=path, caption=self._job.texts.get(heading, "").strip()))
 
     def finish(self, table: Rows, settings: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         """Write ``report.html``, ``table.csv`` and ``table.json``, which has ``more`` as well; return its content."""

@@ -145,9 +145,7 @@ def run(job: Job) -> dict[str, Any]:
             work = functools.partial(measure, cell, settings.model_dump(), train, test, job.out / "sets")
             outcomes.append((cell, cells.map(Outcome, work, {cell.file_name(seed): seed for seed in seeds}, pool)))
     attack = functools.partial(audit_of, settings, train)
-    audit = [
-        row.as_dict() for found in cells.map(list[AuditRow], attack, {one: one for one in audits}) for row in found
-    ]
+    audit = [row.as_dict() for few in cells.map(list[AuditRow], attack, {one: one for one in audits}) for row in few]
     table = [row_of(cell, found, bar_of(outcomes, cell.epsilon), train.name) for cell, found in outcomes]
     facts = {"training images": len(train), "classes": train.num_classes, "delta": settings.delta}
     page = Page(job, f"Differentially private distillation of {train.name}", facts)
@@ -285,6 +283,7 @@ def measure(
 def classifier_of(
     cell: Cell, settings: Mapping[str, Any], train: RealData, test: RealData, seed: int
 ) -> PrivateClassifier:
+    """Train a classifier by DP-SGD."""
     assert cell.epsilon is not None
     common = {"accountant": settings["accountant"], "seed": seed}
     if cell.name == "dp-sgd-linear":
@@ -314,15 +313,8 @@ def set_of(cell: Cell, settings: Mapping[str, Any], train: RealData, folder: Pat
         return made
     steps = settings["steps"].get(cell.name)
     if cell.name == "dm":
-        plain = Distiller(
-            "dm",
-            settings["ipc"],
-            seed=seed,
-            model=settings["model"],
-            compile=False,
-            **({} if steps is None else {"steps": steps}),
-        )
-        made = plain.fit(train)
+        more = {} if steps is None else {"steps": steps}
+        made = Distiller("dm", settings["ipc"], seed=seed, model=settings["model"], compile=False, **more).fit(train)
         made.save(out)
         return made
     one_shot = METHODS[cell.name].batch is None
@@ -362,10 +354,8 @@ def accuracy_of(settings: Mapping[str, Any], distilled: DistilledDataset, test: 
     images, labels = distilled.tensors()
     recipe = equally_long(recipe, settings["ipc"] * distilled.num_classes, len(images))
     seeds = [1000 * seed + number for number in range(how["networks"])]
-    networks = train_networks(
-        images, labels, ModelSpec.parse(how["model"]), recipe, seeds, num_classes=distilled.num_classes
-    )
-    scores = accuracies(networks, judged)
+    spec, count = ModelSpec.parse(how["model"]), distilled.num_classes
+    scores = accuracies(train_networks(images, labels, spec, recipe, seeds, num_classes=count), judged)
     return sum(scores) / len(scores)
 
 
@@ -373,6 +363,7 @@ Outcomes = Sequence[tuple[Cell, list[Outcome]]]
 
 
 def percents(found: Sequence[Outcome]) -> list[float]:
+    """Return the accuracies of the seeds."""
     return [100 * one.accuracy for one in found]
 
 
@@ -383,13 +374,13 @@ def bar_of(outcomes: Outcomes, epsilon: float | None) -> list[float] | None:
 
 
 def row_of(cell: Cell, found: Sequence[Outcome], bar: list[float] | None, data: str) -> dict[str, Any]:
+    """Return a row, with the difference to the best private classifier and what was published."""
     scores = percents(found)
     figures = summary(scores)
-    kind = "classifier" if cell.classifies else "set"
     return {
         "method": cell.name,
         "epsilon": "none" if cell.epsilon is None else f"{cell.epsilon:g}",
-        "releases": kind,
+        "releases": "classifier" if cell.classifies else "set",
         "accuracy %": f"{figures.mean:.1f} ± {figures.std:.1f}",
         "seeds": figures.count,
         "minus best DP-SGD (95 %)": None if bar in (None, scores) else difference(scores, bar, scale=1),
@@ -399,6 +390,7 @@ def row_of(cell: Cell, found: Sequence[Outcome], bar: list[float] | None, data: 
 
 
 def cost_of(cell: Cell, found: Sequence[Outcome]) -> dict[str, Any] | None:
+    """Return what a row costs in privacy; None for one without."""
     one = found[0]
     if one.epsilon is None:
         return None

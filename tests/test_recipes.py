@@ -259,6 +259,17 @@ def test_a_copy_is_complete_and_its_code_loads_where_it_lies(name: str, tmp_path
     assert {path.name for path in tmp_path.glob("*.*")} == {f"{name}.yaml", f"{name}.py", *data}
 
 
+def test_workers_of_ray_are_sent_the_code_itself(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    from ray import cloudpickle
+
+    module = own(tmp_path)._module()
+    recipes._sent_by_value(module)
+    sent = cloudpickle.dumps(module.run)
+    del sys.modules[module.__name__]
+    assert cloudpickle.loads(sent).__name__ == "run"
+
+
 @pytest.mark.parametrize(
     "code, words", [("import", "mine.py': SyntaxError"), ("1 / 0", "ZeroDivisionError"), ("a = 1", "no function run")]
 )
