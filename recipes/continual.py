@@ -86,13 +86,7 @@ class Settings(Frozen):
 
 @dataclass(frozen=True)
 class Run:
-    """What one task is: a policy with a memory of a size, and a seed.
-
-    Args:
-        policy: name.
-        budget: images of the memory; 0 for a policy without one.
-        seed: of class order, network, draws and distillation.
-    """
+    """What one task is: a policy with a memory of ``budget`` images (0 for none), and the seed of everything in it."""
 
     policy: Policy
     budget: int

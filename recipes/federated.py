@@ -46,14 +46,7 @@ MARKERS = "osD^vP*X"
 
 
 class FedDM(Frozen):
-    """Iterative distribution matching.
-
-    Args:
-        rounds: how many.
-        ipc: images per class and client.
-        radius: how far matching networks and the server's training may go.
-        options: of the distillation, over those of one-shot mode.
-    """
+    """Iterative distribution matching; options lie over those of one-shot mode."""
 
     rounds: int = Field(ge=1)
     ipc: int = Field(ge=1)
@@ -62,14 +55,7 @@ class FedDM(Frozen):
 
 
 class DynaFed(Frozen):
-    """Refinement on the server.
-
-    Args:
-        warmup_rounds: rounds of the trajectory.
-        ipc: images per class.
-        options: of the distillation.
-        refine: training of each aggregate.
-    """
+    """Refinement on the server: rounds of the trajectory, the set distilled from it, training of each aggregate."""
 
     warmup_rounds: int = Field(ge=1)
     ipc: int = Field(ge=1)

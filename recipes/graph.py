@@ -224,16 +224,7 @@ def plan_of(settings: Settings, graph: str) -> list[Plan]:
 
 @dataclass(frozen=True)
 class Condensation:
-    """What condenses one graph, and trains networks on what comes out.
-
-    Args:
-        settings: of the recipe.
-        training: of networks on condensed graphs.
-        graph: its name.
-        data: the graph.
-        folder: keeps the condensed sets.
-        pool: where repetitions are computed.
-    """
+    """What condenses one graph into ``folder``, and trains networks on what comes out."""
 
     settings: Settings
     training: Training
@@ -278,14 +269,7 @@ def judged(data: Any, models: list[str], seed: int, training: Training, numbered
 
 @dataclass(frozen=True)
 class Family:
-    """One way to condense a set of graphs.
-
-    Args:
-        accuracies: of a GCN, one a repetition.
-        graphs: in the set.
-        bytes: stored.
-        seconds: processor seconds of condensing and training.
-    """
+    """What a way to condense a set of graphs gave: accuracies of a GCN, one a repetition, and processor seconds."""
 
     accuracies: list[float]
     graphs: int

@@ -235,15 +235,7 @@ class Parts:
 
 
 def load_parts(data: str, root: str | None, side: int, sizes: tuple[int, int, int], seed: int) -> Parts:
-    """Load a dataset, hold a validation part out, keep at most ``sizes`` images and shrink them.
-
-    Args:
-        data: name or path.
-        root: folder of downloaded data.
-        side: largest height and width, in pixels.
-        sizes: training, validation and test images at most, drawn with the class proportions of the whole.
-        seed: of the draws.
-    """
+    """Load data, hold validation images out, keep at most ``sizes`` images of a part, stratified, and shrink them."""
     whole, test = load_pair(data, root=root)
     streams = Streams(seed)
     if sizes[1] >= len(whole):
@@ -286,15 +278,7 @@ def shrunk(data: RealData, side: int, preprocessing: Preprocessing | None) -> Re
 
 @dataclass(frozen=True)
 class TinySet:
-    """One set to be made.
-
-    Args:
-        method: that makes it.
-        ipc: images per class.
-        draw: which of several.
-        config: full configuration.
-        out: run folder.
-    """
+    """One set to be made, in its run folder."""
 
     method: str
     ipc: int
@@ -327,13 +311,7 @@ def make(train: RealData, one: TinySet) -> Preparation:
 
 @dataclass(frozen=True)
 class Proxy:
-    """One way of ranking, with its repeats.
-
-    Args:
-        way: of ranking.
-        rankings: one per draw.
-        counts_passes: whether the image passes of making the sets are known.
-    """
+    """One way of ranking, with a ranking a draw, and whether the image passes of making the sets are known."""
 
     way: Way
     rankings: list[Ranking]

@@ -254,16 +254,7 @@ class Outcome:
 def measure(
     cell: Cell, settings: Mapping[str, Any], train: RealData, test: RealData, folder: Path, seed: int
 ) -> Outcome:
-    """Make a set, or a classifier, and test it.
-
-    Args:
-        cell: the row.
-        settings: of the recipe.
-        train: the records.
-        test: touched for the accuracy alone.
-        folder: keeps the sets.
-        seed: of everything public.
-    """
+    """Make a set, or a classifier, and test it; ``seed`` is that of everything public."""
     started = time.monotonic()
     if cell.classifies:
         classifier = classifier_of(cell, settings, train, test, seed)

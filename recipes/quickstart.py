@@ -87,14 +87,7 @@ def run(job: Job) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Plan:
-    """One method at one number of images per class.
-
-    Args:
-        method: its name.
-        ipc: images per class.
-        config: full configuration.
-        out: run folder.
-    """
+    """One method at one number of images per class, with its run folder."""
 
     method: str
     ipc: int
