@@ -155,17 +155,6 @@ def require_side(model: str, shape: Shape, minimum: int, remedy: str) -> None:
         )
 
 
-def require_positive(model: str, **values: int) -> None:
-    """Refuse integer options below 1.
-
-    Raises:
-        ConfigError: the message names the model, the option and its value.
-    """
-    for option, value in values.items():
-        if value < 1:
-            raise ConfigError(f"{model} option {option}={value} is out of range: use an integer of at least 1")
-
-
 def uses_batch_norm(model: nn.Module) -> bool:
     """Say whether ``model`` contains batch normalisation, whose statistics couple the images of a batch."""
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ddkit.base.progress import Report, silent
+from ddkit.base.ranges import Count
 from ddkit.base.streams import derive_seed
 from ddkit.errors import CheckpointError, ConfigError, DataError
 from ddkit.models.base import weights_by_name
 from ddkit.networks.given_experts import require_flatness, warn_of_other_rates
 from ddkit.networks.network import Network
-from ddkit.networks.options import require_at_least
 from ddkit.networks.setting import Setting
 from ddkit.networks.sources import NetworkSource, registry
 from ddkit.synthesis.base import Synthesizer
@@ -73,7 +73,6 @@ class ExpertTrajectories(NetworkSource):
         alpha: see :class:`~ddkit.training.experts.ExpertSettings` (0).
         adaptive: likewise (True).
         dtype: number format in which experts are stored (float32).
-        any_experts: use a buffer although its experts are flat in another way than asked for here.
 
     Raises:
         ConfigError: an option out of range.
@@ -82,8 +81,8 @@ class ExpertTrajectories(NetworkSource):
     def __init__(
         self,
         buffer: str | None = None,
-        count: int = 100,
-        epochs: int | None = None,
+        count: Count = 100,
+        epochs: Count | None = None,
         lr: float | None = None,
         batch_size: int | None = None,
         augmentation: str | None = None,
@@ -91,18 +90,12 @@ class ExpertTrajectories(NetworkSource):
         alpha: float | None = None,
         adaptive: bool | None = None,
         dtype: DType | None = None,
-        any_experts: bool = False,
     ) -> None:
-        require_at_least(1, count=count, **({} if epochs is None else {"epochs": epochs}))
-        if any_experts and buffer is None:
-            raise ConfigError(
-                "networks.any_experts=true needs networks.buffer: without one the settings given are used"
-            )
         named = {"lr": lr, "batch_size": batch_size, "augmentation": augmentation, "rho": rho}
         named |= {"alpha": alpha, "adaptive": adaptive, "dtype": dtype}
         self.given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
         ExpertSettings(**self.given)
-        self.path, self.most, self.wanted, self.any_experts = buffer, count, epochs, any_experts
+        self.path, self.most, self.wanted = buffer, count, epochs
 
     def setup(self, setting: Setting) -> None:
         """Open and check a given buffer, or check that experts can be trained; nothing is trained yet.
@@ -134,8 +127,7 @@ class ExpertTrajectories(NetworkSource):
         buffer.identity.require_data(self.setting.signal.whole())
         if self.wanted is not None and self.wanted > buffer.epochs:
             raise self._too_few(self.wanted, buffer.epochs)
-        if not self.any_experts:
-            require_flatness(settings, self.given, f"'{self.path}'")
+        require_flatness(settings, self.given, f"'{self.path}'")
         warn_of_other_rates(settings, self.given, f"'{self.path}'")
         return buffer
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddkit.base.ranges import Count, Rate
 from ddkit.errors import ConfigError
 from ddkit.networks.network import Network
-from ddkit.networks.options import require_at_least, require_rate
 from ddkit.networks.setting import Setting
 from ddkit.networks.sources import NetworkSource, registry
 from ddkit.networks.training import require_finite
@@ -46,9 +46,7 @@ class OnlineNetwork(NetworkSource):
         ConfigError: an option out of range.
     """
 
-    def __init__(self, lr: float = 0.001, gap: int = 50) -> None:
-        require_at_least(1, gap=gap)
-        require_rate(lr)
+    def __init__(self, lr: Rate = 0.001, gap: Count = 50) -> None:
         self.lr, self.gap = lr, gap
 
     def setup(self, setting: Setting) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ddkit.base.ranges import Count, Rate, Whole
 from ddkit.models.kernels.base import Kernel
 from ddkit.models.kernels.classifier import regression_rows
 from ddkit.models.kernels.features import NetworkFeatures
 from ddkit.models.spec import ModelSpec
 from ddkit.networks.network import Network
-from ddkit.networks.options import require_at_least, require_rate
 from ddkit.networks.setting import Setting
 from ddkit.networks.sources import NetworkSource, registry
 from ddkit.networks.training import require_finite
@@ -53,10 +53,7 @@ class OnlinePool(NetworkSource):
         ConfigError: an option out of range.
     """
 
-    def __init__(self, size: int = 10, max_updates: int = 100, lr: float = 3e-4, batch: int = 1000) -> None:
-        require_at_least(1, size=size, batch=batch)
-        require_at_least(0, max_updates=max_updates)
-        require_rate(lr)
+    def __init__(self, size: Count = 10, max_updates: Whole = 100, lr: Rate = 3e-4, batch: Count = 1000) -> None:
         self.size, self.max_updates, self.lr, self.batch = size, max_updates, lr, batch
 
     def setup(self, setting: Setting) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from ddkit.augment.base import Draws
+from ddkit.base.ranges import Count, Share, Weight
 from ddkit.errors import ConfigError
 from ddkit.networks.network import Network
-from ddkit.objectives.base import Context, Objective, accumulate, registry, require_counts
+from ddkit.objectives.base import Context, Objective, accumulate, registry
 from ddkit.objectives.class_means import class_chunk as chunk_of_classes
 from ddkit.objectives.class_means import class_means
 from ddkit.objectives.synthetic import SyntheticSide
@@ -61,16 +60,11 @@ class DistributionMatching(Objective):
 
     def __init__(
         self,
-        real_batch: int = 256,
-        class_chunk: int | None = None,
-        pair_weight: float = 0.0,
-        ce_weight: float = 0.0,
+        real_batch: Count = 256,
+        class_chunk: Count | None = None,
+        pair_weight: Share = 0.0,
+        ce_weight: Weight = 0.0,
     ) -> None:
-        require_counts(real_batch=real_batch, class_chunk=class_chunk)
-        if not 0 <= pair_weight <= 1:
-            raise ConfigError(f"objective.pair_weight={pair_weight} must lie in [0, 1]")
-        if not 0 <= ce_weight < math.inf:
-            raise ConfigError(f"objective.ce_weight={ce_weight} must be a finite number of at least 0")
         self.real_batch = real_batch
         self.class_chunk = class_chunk
         self.pair_weight = pair_weight

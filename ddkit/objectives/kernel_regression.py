@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from ddkit.base.ranges import Count, Weight
 from ddkit.errors import ConfigError
 from ddkit.models.kernels.base import Kernel, create
 from ddkit.models.kernels.classifier import regression_rows, with_mirrored
 from ddkit.models.kernels.label_solve import solve_labels
-from ddkit.models.kernels.ridge import require_regulariser
 from ddkit.networks.sources import registry as sources
-from ddkit.objectives.base import Context, Objective, registry, require_counts
+from ddkit.objectives.base import Context, Objective, registry
 from ddkit.objectives.kernel_losses import KernelLoss, label_margin, record_losses, require_loss, target_loss
 from ddkit.synthesis.base import Synthesizer
 from ddkit.synthesis.labels import FreeLabels
@@ -86,21 +86,17 @@ class KernelRegression(Objective):
 
     def __init__(
         self,
-        real_images: int = 5000,
+        real_images: Count = 5000,
         balanced: bool = True,
-        chunk: int = 512,
-        regulariser: float = 1e-6,
+        chunk: Count = 512,
+        regulariser: Weight = 1e-6,
         loss: KernelLoss = "mse",
-        margin: float = 0.0,
+        margin: Weight = 0.0,
         flip: bool = False,
         label_solve: bool = False,
         per_record: bool = False,
     ) -> None:
-        require_counts(real_images=real_images, chunk=chunk)
-        require_regulariser(regulariser, "objective.regulariser")
         require_loss(loss)
-        if not 0 <= margin < math.inf:
-            raise ConfigError(f"objective.margin={margin} must be a finite number of at least 0, such as 1")
         self.real_images, self.balanced, self.chunk = real_images, balanced, chunk
         self.regulariser, self.loss, self.margin = float(regulariser), loss, float(margin)
         if per_record and (balanced or loss == "platt" or label_solve):

@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from ddkit.base.ranges import Count, Weight
 from ddkit.errors import ConfigError, DivergedError, unknown_name
 from ddkit.networks.flat import FlatNetwork
-from ddkit.objectives.base import Context, Objective, registry, require_counts
+from ddkit.objectives.base import Context, Objective, registry
 from ddkit.objectives.expert_labels import ExpertLabels
 from ddkit.objectives.student_batches import StudentBatches
 from ddkit.objectives.trajectory_source import ExpertSegment, trajectories
@@ -88,30 +89,22 @@ class TrajectoryMatching(Objective):
 
     def __init__(
         self,
-        student_steps: int = 20,
-        expert_epochs: int = 2,
-        max_start_epoch: int = 2,
-        batch_syn: int | None = None,
+        student_steps: Count = 20,
+        expert_epochs: Count = 2,
+        max_start_epoch: Count = 2,
+        batch_syn: Count | None = None,
         lr: float = 0.01,
         learn_lr: bool = True,
         lr_range: tuple[float, float] = (1e-6, 100.0),
         meta_gradient: str = "adjoint",
-        init_noise: float = 0.0,
+        init_noise: Weight = 0.0,
         soft_labels: SoftLabelling = "none",
     ) -> None:
-        require_counts(
-            student_steps=student_steps,
-            expert_epochs=expert_epochs,
-            max_start_epoch=max_start_epoch,
-            batch_syn=batch_syn,
-        )
         lowest, highest = lr_range
         if not 0 < lowest <= highest < math.inf:
             raise ConfigError(f"objective.lr_range={[lowest, highest]} must be two positive numbers, the smaller first")
         if not lowest <= lr <= highest:
             raise ConfigError(f"objective.lr={lr} must lie in objective.lr_range={[lowest, highest]}")
-        if not 0 <= init_noise < math.inf:
-            raise ConfigError(f"objective.init_noise={init_noise} must be a finite number of at least 0")
         if soft_labels not in SOFT_LABELS:
             raise unknown_name("soft labels of trajectory matching", soft_labels, SOFT_LABELS)
         self.student_steps, self.expert_epochs = student_steps, expert_epochs
