@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ddkit.base.config import OptimiserConfig
-from ddkit.errors import ConfigError, unknown_name
+from ddkit.base.ranges import Momentum, Rate, Weight, in_range
+from ddkit.errors import unknown_name
 
 
 def build_optimisers(
@@ -76,21 +77,16 @@ class _Moments(torch.optim.Optimizer, ABC):
 
     default_eps: ClassVar[float]
 
+    @in_range("optimiser")
     def __init__(
         self,
         parameters: Iterable[nn.Parameter],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float | None = None,
-        weight_decay: float = 0.0,
+        lr: Rate = 1e-3,
+        betas: tuple[Momentum, Momentum] = (0.9, 0.999),
+        eps: Weight | None = None,
+        weight_decay: Weight = 0.0,
     ) -> None:
         eps = self.default_eps if eps is None else eps
-        if not lr > 0:
-            raise ConfigError(f"optimiser.lr={lr} must be above 0")
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ConfigError(f"optimiser.betas={betas} must be at least 0 and below 1, such as (0.9, 0.999)")
-        if not (eps >= 0 and weight_decay >= 0):
-            raise ConfigError(f"optimiser.eps={eps} and optimiser.weight_decay={weight_decay} must be at least 0")
         super().__init__(parameters, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddkit.base.ranges import Count
 from ddkit.data.distilled.limits import Decoding, check_learned, image_shape, required, whole
 from ddkit.data.real import RealData
 from ddkit.errors import ArtifactError, ConfigError
@@ -18,6 +19,8 @@ from ddkit.synthesis.labels import LabelKind
 
 #: Share of the budget that bases take where their number is not given: that of the published CIFAR-10 setting.
 BASE_SHARE = 0.4
+#: Most images of each class that an outer step looks at, drawn anew.
+BATCH_ROWS = 32
 #: Sides from which bases are stored at half the resolution.
 DOWNSAMPLED_FROM = 16
 
@@ -74,7 +77,6 @@ class AddressedMemory(Synthesizer):
         bases: K_b; None for 0.4 of the budget.
         rows: r, images of each class; None for all that fit.
         downsample: d, which divides H and W.
-        batch_rows: most images of each class that an outer step looks at, drawn anew.
         labels: as for pixels, for decoded images.
         label_confidence: initial probability of the own class of soft, learned and projected labels.
 
@@ -104,17 +106,12 @@ class AddressedMemory(Synthesizer):
         num_classes: int,
         ipc: int,
         shape: tuple[int, int, int],
-        bases: int | None = None,
-        rows: int | None = None,
-        downsample: int = 1,
-        batch_rows: int = 32,
+        bases: Count | None = None,
+        rows: Count | None = None,
+        downsample: Count = 1,
         labels: LabelKind | Tensor = "hard",
         label_confidence: float = 0.9,
     ) -> None:
-        given = {"bases": bases, "rows": rows, "downsample": downsample, "batch_rows": batch_rows}
-        for option, value in given.items():
-            if value is not None and value < 1:
-                raise ConfigError(f"synthesis.{option}={value} must be at least 1")
         if shape[1] % downsample or shape[2] % downsample:
             raise ConfigError(
                 f"synthesis.downsample={downsample} does not divide the sides of {shape[1]}x{shape[2]} images: choose "
@@ -124,7 +121,6 @@ class AddressedMemory(Synthesizer):
         count = bases or default_bases(num_classes, ipc, downsample)
         per_class = _checked_rows(max(1, num_classes), ipc, shape, count, downsample, rows)
         super().__init__(num_classes, ipc, shape, labels, label_confidence, decoded_per_class=per_class)
-        self.batch_rows = batch_rows
         self.bases = nn.Parameter(torch.zeros(count, shape[0], *sides))
         self.addressing = nn.Parameter(torch.zeros(len(self), count))
 
@@ -133,16 +129,16 @@ class AddressedMemory(Synthesizer):
         return "addressing" if parameter == "addressing" else super().group_of(parameter)
 
     def batch_index(self, classes: Tensor, generator: torch.Generator) -> Tensor:
-        """Return all images of ``classes`` (G,), or ``batch_rows`` random ones of each, class after class."""
-        if self.decoded_per_class <= self.batch_rows:
+        """Return all images of ``classes`` (G,), or :data:`BATCH_ROWS` random ones of each, class after class."""
+        if self.decoded_per_class <= BATCH_ROWS:
             return self.index_of(classes)
-        chosen = [torch.randperm(self.decoded_per_class, generator=generator)[: self.batch_rows] for _ in classes]
+        chosen = [torch.randperm(self.decoded_per_class, generator=generator)[:BATCH_ROWS] for _ in classes]
         return (classes[:, None] * self.decoded_per_class + torch.stack(chosen).to(classes.device)).flatten()
 
     @property
     def batch_per_class(self) -> int:
-        """At most ``batch_rows``."""
-        return min(self.batch_rows, self.decoded_per_class)
+        """At most :data:`BATCH_ROWS`."""
+        return min(BATCH_ROWS, self.decoded_per_class)
 
     @property
     def views(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ddkit.base.ranges import Count
 from ddkit.data.distilled.limits import Decoding, divided, image_shape, required, whole
 from ddkit.data.real import RealData
 from ddkit.errors import ArtifactError, ConfigError, DataError
@@ -87,20 +88,17 @@ class SharedDecoders(Synthesizer):
         num_classes: int,
         ipc: int,
         shape: tuple[int, int, int],
-        codes: int | None = None,
-        decoders: int = 4,
-        code_channels: int = 2,
-        hidden: int = 8,
-        warm_steps: int = 200,
-        batch_decoders: int | None = None,
+        codes: Count | None = None,
+        decoders: Count = 4,
+        code_channels: Count = 2,
+        hidden: Count = 8,
+        warm_steps: Count = 200,
+        batch_decoders: Count | None = None,
         labels: LabelKind | Tensor = "hard",
         label_confidence: float = 0.9,
     ) -> None:
         chosen = {"decoders": decoders, "code_channels": code_channels, "hidden": hidden}
-        for option, value in {**chosen, "codes": codes, "warm_steps": warm_steps}.items():
-            if value is not None and value < 1:
-                raise ConfigError(f"synthesis.{option}={value} must be at least 1")
-        if batch_decoders is not None and not 1 <= batch_decoders <= decoders:
+        if batch_decoders is not None and batch_decoders > decoders:
             raise ConfigError(
                 f"synthesis.batch_decoders={batch_decoders} must lie between 1 and synthesis.decoders={decoders}"
             )

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from ddkit.base.ranges import Count
 from ddkit.data.distilled.limits import Decoding, check_learned, numbers_of, required, whole
 from ddkit.data.preprocessing import Preprocessing
 from ddkit.data.real import RealData
@@ -84,16 +85,14 @@ class MultiFormation(Synthesizer):
         num_classes: int,
         ipc: int,
         shape: tuple[int, int, int],
-        factor: int = 2,
+        factor: Count = 2,
         decode_type: DecodeType = "single",
-        batch_images: int = 128,
+        batch_images: Count = 128,
         labels: LabelKind | Tensor = "hard",
         label_confidence: float = 0.9,
     ) -> None:
         if decode_type not in get_args(DecodeType):
             raise unknown_name("synthesis.decode_type", decode_type, get_args(DecodeType))
-        if batch_images < 1:
-            raise ConfigError(f"synthesis.batch_images={batch_images} must be at least 1")
         _check_factor(factor, shape)
         parts = formations(decode_type, ipc, factor, batch_images)
         decoded, size = sum(part.decoded for part in parts), num_classes * math.prod(shape)
@@ -261,8 +260,6 @@ class MultiFormation(Synthesizer):
 def _check_factor(factor: int, shape: tuple[int, int, int]) -> None:
     """Refuse patches that hold nothing, warn about coarse ones."""
     side = min(shape[1:])
-    if factor < 1:
-        raise ConfigError(f"synthesis.factor={factor} must be at least 1")
     if factor > 1 and factor * SMALLEST_PATCH > side:
         raise ConfigError(
             f"synthesis.factor={factor} leaves patches of less than {SMALLEST_PATCH} pixels in images of "
@@ -277,5 +274,5 @@ def _check_factor(factor: int, shape: tuple[int, int, int]) -> None:
         warnings.warn(
             f"factor {factor} decodes images of {shape[1]}x{shape[2]} from patches of {side / factor:g} pixels, which "
             f"lose much of their content: compare with synthesis.factor=1",
-            stacklevel=3,
+            stacklevel=4,
         )
