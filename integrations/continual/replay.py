@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddkit.base.ranges import Count, in_range
 from ddkit.errors import ConfigError
 from ddkit.integrations.continual.exposure import Group
 from ddkit.integrations.continual.host import (
@@ -40,9 +41,8 @@ class RepeatedMemory(ExemplarsBuffer):  # type: ignore[misc]
         ConfigError: a batch below 1.
     """
 
-    def __init__(self, policy: Any, batch: int) -> None:
-        if batch < 1:
-            raise ConfigError(f"memory batch of {batch} images: give at least 1")
+    @in_range("")
+    def __init__(self, policy: Any, batch: Count) -> None:
         self.policy, self.batch = policy, batch
 
     @property
