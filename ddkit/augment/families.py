@@ -106,32 +106,17 @@ class FamilyAugmentation(Augmentation):
         ``uniform`` (B, U) float64."""
 
     def draw(self, groups: int, generator: torch.Generator) -> Draws:
-        """Draw one of the :attr:`drawn` families and U uniforms for each of ``groups`` groups from a CPU
-        ``generator``."""
+        """Draw one of the :attr:`drawn` families and U uniforms for each group."""
         family = torch.randint(max(1, len(self.drawn)), (groups,), generator=generator)
         return Draws(family, torch.rand(groups, self.uniforms, generator=generator))
 
     def draw_train(self, images: int, generator: torch.Generator) -> Draws:
-        """Draw one of the :attr:`drawn` families for the whole mini-batch and U uniforms for each of its
-        ``images``."""
+        """Draw one of the :attr:`drawn` families for the whole mini-batch and U uniforms for each image."""
         family = torch.randint(max(1, len(self.drawn)), (1,), generator=generator).repeat(images)
         return Draws(family, torch.rand(images, self.uniforms, generator=generator))
 
     def apply(self, images: Tensor, draws: Draws, group: Tensor) -> Tensor:
-        """Transform each image with the row of ``draws`` of its group; each kernel runs at most once.
-
-        Args:
-            images: (N, C, H, W) floating, preprocessed. float16 and bfloat16 are computed in float32.
-            draws: G rows.
-            group: (N,) int64, the row of each image.
-
-        Returns:
-            (N, C, H, W) contiguous, of the dtype and on the device of ``images``.
-
-        Raises:
-            DataError: images of another rank or dtype, or smaller than 8 pixels.
-            ConfigError: a group that does not exist, or draws of another augmentation.
-        """
+        """Transform each image; every kernel runs at most once, float16 and bfloat16 are computed in float32."""
         _check_shape(images)
         group = checked_group(group, len(images), len(draws))
         if not len(images):

@@ -70,9 +70,6 @@ class _Moments(torch.optim.Optimizer, ABC):
         betas: decay rates of the first and the second moment.
         eps: keeps a division finite; None for the optimiser's own.
         weight_decay: L2 penalty.
-
-    Raises:
-        ConfigError: a number out of range.
     """
 
     default_eps: ClassVar[float]
@@ -138,9 +135,6 @@ class Lamb(_Moments):
         betas: decay rates of m and v.
         eps: epsilon; None for 1e-6.
         weight_decay: lambda.
-
-    Raises:
-        ConfigError: a number out of range.
     """
 
     default_eps = 1e-6
@@ -175,9 +169,6 @@ class AdaBelief(_Moments):
         betas: decay rates of m and s.
         eps: epsilon, added twice as published; None for 1e-16.
         weight_decay: L2 penalty, added to the gradient as in ``torch.optim.Adam``.
-
-    Raises:
-        ConfigError: a number out of range.
     """
 
     default_eps = 1e-16

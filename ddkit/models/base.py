@@ -142,11 +142,7 @@ def is_grey_28(shape: Shape) -> bool:
 
 
 def require_side(model: str, shape: Shape, minimum: int, remedy: str) -> None:
-    """Refuse images whose shorter side is below ``minimum`` pixels.
-
-    Raises:
-        ConfigError: the message names the model, the image shape, the sizes that work and the ``remedy``.
-    """
+    """Refuse images whose shorter side is below ``minimum`` pixels."""
     channels, height, width = shape
     if min(height, width) < minimum:
         raise ConfigError(

@@ -41,9 +41,6 @@ class DynamicNetworks(NetworkSource):
         batch_size: synthetic images per SGD step.
         max_inner_epochs: cap of the epochs between two updates.
         max_updates: cap of the updates that one network serves.
-
-    Raises:
-        ConfigError: an option out of range.
     """
 
     def __init__(
@@ -81,11 +78,7 @@ class DynamicNetworks(NetworkSource):
         return self.network
 
     def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
-        """Let the accuracy decide whether to leave the network or how long to train it on the updated set.
-
-        Raises:
-            DivergedError: a weight is not finite any more.
-        """
+        """Let the accuracy decide whether to leave the network or how long to train it on the updated set."""
         if last:
             return
         with torch.no_grad():

@@ -73,9 +73,6 @@ class ExpertTrajectories(NetworkSource):
         alpha: see :class:`~ddkit.training.experts.ExpertSettings` (0).
         adaptive: likewise (True).
         dtype: number format in which experts are stored (float32).
-
-    Raises:
-        ConfigError: an option out of range.
     """
 
     def __init__(
@@ -98,13 +95,7 @@ class ExpertTrajectories(NetworkSource):
         self.path, self.most, self.wanted = buffer, count, epochs
 
     def setup(self, setting: Setting) -> None:
-        """Open and check a given buffer, or check that experts can be trained; nothing is trained yet.
-
-        Raises:
-            ConfigError: batch norm, a signal that does not hand out the real data, or a buffer of another
-                architecture, image shape, number of classes, data, preprocessing or settings.
-            ArtifactError: a buffer that is missing or damaged.
-        """
+        """Open and check a given buffer, or check that experts can be trained; nothing is trained yet."""
         super().setup(setting)
         setting.signal.require("whole")
         if self.network.has_batch_norm:
@@ -177,12 +168,7 @@ class ExpertTrajectories(NetworkSource):
         return ExpertSettings(**{**defaults, **self.given})
 
     def prepare(self, report: Report) -> None:
-        """Train the experts that no buffer gives and that the folder of the run does not hold yet.
-
-        Raises:
-            ConfigError: too little room on the disk.
-            DivergedError: a weight is not finite any more.
-        """
+        """Train the experts that no buffer gives and that the folder of the run does not hold yet."""
         if self.buffer is not None:
             return
         if self.setting.folder is None:
@@ -288,11 +274,7 @@ class ExpertTrajectories(NetworkSource):
         return {"drawn": self.drawn, "count": self._count, "digest": self._ready().digest(self._count)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the same experts, also where their buffer has grown since.
-
-        Raises:
-            CheckpointError: the experts have changed.
-        """
+        """Go on with the same experts, also where their buffer has grown since."""
         self.drawn, self._used, self._expected = int(state["drawn"]), int(state["count"]), str(state["digest"])
         if self.buffer is not None:
             self._take(self.buffer)

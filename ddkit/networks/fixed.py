@@ -26,9 +26,6 @@ class FixedNetworks(NetworkSource):
 
     Args:
         count: initial weights, one of which is drawn at every step.
-
-    Raises:
-        ConfigError: a count below 1.
     """
 
     def __init__(self, count: Count = 1) -> None:

@@ -26,9 +26,6 @@ class InfiniteNetworks(NetworkSource):
             :func:`ddkit.models.kernels.infinite_kernel`.
         sigma_w2: variance of the weights, times fan-in.
         sigma_b2: variance of the biases; at 0 an image without any ink has no direction.
-
-    Raises:
-        ConfigError: a variance out of range.
     """
 
     def __init__(
@@ -43,11 +40,7 @@ class InfiniteNetworks(NetworkSource):
         self.options: dict[str, Any] = {"kernel": kernel, "sigma_w2": sigma_w2, "sigma_b2": sigma_b2}
 
     def setup(self, setting: Setting) -> None:
-        """Build the kernel for the shape of the images.
-
-        Raises:
-            ConfigError: an architecture that does not exist or that the images cannot take.
-        """
+        """Build the kernel for the shape of the images."""
         super().setup(setting)
         self._kernel = infinite_kernel(self.architecture, setting.network.shape, **self.options)
 

@@ -41,9 +41,6 @@ class OnlineNetwork(NetworkSource):
     Args:
         lr: learning rate of Adam.
         gap: outer steps, G.
-
-    Raises:
-        ConfigError: an option out of range.
     """
 
     def __init__(self, lr: Rate = 0.001, gap: Count = 50) -> None:
@@ -78,12 +75,7 @@ class OnlineNetwork(NetworkSource):
         self._observed = (gradient.detach(), error)
 
     def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
-        """Take one step of Adam; decide whether the life of this network ends.
-
-        Raises:
-            ConfigError: the objective hands over no gradient.
-            DivergedError: a weight is not finite any more.
-        """
+        """Take one step of Adam; decide whether the life of this network ends."""
         if self._observed is None:
             raise ConfigError(
                 "networks=online advances with the gradient that an objective hands over, and this one does not: use "

@@ -48,9 +48,6 @@ class OnlinePool(NetworkSource):
         max_updates: a network whose counter is above this is drawn anew.
         lr: learning rate of Adam.
         batch: most synthetic images per step; of more, as many are drawn without replacement.
-
-    Raises:
-        ConfigError: an option out of range.
     """
 
     def __init__(self, size: Count = 10, max_updates: Whole = 100, lr: Rate = 3e-4, batch: Count = 1000) -> None:
@@ -96,11 +93,7 @@ class OnlinePool(NetworkSource):
         return (self.drawn - 1 if self._chosen is None else self.numbers[self._chosen]), self.served
 
     def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
-        """Train this step's network on the updated synthetic set, or draw it anew at the end of its life.
-
-        Raises:
-            DivergedError: a weight is not finite any more.
-        """
+        """Train this step's network on the updated synthetic set, or draw it anew at the end of its life."""
         chosen, self._chosen = self._chosen, None
         if chosen is None or last:
             return

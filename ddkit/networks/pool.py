@@ -75,11 +75,7 @@ class TrainedPool(NetworkSource):
         self.snapshots: list[dict[str, Tensor]] = []
 
     def current(self) -> Network:
-        """Return the network with the weights of one snapshot, drawn uniformly.
-
-        Raises:
-            DivergedError: a weight is not finite any more while the pool is trained.
-        """
+        """Return the network with the weights of one snapshot, drawn uniformly."""
         if not self.snapshots:
             self.snapshots = [snapshot for _ in range(self.runs) for snapshot in self._run()]
         chosen = int(torch.randint(len(self.snapshots), (1,), generator=self.streams("networks")))

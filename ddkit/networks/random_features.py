@@ -67,9 +67,6 @@ class RandomFeatureNetworks(FreshNetworks):
         scale: s.
         bias: b.
         evaluation_bodies: fixed bodies of the kernel with which the result is judged.
-
-    Raises:
-        ConfigError: an option out of range.
     """
 
     def __init__(
@@ -78,11 +75,7 @@ class RandomFeatureNetworks(FreshNetworks):
         self.bodies, self.scale, self.bias, self.evaluation_bodies = bodies, scale, bias, evaluation_bodies
 
     def setup(self, setting: Setting) -> None:
-        """Make room for the weights of all bodies, which share the network of the run.
-
-        Raises:
-            ConfigError: a model with batch norm, whose features of an image depend on the others.
-        """
+        """Make room for the weights of all bodies, which share the network of the run."""
         super().setup(setting)
         network = setting.network
         if network.has_batch_norm:

@@ -83,11 +83,7 @@ class RealTrainedNetworks(NetworkSource):
         self.turn = 0
 
     def current(self) -> Network:
-        """Return the network whose turn it is, newly drawn at the start of its life.
-
-        Raises:
-            DivergedError: a weight is not finite any more after pretraining.
-        """
+        """Return the network whose turn it is, newly drawn at the start of its life."""
         member = self.members[self.turn]
         if member.weights:
             self.network.module.load_state_dict(member.weights)
@@ -112,11 +108,7 @@ class RealTrainedNetworks(NetworkSource):
         return member.number, member.served
 
     def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
-        """Train the network just used for a segment unless its life ends here; the synthetic set plays no part.
-
-        Raises:
-            DivergedError: a weight is not finite any more.
-        """
+        """Train the network just used for a segment unless its life ends here; the synthetic set plays no part."""
         member = self.members[self.turn]
         member.served += 1
         if member.served == self.steps:

@@ -29,9 +29,6 @@ class DynamicSchedule:
         inner_threshold: lambda_2 in (0, 1); a network whose accuracy moved more has been trained enough.
         max_inner_epochs: cap of the epochs between two updates, at least ``window``.
         max_updates: cap of the updates that one network serves, at least ``window``.
-
-    Raises:
-        ConfigError: an option out of range.
     """
 
     @in_range("networks")

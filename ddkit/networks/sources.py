@@ -63,7 +63,11 @@ class NetworkSource(ABC):
 
     @abstractmethod
     def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
-        """React to an updated synthetic set; ``last`` says that no further outer step follows."""
+        """React to an updated synthetic set; ``last`` says that no further outer step follows.
+
+        Raises:
+            DivergedError: a weight is not finite any more.
+        """
 
     def observe(self, gradient: Tensor, *, images: int, error: float) -> None:
         """Receive what an objective learnt about the network of this outer step; nothing is done with it here.
@@ -173,11 +177,7 @@ class SyntheticTrainedNetworks(NetworkSource):
         return self.network
 
     def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
-        """Train the network on the updated synthetic set unless its life ends here.
-
-        Raises:
-            DivergedError: a weight is not finite any more.
-        """
+        """Train the network on the updated synthetic set unless its life ends here."""
         self.served = (self.served + 1) % self.life()
         if self.served == 0 or self.served % self.updates or last:
             return

@@ -103,12 +103,7 @@ class FeatureAlignment(Objective):
         self.class_chunk = class_chunk
 
     def setup(self, context: Context, synthesizer: Synthesizer) -> None:
-        """Count the layers of the network and choose the chunk.
-
-        Raises:
-            ConfigError: learned labels (the loss does not see labels), a network without feature maps, weights for
-                another number of layers, or class chunks with batch norm.
-        """
+        """Count the layers of the network and choose the chunk."""
         super().setup(context, synthesizer)
         if "labels" in synthesizer.parameter_groups():
             raise ConfigError(
@@ -181,11 +176,7 @@ class FeatureAlignment(Objective):
 
 @torch.no_grad()
 def _count_layers(network: Network) -> int:
-    """Return how many feature maps the network has, from a pass of one blank image.
-
-    Raises:
-        ConfigError: its model has no feature maps.
-    """
+    """Return how many feature maps the network has, from a pass of one blank image."""
     module = network.module
     # Eagerly, as compiling for one image would not pay; Network.feature_maps refuses a model that has none.
     maps = getattr(module, "feature_maps", network.feature_maps)

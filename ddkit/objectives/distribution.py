@@ -50,9 +50,6 @@ class DistributionMatching(Objective):
         class_chunk: classes of the synthetic side differentiated together; None chooses by image count.
         pair_weight: weight of the distance to the paired real images, in [0, 1].
         ce_weight: weight of the cross-entropy of the synthetic images, at least 0.
-
-    Raises:
-        ConfigError: an option out of range.
     """
 
     gradient_scale = "feature"
@@ -71,12 +68,7 @@ class DistributionMatching(Objective):
         self.ce_weight = ce_weight
 
     def setup(self, context: Context, synthesizer: Synthesizer) -> None:
-        """Choose the chunk.
-
-        Raises:
-            ConfigError: learned labels that nothing looks at, class chunks with batch norm, or pairs with a signal that
-                hands out no real images.
-        """
+        """Choose the chunk."""
         super().setup(context, synthesizer)
         if "labels" in synthesizer.parameter_groups() and not self.ce_weight:
             raise ConfigError(
@@ -95,11 +87,7 @@ class DistributionMatching(Objective):
         return (self.real_shown + synthetic * synthesizer.batch_per_class) * synthesizer.num_classes
 
     def backward(self, synthesizer: Synthesizer) -> dict[str, float]:
-        """Draw a network and augmentations, accumulate the gradient of the loss chunk by chunk.
-
-        Raises:
-            ConfigError: ``pair_weight`` with synthetic images that did not start from real ones.
-        """
+        """Draw a network and augmentations, accumulate the gradient of the loss chunk by chunk."""
         context = self.context
         if self.pair_weight and bool((synthesizer.pairs < 0).any()):
             raise self._without_pairs(synthesizer)

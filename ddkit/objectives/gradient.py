@@ -96,11 +96,7 @@ class GradientMatching(Objective):
         self.class_chunk = class_chunk
 
     def setup(self, context: Context, synthesizer: Synthesizer) -> None:
-        """Choose the weights to differentiate, the chunks of both sides and the form of the batch level.
-
-        Raises:
-            ConfigError: the network has no weights of the chosen kind, or a warm-up that covers the whole run.
-        """
+        """Choose the weights to differentiate, the chunks of both sides and the form of the batch level."""
         super().setup(context, synthesizer)
         network, classes = context.network, context.num_classes
         self.names = matched_names(network.module, self.metric, self.weights)

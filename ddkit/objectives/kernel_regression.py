@@ -71,9 +71,6 @@ class KernelRegression(Objective):
             own.
         per_record: whether targets enter as the mean of gradients of single records, drawn uniformly; excludes
             ``balanced``, ``loss=platt`` and ``label_solve``, which look at the real images in another way.
-
-    Raises:
-        ConfigError: an option out of range.
     """
 
     gradient_scale = "regression"
@@ -111,12 +108,7 @@ class KernelRegression(Objective):
         self.description: dict[str, Any] = {}
 
     def setup(self, context: Context, synthesizer: Synthesizer) -> None:
-        """Require a source with a kernel.
-
-        Raises:
-            ConfigError: a source without a kernel, a margin of labels that do not change, solved labels that cannot be
-                stored or are not determined, or a signal without real images.
-        """
+        """Require a source with a kernel."""
         super().setup(context, synthesizer)
         if not isinstance(context.networks, KernelSource):
             choices = [name for name in sources if hasattr(sources.get(name), "kernel")]
@@ -159,11 +151,7 @@ class KernelRegression(Objective):
         return self.real_images + 4.0 * len(synthesizer.present) * synthesizer.batch_per_class
 
     def backward(self, synthesizer: Synthesizer) -> dict[str, float]:
-        """Regress the targets chunk by chunk, then take the collected gradients to the synthetic data.
-
-        Raises:
-            RunError: the kernel matrix is not positive definite.
-        """
+        """Regress the targets chunk by chunk, then take the collected gradients to the synthetic data."""
         self.context.networks.current()
         kernel = self.source.kernel()
         self.description = kernel.describe()

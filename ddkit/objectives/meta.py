@@ -65,9 +65,6 @@ class MetaLearning(Objective):
         students: n, initial weights per outer step, whose gradients are averaged.
         meta_gradient: ``adjoint`` (exact, the graph of one step), ``checkpointed`` (the same, for many steps), ``full``
             (exact, the graph of all steps) or ``tesla`` (truncated), see :mod:`ddkit.objectives.unrolling`.
-
-    Raises:
-        ConfigError: an option out of range or an unknown name.
     """
 
     gradient_scale = "risk"
@@ -106,12 +103,7 @@ class MetaLearning(Objective):
         self.meta_gradient.check(momentum=momentum > 0, intermediate=bool(self.judged), window=window is not None)
 
     def setup(self, context: Context, synthesizer: Synthesizer) -> None:
-        """Make the network a function of flat weights and create what is learned beside the synthetic data.
-
-        Raises:
-            ConfigError: a signal that does not tell risks, a network with running statistics, batches that do not fit
-                the synthetic set, or labels that nothing would assign.
-        """
+        """Make the network a function of flat weights and create what is learned beside the synthetic data."""
         super().setup(context, synthesizer)
         context.signal.require("risk")
         self.flat = FlatNetwork(context.network)

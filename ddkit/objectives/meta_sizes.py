@@ -65,9 +65,6 @@ class StepSizes:
         momentum: initial :math:`\beta`; 0 for plain gradient descent.
         learn_momentum: whether :math:`\beta` is learned, per step where rates are.
         momentum_form: ``sigmoid`` or ``exp``.
-
-    Raises:
-        ConfigError: an option out of range or an unknown name.
     """
 
     @in_range("objective")

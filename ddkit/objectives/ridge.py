@@ -49,9 +49,6 @@ class RidgeRegression(Objective):
             looks at.
         real_images: real images per step, drawn from the whole set.
         regulariser: :math:`\lambda`.
-
-    Raises:
-        ConfigError: an option out of range.
     """
 
     gradient_scale = "regression"
@@ -67,12 +64,7 @@ class RidgeRegression(Objective):
         self.batch_syn, self.real_images, self.regulariser = batch_syn, real_images, regulariser
 
     def setup(self, context: Context, synthesizer: Synthesizer) -> None:
-        """Start without a last layer.
-
-        Raises:
-            ConfigError: a network with running statistics, a batch larger than the synthetic set, or a signal that
-                hands out no real images.
-        """
+        """Start without a last layer."""
         super().setup(context, synthesizer)
         context.signal.require("labelled")
         FlatNetwork(context.network)  # refuses running statistics, which couple the batches

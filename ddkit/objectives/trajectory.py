@@ -77,9 +77,6 @@ class TrajectoryMatching(Objective):
             (exact, the graph of all steps), see :mod:`ddkit.objectives.unrolling`.
         init_noise: r, relative size of the noise on the initial student weights.
         soft_labels: ``none``, ``per_segment`` or ``fixed``; the latter two need ``synthesis.labels=assigned``.
-
-    Raises:
-        ConfigError: an option out of range or an unknown name.
     """
 
     gradient_scale = "trajectory"
@@ -120,12 +117,7 @@ class TrajectoryMatching(Objective):
         return self.max_start_epoch - 1 + self.expert_epochs
 
     def setup(self, context: Context, synthesizer: Synthesizer) -> None:
-        """Make the network a function of flat weights and create the student's rate.
-
-        Raises:
-            ConfigError: no experts or too short ones, a network with running statistics, a batch larger than the
-                synthetic set, or labels that do not go with ``soft_labels``.
-        """
+        """Make the network a function of flat weights and create the student's rate."""
         super().setup(context, synthesizer)
         self.epoch = 0  # of the present segment
         self.high, self.warned, self.stuck, self.labelled = 0, False, 0, False
@@ -225,11 +217,7 @@ class TrajectoryMatching(Objective):
             )
 
     def after_step(self, synthesizer: Synthesizer) -> None:
-        """Keep the student's rate in its range.
-
-        Raises:
-            DivergedError: it is not finite any more or above the range.
-        """
+        """Keep the student's rate in its range."""
         lowest, highest = self.lr_range
         rate = float(self.rate.detach())
         if not rate <= highest:

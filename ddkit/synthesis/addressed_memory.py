@@ -173,11 +173,7 @@ class AddressedMemory(Synthesizer):
 
     @staticmethod
     def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding:
-        """Return what one product of both tables takes.
-
-        Raises:
-            ArtifactError: tables that do not fit together or do not make images of the stored shape.
-        """
+        """Return what one product of both tables takes."""
         bases, addressing = required(stored, {"bases": 4, "addressing": 2})
         num_classes, shape = whole(options, "num_classes"), image_shape(options)
         if len(addressing) % num_classes or addressing.shape[1:] != bases.shape[:1]:
@@ -205,11 +201,7 @@ class AddressedMemory(Synthesizer):
 def _checked_rows(
     num_classes: int, ipc: int, shape: Sequence[int], bases: int, downsample: int, rows: int | None
 ) -> int:
-    """Return the rows of each class: ``rows``, or as many as fit.
-
-    Raises:
-        ConfigError: the budget does not hold them, or all decoded images together are too large.
-    """
+    """Return the rows of each class: ``rows``, or as many as fit."""
     most = rows_that_fit(num_classes, ipc, shape, bases, downsample)
     budget, size = ipc * num_classes * math.prod(shape), math.prod(shape) // downsample**2
     if most < 1:

@@ -361,11 +361,7 @@ class Synthesizer(nn.Module, ABC):
 
 
 def _checked_classes(present: Sequence[int], num_classes: int) -> tuple[int, ...]:
-    """Return the classes with images.
-
-    Raises:
-        ConfigError: none, a number that is no class, or an order that is not ascending.
-    """
+    """Return the classes with images."""
     chosen = tuple(int(number) for number in present)
     if not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < 0 or chosen[-1] >= num_classes:
         raise ConfigError(f"classes {list(chosen)} must be different numbers from 0 to {num_classes - 1}, ascending")

@@ -215,11 +215,7 @@ class SharedDecoders(Synthesizer):
 
     @staticmethod
     def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding:
-        """Return what all pairs take.
-
-        Raises:
-            ArtifactError: codes that do not divide among the classes or do not reach the size of the images.
-        """
+        """Return what all pairs take."""
         dimensions = {"codes": 4, "first_weight": 5, "first_bias": 2, "second_weight": 5, "second_bias": 2}
         codes, *decoders = required(stored, dimensions)
         num_classes, shape = whole(options, "num_classes"), image_shape(options)

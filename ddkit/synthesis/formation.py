@@ -214,11 +214,7 @@ class MultiFormation(Synthesizer):
 
     @staticmethod
     def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding:
-        """Return what all patches take.
-
-        Raises:
-            ArtifactError: options that no run has, or stored images that are not ``ipc`` for each class.
-        """
+        """Return what all patches take."""
         (images,) = required(stored, {"images": 4})
         ipc, factor = whole(options, "ipc"), whole(options, "factor")
         bound, kind = whole(options, "batch_images"), options.get("decode_type")

@@ -142,19 +142,7 @@ class Hallucinators(Synthesizer):
     def inner_batches(self, steps: int, size: int | None, generator: torch.Generator) -> list[Tensor]:
         """Return the images of each step of an unrolled training: a chunk of bases through one random hallucinator.
 
-        Chunks come from a permutation of all bases, drawn anew when what is left of it is shorter than a chunk: that
-        rest is dropped, so that shapes are static.
-
-        Args:
-            steps: inner steps N.
-            size: bases per step; None for all.
-            generator: CPU generator.
-
-        Returns:
-            N tensors (size,) int64 of decoded indices on the CPU.
-
-        Raises:
-            ConfigError: a size below 1 or above the number of bases.
+        Chunks of ``size`` bases come from a permutation of all, drawn anew when what is left is shorter than a chunk.
         """
         count = len(self.bases)
         size = count if size is None else size
@@ -228,11 +216,7 @@ class Hallucinators(Synthesizer):
 
     @staticmethod
     def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding:
-        """Return what all pairs take.
-
-        Raises:
-            ArtifactError: bases that do not divide among the classes, or hallucinators that do not fit them.
-        """
+        """Return what all pairs take."""
         dimensions = (5, 2, 4, 4, 5, 2)
         bases, *style = required(stored, {"bases": 4, **dict(zip(_STYLE, dimensions, strict=True))})
         shape = image_shape(options)
@@ -254,11 +238,7 @@ class Hallucinators(Synthesizer):
 
 
 def _check_stored(bases: Tensor, style: Mapping[str, Tensor], shape: Sequence[int]) -> None:
-    """Refuse stored tensors that do not make images of ``shape``.
-
-    Raises:
-        ArtifactError: naming what does not fit.
-    """
+    """Refuse stored tensors that do not make images of ``shape``."""
     channels, height, width = shape
     count, kernel = len(style["sigma"]), style["encoder_weight"].shape[-1]
     inner = (count, channels, height - kernel + 1, width - kernel + 1)

@@ -185,11 +185,7 @@ class ProjectedLabels(FreeLabels):
 
 
 def check_probabilities(probabilities: Tensor) -> None:
-    """Refuse rows (M, K) that are no probabilities.
-
-    Raises:
-        ConfigError: a negative or non-finite entry, or a row whose sum is not 1 within 1e-4.
-    """
+    """Refuse rows (M, K) that are no probabilities."""
     total = probabilities.sum(1)
     if probabilities.min() < 0 or not torch.allclose(total, torch.ones_like(total), atol=1e-4):
         raise ConfigError("soft labels must be probabilities: every row non-negative with sum 1; normalise them first")

@@ -105,11 +105,7 @@ class Pixels(Synthesizer):
 
 
 def check_ipc_fits(real: RealData, ipc: int, classes: Sequence[int] | None = None) -> None:
-    """Refuse an IPC above the size of the smallest of ``classes``; None for all of them.
-
-    Raises:
-        DataError: naming the class, its size and the remedy.
-    """
+    """Refuse an IPC above the size of the smallest of ``classes``; None for all of them."""
     counts = real.class_counts
     smallest = min(range(real.num_classes) if classes is None else classes, key=lambda number: int(counts[number]))
     if ipc > int(counts[smallest]):

@@ -36,9 +36,6 @@ class RepeatedMemory(ExemplarsBuffer):  # type: ignore[misc]
     Args:
         policy: any storage policy; it goes on holding the images.
         batch: images of a memory batch.
-
-    Raises:
-        ConfigError: a batch below 1.
     """
 
     @in_range("")
@@ -155,9 +152,6 @@ def replay(policy: Any, memory_batch_size: int, *, repeat_to_batch: bool = True)
         policy: what holds the memory.
         memory_batch_size: images of the memory in each mini-batch, beside the stream's.
         repeat_to_batch: whether a memory smaller than its batch fills it by repetition.
-
-    Raises:
-        ConfigError: a batch below 1.
     """
     policy = RepeatedMemory(policy, memory_batch_size) if repeat_to_batch else policy
     return [ReplayPlugin(mem_size=policy.max_size, batch_size_mem=memory_batch_size, storage_policy=policy)]

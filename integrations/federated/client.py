@@ -161,11 +161,7 @@ class DistillClient:
         return pack(distilled, real.class_counts.tolist(), self.wire)
 
     def _networks(self, asked: RecordDict, config: ConfigRecord) -> Callable[[], NetworksAround]:
-        """Return what makes the networks around the weights that the server sent.
-
-        Raises:
-            ConfigError: this client is set to another model.
-        """
+        """Return what makes the networks around the weights that the server sent."""
         spec = ModelSpec.parse(str(config[MODEL]))
         own = self.options.get("model")
         if own is not None and ModelSpec.parse(own) != spec:

@@ -178,11 +178,7 @@ def random_features(
 def trained_features(
     options: Mapping[str, Any], shape: tuple[int, int, int], num_classes: int, device: torch.device
 ) -> NetworkFeatures:
-    """Refuse: a description does not hold the weights of trained networks.
-
-    Raises:
-        ConfigError: always.
-    """
+    """Refuse: a description does not hold the weights of trained networks."""
     raise ConfigError(
         f"kernel '{NetworkFeatures.name}' is that of networks trained on the result ({options.get('model')}), whose "
         f"weights its description does not hold: train them and use NetworkFeatures(networks)"

@@ -73,9 +73,6 @@ class FullyConnectedKernel(InfiniteKernel):
     Args:
         depth: L, at least 1.
         options: see :class:`InfiniteKernel`.
-
-    Raises:
-        ConfigError: an option out of range.
     """
 
     def __init__(self, depth: int, **options: Any) -> None:

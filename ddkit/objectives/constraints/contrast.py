@@ -87,9 +87,6 @@ class ContrastiveConstraint(Constraint):
         lr: learning rate of F.
         momentum: of F's SGD.
         batch: stored images per chunk; None, or more than there are, for all.
-
-    Raises:
-        ConfigError: an option out of range.
     """
 
     def __init__(
@@ -107,11 +104,7 @@ class ContrastiveConstraint(Constraint):
         self.temperature, self.lr, self.momentum, self.batch = temperature, lr, momentum, batch
 
     def setup(self, context: Context, synthesizer: Synthesizer) -> None:
-        """Draw the auxiliary network.
-
-        Raises:
-            ConfigError: stored images with one view, batch norm, or a model without a classifier of its own.
-        """
+        """Draw the auxiliary network."""
         super().setup(context, synthesizer)
         if not self.weight:
             return
@@ -153,11 +146,7 @@ class ContrastiveConstraint(Constraint):
         return {"adversarial": float(loss.detach())}
 
     def after_step(self, synthesizer: Synthesizer) -> None:
-        """Train the auxiliary network for one step on the updated images.
-
-        Raises:
-            DivergedError: its loss is not finite.
-        """
+        """Train the auxiliary network for one step on the updated images."""
         if not self.weight:
             return
         index = self._draw(synthesizer)

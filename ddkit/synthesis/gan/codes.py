@@ -195,12 +195,7 @@ class GANCodes(Synthesizer):
         self._whitening = real.preprocessing if real.preprocessing.zca_matrix is not None else None
 
     def initialise(self, real: RealData, how: str, generator: torch.Generator) -> None:
-        """Train the generator unless one was given, then draw the codes and, for ``inverted``, move them.
-
-        Raises:
-            DivergedError: the generator, or the inversion, is no longer finite.
-            ConfigError: a given generator draws NaN.
-        """
+        """Train the generator unless one was given, then draw the codes and, for ``inverted``, move them."""
         self.check(real, how)
         mean, std = (torch.tensor(v, dtype=torch.float64) for v in (real.preprocessing.mean, real.preprocessing.std))
         self.scale.copy_(0.5 / std)
@@ -269,11 +264,7 @@ class GANCodes(Synthesizer):
 
     @staticmethod
     def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding:
-        """Return what drawing all images takes.
-
-        Raises:
-            ArtifactError: tensors or options that are not those of GAN codes.
-        """
+        """Return what drawing all images takes."""
         generator, codes = _stored_generator(stored, options), stored.get("codes")
         if codes is None or codes.dtype != torch.float32 or codes.shape[1:] != (generator.code_size,):
             raise ArtifactError(f"codes are not (N, {generator.code_size}) float32: write the file anew with ddkit")

@@ -42,11 +42,7 @@ def frozen_generator(
 
 
 def _own_generator(module: nn.Module, num_classes: int, shape: Shape, code_size: int) -> nn.Module:
-    """Return a copy of a user's module after trying it on two codes.
-
-    Raises:
-        ConfigError: in train mode, with trainable parameters, or with images of another shape or that are not finite.
-    """
+    """Return a copy of a user's module after trying it on two codes."""
     name = type(module).__name__
     if module.training or any(parameter.requires_grad for parameter in module.parameters()):
         raise ConfigError(
