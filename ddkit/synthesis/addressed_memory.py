@@ -14,13 +14,11 @@ from ddkit.base.ranges import Count
 from ddkit.data.distilled.limits import Decoding, check_learned, image_shape, required, whole
 from ddkit.data.real import RealData
 from ddkit.errors import ArtifactError, ConfigError
-from ddkit.synthesis.base import ANY_SCALE, Synthesizer, registry
+from ddkit.synthesis.base import ANY_SCALE, Synthesizer, registry, with_targets
 from ddkit.synthesis.labels import LabelKind
 
 #: Share of the budget that bases take where their number is not given: that of the published CIFAR-10 setting.
 BASE_SHARE = 0.4
-#: Most images of each class that an outer step looks at, drawn anew.
-BATCH_ROWS = 32
 #: Sides from which bases are stored at half the resolution.
 DOWNSAMPLED_FROM = 16
 
@@ -87,6 +85,7 @@ class AddressedMemory(Synthesizer):
 
     name = "addressed-memory"
     inits = ("noise",)
+    batch_images = 32
 
     #: Those of the published objective, and ddkit's choice for all others.
     optimisers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -128,18 +127,6 @@ class AddressedMemory(Synthesizer):
         """Return ``images`` for bases, ``addressing``, or ``labels``."""
         return "addressing" if parameter == "addressing" else super().group_of(parameter)
 
-    def batch_index(self, classes: Tensor, generator: torch.Generator) -> Tensor:
-        """Return all images of ``classes`` (G,), or :data:`BATCH_ROWS` random ones of each, class after class."""
-        if self.decoded_per_class <= BATCH_ROWS:
-            return self.index_of(classes)
-        chosen = [torch.randperm(self.decoded_per_class, generator=generator)[:BATCH_ROWS] for _ in classes]
-        return (classes[:, None] * self.decoded_per_class + torch.stack(chosen).to(classes.device)).flatten()
-
-    @property
-    def batch_per_class(self) -> int:
-        """At most :data:`BATCH_ROWS`."""
-        return min(BATCH_ROWS, self.decoded_per_class)
-
     @property
     def views(self) -> int:
         """No image belongs to one stored basis."""
@@ -161,11 +148,6 @@ class AddressedMemory(Synthesizer):
             for table in (self.bases, self.addressing):
                 bound = math.sqrt(6 / (len(table) + table[0].numel()))
                 table.copy_(bound * (2 * torch.rand(table.shape, generator=generator) - 1))
-
-    def stored(self) -> dict[str, Tensor]:
-        """Return ``bases``, ``addressing`` (K * r, K_b), class-major, and, unless they are hard, the ``labels``."""
-        tables = {"bases": self.bases.detach(), "addressing": self.addressing.detach()}
-        return {**tables, **self.stored_targets()}
 
     def options(self) -> dict[str, Any]:
         """Return the number of classes and the shape of an image."""
@@ -193,9 +175,7 @@ class AddressedMemory(Synthesizer):
         num_classes, shape = whole(options, "num_classes"), image_shape(options)
         with torch.no_grad():
             images = recall(stored["bases"], stored["addressing"], shape).contiguous()
-        if "labels" in stored:
-            return images, stored["labels"]
-        return images, torch.arange(num_classes).repeat_interleave(len(images) // num_classes)
+        return with_targets(images, stored, num_classes)
 
 
 def _checked_rows(

@@ -13,7 +13,7 @@ from ddkit.base.ranges import Count
 from ddkit.data.distilled.limits import Decoding, divided, image_shape, required, whole
 from ddkit.data.real import RealData
 from ddkit.errors import ArtifactError, ConfigError, DataError
-from ddkit.synthesis.base import ANY_SCALE, Synthesizer, registry
+from ddkit.synthesis.base import ANY_SCALE, Synthesizer, registry, with_targets
 from ddkit.synthesis.labels import LabelKind
 from ddkit.synthesis.latent import CHUNK, checked_codes, code_sides, decode_pairs, sizes
 from ddkit.synthesis.pixels import check_ipc_fits
@@ -205,10 +205,6 @@ class SharedDecoders(Synthesizer):
     def _decoder(self) -> list[nn.Parameter]:
         return [self.first_weight, self.first_bias, self.second_weight, self.second_bias]
 
-    def stored(self) -> dict[str, Tensor]:
-        """Return ``codes`` (K * n, c_z, H', W'), class-major, the decoders and, unless they are hard, ``labels``."""
-        return {**{name: getattr(self, name).detach() for name in ("codes", *_DECODER)}, **self.stored_targets()}
-
     def options(self) -> dict[str, Any]:
         """Return the number of classes and the shape of an image."""
         return {"num_classes": self.num_classes, "shape": list(self.shape)}
@@ -241,6 +237,4 @@ class SharedDecoders(Synthesizer):
         num_classes, shape = whole(options, "num_classes"), image_shape(options)
         with torch.no_grad():
             images = decode_pairs(codes, decoders, shape).flatten(0, 1).contiguous()
-        if "labels" in stored:
-            return images, stored["labels"]
-        return images, torch.arange(num_classes).repeat_interleave(len(images) // num_classes)
+        return with_targets(images, stored, num_classes)

@@ -15,7 +15,7 @@ from ddkit.data.distilled.limits import Decoding, check_learned, numbers_of, req
 from ddkit.data.preprocessing import Preprocessing
 from ddkit.data.real import RealData
 from ddkit.errors import ArtifactError, ConfigError, DataError, unknown_name
-from ddkit.synthesis.base import Synthesizer, registry
+from ddkit.synthesis.base import Synthesizer, registry, with_targets
 from ddkit.synthesis.labels import LabelKind
 from ddkit.synthesis.patches import DecodeType, decode_patches, formations, layout, mosaic, patch_bounds
 
@@ -113,21 +113,6 @@ class MultiFormation(Synthesizer):
         """Real images per class from which the initialisation ``real`` starts."""
         return sum(part.decoded for part in self.start_parts)
 
-    def batch_index(self, classes: Tensor, generator: torch.Generator) -> Tensor:
-        """Return all decoded images of ``classes`` (G,), or ``batch_images`` random ones of each.
-
-        Classes draw one after the other, so the choice does not depend on how they are split into chunks.
-        """
-        if self.decoded_per_class <= self.batch_images:
-            return self.index_of(classes)
-        chosen = [torch.randperm(self.decoded_per_class, generator=generator)[: self.batch_images] for _ in classes]
-        return (classes[:, None] * self.decoded_per_class + torch.stack(chosen).to(classes.device)).flatten()
-
-    @property
-    def batch_per_class(self) -> int:
-        """At most ``batch_images``."""
-        return min(self.batch_images, self.decoded_per_class)
-
     @property
     def views(self) -> int:
         """Patches of one stored image; 1 under ``bound`` where images are cut differently."""
@@ -196,10 +181,6 @@ class MultiFormation(Synthesizer):
             return real.batch(index)
         return real.images.index_select(0, index.to(real.images.device)).to(real.device).float() / 255
 
-    def stored(self) -> dict[str, Tensor]:
-        """Return the stored ``images`` (K * ipc, C, H, W) and, unless they are hard, the ``labels`` of decoded ones."""
-        return {"images": self.images.detach(), **self.stored_targets()}
-
     def options(self) -> dict[str, Any]:
         """Return how to decode."""
         return {
@@ -244,13 +225,10 @@ class MultiFormation(Synthesizer):
         parts = formations(options["decode_type"], ipc, options["factor"], options["batch_images"])
         per_class = sum(part.decoded for part in parts)
         decoded = len(images) // ipc * per_class
-        labels = stored.get("labels")
-        if labels is None:
-            labels = torch.arange(len(images) // ipc).repeat_interleave(per_class)
         padding = GREY if options["in_pixels"] else 0.0
         mean, std = (torch.tensor(options[name]).to(images).view(-1, 1, 1) for name in ("mean", "std"))
         patches = decode_patches(images, layout(parts), ipc, torch.arange(decoded), padding)
-        return (patches - mean) / std, labels
+        return with_targets((patches - mean) / std, stored, len(images) // ipc)
 
 
 def _check_factor(factor: int, shape: tuple[int, int, int]) -> None:

@@ -14,7 +14,7 @@ from ddkit.base.ranges import Count
 from ddkit.data.distilled.limits import Decoding, check_learned, divided, image_shape, required, whole
 from ddkit.data.real import RealData
 from ddkit.errors import ArtifactError, ConfigError
-from ddkit.synthesis.base import ANY_SCALE, Synthesizer, registry
+from ddkit.synthesis.base import ANY_SCALE, Synthesizer, registry, with_targets
 from ddkit.synthesis.labels import LabelKind
 from ddkit.synthesis.pixels import check_ipc_fits
 
@@ -206,10 +206,6 @@ class Hallucinators(Synthesizer):
     def _style(self) -> list[nn.Parameter]:
         return [getattr(self, name) for name in _STYLE]
 
-    def stored(self) -> dict[str, Tensor]:
-        """Return ``bases`` (K * ipc, C_b, H, W), class-major, the hallucinators and, unless hard, ``labels``."""
-        return {**{name: getattr(self, name).detach() for name in ("bases", *_STYLE)}, **self.stored_targets()}
-
     def options(self) -> dict[str, Any]:
         """Return the number of classes and the shape of an image."""
         return {"num_classes": self.num_classes, "shape": list(self.shape)}
@@ -232,9 +228,7 @@ class Hallucinators(Synthesizer):
         bases, style, num_classes = stored["bases"], [stored[name] for name in _STYLE], whole(options, "num_classes")
         with torch.no_grad():
             images = hallucinate(bases, style).flatten(0, 1).contiguous()
-        if "labels" in stored:
-            return images, stored["labels"]
-        return images, torch.arange(num_classes).repeat_interleave(len(images) // num_classes)
+        return with_targets(images, stored, num_classes)
 
 
 def _check_stored(bases: Tensor, style: Mapping[str, Tensor], shape: Sequence[int]) -> None:

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddkit.base.ranges import Count
-from ddkit.data.distilled.limits import MOST_NUMBERS, Decoding, stored_images
+from ddkit.data.distilled.limits import MOST_NUMBERS
 from ddkit.data.real import RealData
 from ddkit.errors import ConfigError
-from ddkit.synthesis.base import ANY_SCALE, Synthesizer, registry
+from ddkit.synthesis.base import ANY_SCALE, StoredImages, registry
 from ddkit.synthesis.labels import LabelKind
 from ddkit.synthesis.teaching_layers import ConditionalGenerator
 
@@ -23,7 +23,7 @@ SMALLEST_SIDE = 4
 
 
 @registry.register("generator")
-class TeachingGenerator(Synthesizer):
+class TeachingGenerator(StoredImages):
     r"""Images from a conditional generator (GTN; Such et al. 2020, ICML, arXiv 1912.07768; survey Eq. 35 and text).
 
     .. math:: s_{t,i} = G_\phi(z_{t,i}, y_{t,i})
@@ -149,17 +149,3 @@ class TeachingGenerator(Synthesizer):
         with torch.no_grad():
             images = self.decode(torch.arange(len(self), device=self.classes.device))
         return {"images": images, "labels": self.stored_labels()}
-
-    def options(self) -> dict[str, Any]:
-        """Return nothing: the tensors say it all."""
-        return {}
-
-    @staticmethod
-    def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding:
-        """Return the number and shape of the stored images."""
-        return stored_images(stored)
-
-    @staticmethod
-    def from_stored(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Return the stored images and targets as they are."""
-        return stored["images"], stored["labels"]

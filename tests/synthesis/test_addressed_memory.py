@@ -86,12 +86,12 @@ def test_some_images_are_decoded_as_among_all() -> None:
 
 def test_a_step_looks_at_some_rows_of_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = started()
-    monkeypatch.setattr("ddkit.synthesis.addressed_memory.BATCH_ROWS", 4)
+    monkeypatch.setattr(AddressedMemory, "batch_images", 4)
     classes = torch.tensor([0, 1, 2])
     index = memory.batch_index(classes, torch.Generator().manual_seed(0))
     assert torch.equal(memory.classes[index], classes.repeat_interleave(4)) and len(set(index.tolist())) == 12
     assert memory.batch_per_class == 4 and memory.views == 1
-    monkeypatch.setattr("ddkit.synthesis.addressed_memory.BATCH_ROWS", 100)
+    monkeypatch.setattr(AddressedMemory, "batch_images", 100)
     assert torch.equal(memory.batch_index(classes, torch.Generator()), torch.arange(len(memory)))
 
 
