@@ -33,7 +33,7 @@ from ddkit.integrations.continual import (
     replay,
 )
 from ddkit.integrations.continual.host import ClassBalancedBuffer, EvaluationPlugin, Naive, ReservoirSamplingBuffer
-from ddkit.recipes.continual_runs import Tensors, class_order
+from ddkit.recipes.continual import Tensors, class_order
 
 TASKS, CLASSES, BATCH = 5, 10, 16
 

@@ -1,22 +1,35 @@
-"""End-to-end jobs: one YAML file each, read from top to bottom, run by ``ddkit recipe run NAME``."""
+"""End-to-end jobs: one Python file and one YAML file each, run by ``ddkit recipe run NAME``, copied to be changed."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 from ddkit.base.config import merge
+from ddkit.base.documents import read_json_object
+from ddkit.base.files import temporary_pattern
 from ddkit.base.lock import FILE_NAME as LOCK_NAME
 from ddkit.base.lock import locked
 from ddkit.base.yaml_text import MAX_LENGTH, parse_yaml
 from ddkit.data.distilled.privacy import refuse_inside_release
-from ddkit.errors import ConfigError, InterruptedRunError, shortened, unknown_name
+from ddkit.errors import (
+    ConfigError,
+    DDKitError,
+    InterruptedRunError,
+    MissingExtraError,
+    UnknownNameError,
+    shortened,
+    unknown_name,
+)
+from ddkit.recipes.job import FILE_NAME, Job
 
 FOLDER = Path(__file__).parent
 
@@ -26,18 +39,22 @@ class Recipe:
     """A recipe as its file describes it.
 
     Args:
-        name: of the job that runs it.
+        name: of the recipe.
         title: one line on what it does.
         expected: how long it takes, on what.
         settings: everything that can be overridden.
-        path: of the file.
+        texts: what its page explains, by heading.
+        path: of the YAML file.
+        code: the Python file that runs: the one beside the YAML file, or that of ddkit's recipe ``name``.
     """
 
     name: str
     title: str
     expected: str
     settings: dict[str, Any]
+    texts: dict[str, str]
     path: Path
+    code: Path
 
     def run(
         self,
@@ -45,47 +62,114 @@ class Recipe:
         out: Path,
         report_progress: Callable[[str], None] = lambda _: None,
         command: str | None = None,
+        resume: bool = False,
     ) -> dict[str, Any]:
-        """Run the job.
+        """Run the job: this executes :attr:`code`.
 
         Args:
             overrides: settings laid over those of the file.
-            out: folder for runs, table and report; must be new or empty.
+            out: folder for runs, table and report; must be new or empty, unless ``resume``.
             report_progress: called with a line of text at every stage.
             command: what the user typed, kept for the report; None describes the overrides.
+            resume: continue the run in ``out``, or start one where there is none yet.
 
         Returns:
             ``table`` (rows), ``report`` (path), ``seconds``.
 
         Raises:
-            ConfigError: an unknown or missing setting, or a folder that is not empty.
+            ConfigError: an unknown or missing setting, a folder that is not empty or holds a run with other settings,
+                or code that cannot be loaded.
         """
-        missing = sorted(set(load(self.name).settings) - set(self.settings))
-        if missing:
-            raise ConfigError(
-                f"recipe '{self.path}' lacks the setting {', '.join(missing)}: "
-                f"compare it with `ddkit recipe show {self.name}`"
-            )
+        if self.is_ours:
+            missing = sorted(set(load(self.name).settings) - set(self.settings))
+            if missing:
+                raise ConfigError(
+                    f"recipe '{self.path}' lacks the setting {', '.join(missing)}: "
+                    f"compare it with `ddkit recipe show {self.name}`"
+                )
         for key in overrides:
             if key not in self.settings:
                 raise unknown_name(f"setting of recipe '{self.name}'", key, self.settings)
-        self._require_empty(out)
+        values = merge(self.settings, _text_keys(overrides))
+        self._started_by(out, values, resume)
         refuse_inside_release(out)
-        module = import_module(f"ddkit.recipes.{self.name.replace('-', '_')}")
+        report_progress(f"running {self.code}")
+        module = self._module()
+        if values.get("executor") == "ray" and not self.is_ours:
+            _sent_by_value(module)
         if command is None:
             changes = [f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in overrides.items()]
             command = " ".join(["ddkit recipe run", shlex.quote(self.source), *changes])
         try:
             with locked(out):
-                self._require_empty(out)  # now that nobody else can fill it
-                return module.run(merge(self.settings, _text_keys(overrides)), out, report_progress, command)
-        except InterruptedRunError as stop:
-            raise InterruptedRunError(f"{stop}; the recipe as a whole starts anew with another --out") from None
+                command = self._started_by(out, values, resume) or command  # now that nobody else can fill it
+                return module.run(Job(self.name, values, self.texts, out, report_progress, command))
+        except (InterruptedRunError, KeyboardInterrupt) as stop:
+            what = str(stop).partition(": go on")[0] or "interrupted"
+            raise InterruptedRunError(f"{what}; the recipe goes on with the same command and --resume") from None
 
-    @staticmethod
-    def _require_empty(out: Path) -> None:
-        if out.exists() and (not out.is_dir() or any(path.name != LOCK_NAME for path in out.iterdir())):
-            raise ConfigError(f"'{out}' is not empty: choose another --out, nothing was overwritten")
+    def _started_by(self, out: Path, values: Mapping[str, Any], resume: bool) -> str | None:
+        """Return the command that started the run in ``out``; None for a folder that is new or empty.
+
+        Raises:
+            ConfigError: the folder may not be written to.
+        """
+        if not out.exists():
+            return None
+        path = out / FILE_NAME
+        if not out.is_dir() or set(out.iterdir()) - {out / LOCK_NAME, *out.glob(temporary_pattern(path))}:
+            if not path.is_file():
+                raise ConfigError(f"'{out}' is not empty: choose another --out, nothing was overwritten")
+            if not resume:
+                raise ConfigError(
+                    f"'{out}' is not empty: add --resume to continue the run in it, or choose another --out, nothing "
+                    f"was overwritten"
+                )
+            return self._stored_command(path, values)
+        return None
+
+    def _stored_command(self, path: Path, values: Mapping[str, Any]) -> str:
+        try:
+            stored = read_json_object(path)
+            recipe, settings, command = str(stored["recipe"]), dict(stored["settings"]), str(stored["command"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"'{path}' is damaged ({shortened(str(error))}): choose another --out") from None
+        if recipe != self.name:
+            raise ConfigError(f"'{path.parent}' holds a run of recipe '{recipe}': choose another --out")
+        for key in sorted({*settings, *values}):
+            then, now = (shortened(json.dumps(one.get(key))) for one in (settings, values))
+            if settings.get(key) != values.get(key):
+                raise ConfigError(
+                    f"'{path.parent}' holds a run with {key}={then}, not {now}: repeat the settings of "
+                    f"`{command}`, or choose another --out"
+                )
+        return command
+
+    def _module(self) -> Any:
+        """Load :attr:`code`."""
+        if self.is_ours:
+            return import_module(f"ddkit.recipes.{self.code.stem}")
+        spec = spec_from_file_location(f"ddkit_recipe_{self.code.stem}", self.code)
+        assert spec is not None and spec.loader is not None
+        module = module_from_spec(spec)
+        sys.modules[spec.name] = module
+        try:
+            spec.loader.exec_module(module)
+        except DDKitError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"cannot load '{self.code}': {type(error).__name__}: {shortened(str(error), 300)}; mend it, or take it "
+                f"away to run ddkit's own code"
+            ) from error
+        if not callable(getattr(module, "run", None)):
+            raise ConfigError(f"'{self.code}' has no function run(job): compare it with a `ddkit recipe copy`")
+        return module
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the code is ddkit's."""
+        return self.code.parent == FOLDER
 
     @property
     def source(self) -> str:
@@ -99,7 +183,7 @@ def available() -> list[str]:
 
 
 def load(name: str | Path) -> Recipe:
-    """Read a recipe by name, or from a YAML file of one's own (a copy made by ``ddkit recipe copy``).
+    """Read a recipe by name, or from a YAML file of one's own. Its code is not run, nor imported.
 
     Raises:
         UnknownNameError: no such recipe; the nearest one is suggested.
@@ -119,11 +203,17 @@ def load(name: str | Path) -> Recipe:
         raise ConfigError(f"cannot read recipe '{path}': {reason}; check the path and the file") from None
     if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
         raise ConfigError(f"recipe '{path}' needs the fields recipe, title, expected and settings (a mapping)")
-    job = str(content.get("recipe", path.stem))
-    if job not in available():
-        raise unknown_name("recipe", job, available())
+    texts = content.get("page") or {}
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise ConfigError(f"'page' of recipe '{path}' must map headings to texts")
+    job, code = str(content.get("recipe", path.stem)), path.with_suffix(".py")
+    if not code.is_file():
+        if job not in available():
+            unknown = unknown_name("recipe", job, available())
+            raise UnknownNameError(f"{unknown}; nor is there a '{code}' of its own")
+        code = FOLDER / f"{job}.py"
     title, expected = str(content.get("title", "")), str(content.get("expected", ""))
-    return Recipe(job, title, expected, _text_keys(content["settings"]), path)
+    return Recipe(job, title, expected, _text_keys(content["settings"]), _text_keys(texts), path, code)
 
 
 def _text_keys(value: Any) -> Any:
@@ -131,19 +221,35 @@ def _text_keys(value: Any) -> Any:
     return {str(k): _text_keys(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
+def _sent_by_value(module: Any) -> None:
+    """Let Ray send the code of a module whole: its workers cannot import it by name."""
+    try:
+        from ray import cloudpickle
+    except ImportError:
+        raise MissingExtraError("the Ray executor", "ray") from None
+    cloudpickle.register_pickle_by_value(module)
+
+
 def copy(name: str, folder: Path) -> Path:
-    """Copy the file of recipe ``name`` into ``folder``, to be edited and run by path.
+    """Copy recipe ``name`` into ``folder``, to be changed and run: its YAML file, its code, and its data if it has any.
+
+    Returns:
+        The path of the YAML file.
 
     Raises:
         ConfigError: a file of that name is there already, or the folder cannot be written.
     """
     recipe = load(name)
     target = folder / recipe.path.name
-    if target.exists():
-        raise ConfigError(f"'{target}' exists: choose another folder, nothing was overwritten")
+    sources = {target: recipe.path, target.with_suffix(".py"): recipe.code}
+    sources |= {folder / data.name: data for data in recipe.code.parent.glob(f"{recipe.code.stem}_*.csv")}
+    for path in sources:
+        if path.exists():
+            raise ConfigError(f"'{path}' exists: choose another folder, nothing was overwritten")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(recipe.path, target)
+        for path, source in sources.items():
+            shutil.copyfile(source, path)
     except OSError as error:
         raise ConfigError(f"cannot write '{target}': {error.strerror}; choose another folder") from None
     return target

@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddkit.errors import ConfigError, DataError
+from ddkit.base.ranges import Share, in_range
+from ddkit.errors import DataError
 
 
+@in_range("cutmix")
 def cutmix(
-    images: Tensor, targets: Tensor, num_classes: int, probability: float, generator: torch.Generator
+    images: Tensor, targets: Tensor, num_classes: int, probability: Share, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Mix a training batch by CutMix, Yun et al. 2019 (https://arxiv.org/abs/1905.04899), or leave it as it is.
 
@@ -38,12 +40,10 @@ def cutmix(
         one-hot rows for classes when nothing was mixed.
 
     Raises:
-        ConfigError: a probability outside [0, 1].
+        ConfigError: a probability out of range.
         DataError: images or targets of another shape or kind, or (checked on the CPU only, where that costs no
             synchronisation) a class outside 0..K-1.
     """
-    if not 0 <= probability <= 1:
-        raise ConfigError(f"CutMix probability {probability}: choose a value from 0 to 1")
     if images.ndim != 4 or not images.is_floating_point():
         raise DataError(
             f"CutMix got {images.dtype} images of shape {tuple(images.shape)}: it needs floating (N, C, H, W)"

@@ -6,18 +6,22 @@ import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from ddkit.augment import transforms
 from ddkit.augment.base import Augmentation, Draws, checked_group
+from ddkit.base.ranges import Share, in_range
 from ddkit.errors import ConfigError, DataError, unknown_name
 
 FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
 """The families of transforms, in the order in which the strategies of DSA's paper list them."""
+
+_Strength = Annotated[float, Field(ge=0, le=100)]
 
 SMALLEST_SIZE = 8
 """Images narrower than this many pixels are refused: the largest crop shift would be less than one pixel."""
@@ -60,29 +64,25 @@ class FamilyAugmentation(Augmentation):
     uniforms: ClassVar[int]
     """U, the number of uniforms in a row of the draws."""
 
+    @in_range("augmentation")
     def __init__(
         self,
         strategy: str,
         *,
-        flip_probability: float = 0.5,
-        scale_ratio: float = 1.2,
-        rotate_degrees: float = 15.0,
-        crop_ratio: float = 0.125,
-        cutout_ratio: float = 0.5,
-        brightness: float = 1.0,
-        saturation: float = 2.0,
-        contrast: float = 0.5,
+        flip_probability: Share = 0.5,
+        scale_ratio: Annotated[float, Field(ge=1, le=10)] = 1.2,
+        rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 15.0,
+        crop_ratio: Share = 0.125,
+        cutout_ratio: Share = 0.5,
+        brightness: _Strength = 1.0,
+        saturation: _Strength = 2.0,
+        contrast: _Strength = 0.5,
     ) -> None:
         self.families = _parse(strategy, self.separator)
         self.strategy = self.separator.join(self.families)
-        self.flip_probability = self._in_range("flip_probability", flip_probability, 0, 1)
-        self.scale_ratio = self._in_range("scale_ratio", scale_ratio, 1, 10)
-        self.rotate_degrees = self._in_range("rotate_degrees", rotate_degrees, 0, 180)
-        self.crop_ratio = self._in_range("crop_ratio", crop_ratio, 0, 1)
-        self.cutout_ratio = self._in_range("cutout_ratio", cutout_ratio, 0, 1)
-        self.brightness = self._in_range("brightness", brightness, 0, 100)
-        self.saturation = self._in_range("saturation", saturation, 0, 100)
-        self.contrast = self._in_range("contrast", contrast, 0, 100)
+        self.flip_probability, self.scale_ratio, self.rotate_degrees = flip_probability, scale_ratio, rotate_degrees
+        self.crop_ratio, self.cutout_ratio = crop_ratio, cutout_ratio
+        self.brightness, self.saturation, self.contrast = brightness, saturation, contrast
         self._kernels: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
             "color": self._color,
             "crop": self._crop,
@@ -106,32 +106,17 @@ class FamilyAugmentation(Augmentation):
         ``uniform`` (B, U) float64."""
 
     def draw(self, groups: int, generator: torch.Generator) -> Draws:
-        """Draw one of the :attr:`drawn` families and U uniforms for each of ``groups`` groups from a CPU
-        ``generator``."""
+        """Draw one of the :attr:`drawn` families and U uniforms for each group."""
         family = torch.randint(max(1, len(self.drawn)), (groups,), generator=generator)
         return Draws(family, torch.rand(groups, self.uniforms, generator=generator))
 
     def draw_train(self, images: int, generator: torch.Generator) -> Draws:
-        """Draw one of the :attr:`drawn` families for the whole mini-batch and U uniforms for each of its
-        ``images``."""
+        """Draw one of the :attr:`drawn` families for the whole mini-batch and U uniforms for each image."""
         family = torch.randint(max(1, len(self.drawn)), (1,), generator=generator).repeat(images)
         return Draws(family, torch.rand(images, self.uniforms, generator=generator))
 
     def apply(self, images: Tensor, draws: Draws, group: Tensor) -> Tensor:
-        """Transform each image with the row of ``draws`` of its group; each kernel runs at most once.
-
-        Args:
-            images: (N, C, H, W) floating, preprocessed. float16 and bfloat16 are computed in float32.
-            draws: G rows.
-            group: (N,) int64, the row of each image.
-
-        Returns:
-            (N, C, H, W) contiguous, of the dtype and on the device of ``images``.
-
-        Raises:
-            DataError: images of another rank or dtype, or smaller than 8 pixels.
-            ConfigError: a group that does not exist, or draws of another augmentation.
-        """
+        """Transform each image; every kernel runs at most once, float16 and bfloat16 are computed in float32."""
         _check_shape(images)
         group = checked_group(group, len(images), len(draws))
         if not len(images):
@@ -231,11 +216,6 @@ class FamilyAugmentation(Augmentation):
     def _rotate(self, blocks: Tensor, uniform: Tensor) -> Tensor:
         angle = (uniform[:, 0] * 2 - 1) * math.radians(self.rotate_degrees)
         return transforms.affine(blocks, transforms.rotation_matrix(angle, *blocks.shape[-2:]))
-
-    def _in_range(self, name: str, value: float, low: float, high: float) -> float:
-        if not low <= value <= high:
-            raise ConfigError(f"{name}={value} of the {self.kind} augmentation: choose a value from {low} to {high}")
-        return float(value)
 
 
 def _parse(strategy: str, separator: str) -> tuple[str, ...]:

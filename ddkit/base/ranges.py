@@ -8,7 +8,8 @@
 Traceback (most recent call last):
 ddkit.errors.ConfigError: networks.steps=0 must be at least 1
 
-A piece that is registered is checked without the decorator, under the word by which its registry is configured.
+A decorated class (a dataclass, for instance) checks its constructor. A piece that is registered is checked without the
+decorator, under the word by which its registry is configured.
 """
 
 from __future__ import annotations
@@ -51,12 +52,15 @@ def in_range(prefix: str) -> Callable[[Call], Call]:
     """
 
     def decorate(function: Call) -> Call:
+        if inspect.isclass(function):
+            function.__init__ = in_range(prefix)(function.__init__)  # type: ignore[method-assign, misc]
+            return function  # type: ignore[return-value]
         signature = inspect.signature(function)
 
         @functools.cache
         def ranges() -> dict[str, dict[str, float]]:
             hints = get_type_hints(function, include_extras=True)
-            return {name: found for name, hint in hints.items() if (found := _bounds(hint))}
+            return {name: found for name, hint in hints.items() if (found := bounds_of(hint))}
 
         @functools.wraps(function)
         def checked(*arguments: Any, **options: Any) -> Any:
@@ -106,12 +110,12 @@ def _words(bounds: dict[str, float]) -> str:
     return f"lie in {'[' if 'ge' in bounds else '('}{low:g}, {high:g}{']' if 'le' in bounds else ')'}"
 
 
-def _bounds(hint: Any) -> dict[str, float]:
+def bounds_of(hint: Any) -> dict[str, float]:
     """Return the bounds in an annotation, also inside of ``X | None`` and ``list[X]``."""
     found: dict[str, float] = {}
     for item in getattr(hint, "__metadata__", ()):
         for rule in item.metadata if isinstance(item, FieldInfo) else ():
             found |= {name: getattr(rule, name) for name in _HOLDS if getattr(rule, name, None) is not None}
     for inner in getattr(hint, "__args__", ()):
-        found = {**_bounds(inner), **found}
+        found = {**bounds_of(inner), **found}
     return found

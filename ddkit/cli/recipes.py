@@ -27,7 +27,7 @@ def recipe_list(as_json: Json = False, verbose: Verbose = False) -> None:
 
 @recipe_app.command("show")
 def recipe_show(name: str, as_json: Json = False, verbose: Verbose = False) -> None:
-    """Print the file of a recipe."""
+    """Print the YAML file of a recipe."""
     from ddkit import recipes
 
     recipe = recipes.load(name)
@@ -36,11 +36,14 @@ def recipe_show(name: str, as_json: Json = False, verbose: Verbose = False) -> N
 
 @recipe_app.command("copy")
 def recipe_copy(name: str, folder: Path, as_json: Json = False, verbose: Verbose = False) -> None:
-    """Copy a recipe's file, to edit and run it by path."""
+    """Copy a recipe's YAML file and its code, to change and run them by path."""
     from ddkit import recipes
 
     path = recipes.copy(name, folder)
-    print_json({"path": str(path)}) if as_json else typer.echo(f"edit {path}, then: ddkit recipe run {path}")
+    code = path.with_suffix(".py")
+    if as_json:
+        return print_json({"path": str(path), "code": str(code)})
+    typer.echo(f"edit {path} and {code.name} beside it, then: ddkit recipe run {path}")
 
 
 @recipe_app.command("run")
@@ -48,18 +51,22 @@ def recipe_run(
     name: Annotated[str, typer.Argument(help="A name from `ddkit recipe list`, or a .yaml file.")],
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Folder for runs and report (default: runs/NAME).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Run a recipe from end to end: runs, table and report."""
+    """Run a recipe from end to end: runs, table and report.
+
+    Given a .yaml file, this runs the Python file of the same name beside it, if there is one: look at what you run.
+    """
     from ddkit import recipes
     from ddkit.base.config import parse_assignments
 
     recipe = recipes.load(name)
     target = out or Path("runs") / recipe.name
     progress = silent_text if as_json else say
-    outcome = recipe.run(parse_assignments(settings or []), target, progress, command=typed_command())
+    outcome = recipe.run(parse_assignments(settings or []), target, progress, typed_command(), resume)
     if as_json:
-        return print_json(outcome)
+        return print_json({**outcome, "code": str(recipe.code)})
     print_table(outcome["table"])
     typer.echo(f"report: {outcome['report']}    {outcome['seconds']:.0f} seconds")

@@ -14,9 +14,10 @@ from ddkit.base.device import resolve_device
 from ddkit.base.documents import read_metrics
 from ddkit.base.files import write_atomically, write_text
 from ddkit.base.progress import Lines
+from ddkit.base.ranges import Count, Momentum, in_range
 from ddkit.data.real import RealData
 from ddkit.engine.run import Run
-from ddkit.errors import CheckpointError, ConfigError, MissingExtraError
+from ddkit.errors import CheckpointError, MissingExtraError
 
 
 class Callback:
@@ -152,9 +153,8 @@ class JsonlMetrics(Callback):
         CheckpointError: the file cannot be written, for instance because the disk is full.
     """
 
-    def __init__(self, every: int | None = None) -> None:
-        if every is not None and every < 1:
-            raise ConfigError(f"metrics every {every} steps: must be at least 1")
+    @in_range("metrics")
+    def __init__(self, every: Count | None = None) -> None:
         self.every = every
 
     def on_start(self, run: Run) -> None:
@@ -242,9 +242,8 @@ class ImageGrids(Callback):
         every: steps between two pictures; None for ten a run.
     """
 
-    def __init__(self, every: int | None = None) -> None:
-        if every is not None and every < 1:
-            raise ConfigError(f"images every {every} steps: must be at least 1")
+    @in_range("images")
+    def __init__(self, every: Count | None = None) -> None:
         self.every = every
 
     def on_start(self, run: Run) -> None:
@@ -282,9 +281,8 @@ class PeriodicEvaluation(Callback):
         repeats: networks per evaluation.
     """
 
-    def __init__(self, held_out: RealData, every: int, recipe: str = "quick", repeats: int = 1) -> None:
-        if every < 1:
-            raise ConfigError(f"evaluation every {every} steps: must be at least 1")
+    @in_range("evaluation")
+    def __init__(self, held_out: RealData, every: Count, recipe: str = "quick", repeats: int = 1) -> None:
         self.held_out, self.every, self.recipe, self.repeats = held_out, every, recipe, repeats
 
     def on_step(self, run: Run) -> None:
@@ -317,11 +315,10 @@ class EarlyStop(Callback):
         smoothing: decay of a moving average over the scalar; 0 for none.
     """
 
-    def __init__(self, patience: int, scalar: str = "accuracy", min_delta: float = 0.0, smoothing: float = 0.0) -> None:
-        if patience < 1:
-            raise ConfigError(f"early stop after {patience} evaluations: must be at least 1")
-        if not 0 <= smoothing < 1:
-            raise ConfigError(f"early stop with a smoothing of {smoothing}: it must lie in [0, 1)")
+    @in_range("early_stop")
+    def __init__(
+        self, patience: Count, scalar: str = "accuracy", min_delta: float = 0.0, smoothing: Momentum = 0.0
+    ) -> None:
         self.patience, self.scalar, self.min_delta, self.smoothing = patience, scalar, min_delta, smoothing
         self.best: float | None = None
         self.average: float | None = None

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ddkit.base.config import OptimiserConfig
-from ddkit.errors import ConfigError, unknown_name
+from ddkit.base.ranges import Momentum, Rate, Weight, in_range
+from ddkit.errors import unknown_name
 
 
 def build_optimisers(
@@ -69,28 +70,20 @@ class _Moments(torch.optim.Optimizer, ABC):
         betas: decay rates of the first and the second moment.
         eps: keeps a division finite; None for the optimiser's own.
         weight_decay: L2 penalty.
-
-    Raises:
-        ConfigError: a number out of range.
     """
 
     default_eps: ClassVar[float]
 
+    @in_range("optimiser")
     def __init__(
         self,
         parameters: Iterable[nn.Parameter],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float | None = None,
-        weight_decay: float = 0.0,
+        lr: Rate = 1e-3,
+        betas: tuple[Momentum, Momentum] = (0.9, 0.999),
+        eps: Weight | None = None,
+        weight_decay: Weight = 0.0,
     ) -> None:
         eps = self.default_eps if eps is None else eps
-        if not lr > 0:
-            raise ConfigError(f"optimiser.lr={lr} must be above 0")
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ConfigError(f"optimiser.betas={betas} must be at least 0 and below 1, such as (0.9, 0.999)")
-        if not (eps >= 0 and weight_decay >= 0):
-            raise ConfigError(f"optimiser.eps={eps} and optimiser.weight_decay={weight_decay} must be at least 0")
         super().__init__(parameters, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -142,9 +135,6 @@ class Lamb(_Moments):
         betas: decay rates of m and v.
         eps: epsilon; None for 1e-6.
         weight_decay: lambda.
-
-    Raises:
-        ConfigError: a number out of range.
     """
 
     default_eps = 1e-6
@@ -179,9 +169,6 @@ class AdaBelief(_Moments):
         betas: decay rates of m and s.
         eps: epsilon, added twice as published; None for 1e-16.
         weight_decay: L2 penalty, added to the gradient as in ``torch.optim.Adam``.
-
-    Raises:
-        ConfigError: a number out of range.
     """
 
     default_eps = 1e-16

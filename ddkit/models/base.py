@@ -142,28 +142,13 @@ def is_grey_28(shape: Shape) -> bool:
 
 
 def require_side(model: str, shape: Shape, minimum: int, remedy: str) -> None:
-    """Refuse images whose shorter side is below ``minimum`` pixels.
-
-    Raises:
-        ConfigError: the message names the model, the image shape, the sizes that work and the ``remedy``.
-    """
+    """Refuse images whose shorter side is below ``minimum`` pixels."""
     channels, height, width = shape
     if min(height, width) < minimum:
         raise ConfigError(
             f"{model} cannot take {channels}x{height}x{width} images: "
             f"height and width must be at least {minimum} px; {remedy}"
         )
-
-
-def require_positive(model: str, **values: int) -> None:
-    """Refuse integer options below 1.
-
-    Raises:
-        ConfigError: the message names the model, the option and its value.
-    """
-    for option, value in values.items():
-        if value < 1:
-            raise ConfigError(f"{model} option {option}={value} is out of range: use an integer of at least 1")
 
 
 def uses_batch_norm(model: nn.Module) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch.nn as nn
 
+from ddkit.base.ranges import Count
 from ddkit.models.base import (
     CHOOSE_ANOTHER,
     ChannelNorm,
@@ -11,7 +12,6 @@ from ddkit.models.base import (
     Shape,
     channel_norm,
     is_grey_28,
-    require_positive,
     require_side,
 )
 
@@ -30,8 +30,7 @@ class MLP(FeatureModel):
         - input: (N, C, H, W); features: (N, width); output: (N, K).
     """
 
-    def __init__(self, shape: Shape, num_classes: int, *, width: int = 128, standardise: bool = False) -> None:
-        require_positive("mlp", width=width)
+    def __init__(self, shape: Shape, num_classes: int, *, width: Count = 128, standardise: bool = False) -> None:
         channels, height, columns = shape
         pixels = channels * height * columns
         first: list[nn.Module] = [nn.LayerNorm(pixels, elementwise_affine=False)] if standardise else []

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias, get_args
 
 import torch.nn as nn
 
+from ddkit.base.ranges import Count
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.models.base import (
     Activation,
@@ -17,7 +18,6 @@ from ddkit.models.base import (
     channel_norm,
     is_grey_28,
     pooling_layer,
-    require_positive,
     require_side,
 )
 
@@ -73,16 +73,15 @@ class ConvNet(FeatureModel):
         shape: Shape,
         num_classes: int,
         *,
-        depth: int | None = None,
-        width: int = 128,
+        depth: Count | None = None,
+        width: Count = 128,
         norm: Norm = "instance",
         activation: Activation = "relu",
         pooling: Pooling = "avg",
-        growth: int = 1,
+        growth: Count = 1,
         norm_position: NormPosition = "after",
     ) -> None:
         depth = default_depth(shape) if depth is None else depth
-        require_positive("convnet", depth=depth, width=width, growth=growth)
         if norm_position not in get_args(NormPosition):
             raise unknown_name("norm_position", norm_position, get_args(NormPosition))
         first_padding = 3 if is_grey_28(shape) else 1

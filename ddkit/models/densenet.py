@@ -6,7 +6,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from ddkit.models.base import CHOOSE_ANOTHER, FeatureModel, Shape, require_positive, require_side
+from ddkit.base.ranges import Count
+from ddkit.models.base import CHOOSE_ANOTHER, FeatureModel, Shape, require_side
 
 _BLOCKS = (6, 12, 24, 16)
 
@@ -55,8 +56,7 @@ class DenseNet121(FeatureModel):
         ConfigError: images that three poolings would reduce to nothing, or a growth below 1.
     """
 
-    def __init__(self, shape: Shape, num_classes: int, *, growth: int = 12) -> None:
-        require_positive("densenet121", growth=growth)
+    def __init__(self, shape: Shape, num_classes: int, *, growth: Count = 12) -> None:
         require_side("densenet121", shape, 8, CHOOSE_ANOTHER)
         channels = 2 * growth
         stages: list[nn.Module] = [nn.Conv2d(shape[0], channels, 3, padding=1, bias=False)]

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from ddkit.augment.base import NoAugmentation
+from ddkit.base.ranges import Count, Rate
 from ddkit.networks.network import Network
-from ddkit.networks.options import require_at_least, require_rate
 from ddkit.networks.schedule import DynamicSchedule
 from ddkit.networks.setting import Setting
 from ddkit.networks.sources import NetworkSource, registry
@@ -42,10 +41,6 @@ class DynamicNetworks(NetworkSource):
         batch_size: synthetic images per SGD step.
         max_inner_epochs: cap of the epochs between two updates.
         max_updates: cap of the updates that one network serves.
-        augment_inner: whether networks are trained with the augmentation of the matching.
-
-    Raises:
-        ConfigError: an option out of range.
     """
 
     def __init__(
@@ -53,17 +48,14 @@ class DynamicNetworks(NetworkSource):
         window: int = 10,
         outer_threshold: float = 0.04,
         inner_threshold: float = 0.03,
-        query: int = 128,
-        lr: float = 0.01,
-        batch_size: int = 256,
+        query: Count = 128,
+        lr: Rate = 0.01,
+        batch_size: Count = 256,
         max_inner_epochs: int = 100,
         max_updates: int = 200,
-        augment_inner: bool = True,
     ) -> None:
-        require_at_least(1, query=query, batch_size=batch_size)
-        require_rate(lr)
         self.schedule = DynamicSchedule(window, outer_threshold, inner_threshold, max_inner_epochs, max_updates)
-        self.query, self.lr, self.batch_size, self.augment_inner = query, lr, batch_size, augment_inner
+        self.query, self.lr, self.batch_size = query, lr, batch_size
 
     @property
     def counts(self) -> Counter[str]:
@@ -74,7 +66,6 @@ class DynamicNetworks(NetworkSource):
         """Receive the network, the streams and the signal; nothing has been counted yet."""
         super().setup(setting)
         setting.signal.require("accuracy")
-        self.training_augmentation = self.augmentation if self.augment_inner else NoAugmentation()
         self.schedule.restart()
         self.schedule.counts.clear()
 
@@ -87,11 +78,7 @@ class DynamicNetworks(NetworkSource):
         return self.network
 
     def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
-        """Let the accuracy decide whether to leave the network or how long to train it on the updated set.
-
-        Raises:
-            DivergedError: a weight is not finite any more.
-        """
+        """Let the accuracy decide whether to leave the network or how long to train it on the updated set."""
         if last:
             return
         with torch.no_grad():
@@ -106,7 +93,7 @@ class DynamicNetworks(NetworkSource):
                 epochs=1,
                 lr=self.lr,
                 batch_size=self.batch_size,
-                augmentation=self.training_augmentation,
+                augmentation=self.augmentation,
                 generator=self.streams("inner-training"),
             )
             require_finite(self.network, "the synthetic set", f"lower networks.lr (now {self.lr}) or optimiser.lr")

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ddkit.base.progress import Report, silent
+from ddkit.base.ranges import Count
 from ddkit.base.streams import derive_seed
 from ddkit.errors import CheckpointError, ConfigError, DataError
 from ddkit.models.base import weights_by_name
 from ddkit.networks.given_experts import require_flatness, warn_of_other_rates
 from ddkit.networks.network import Network
-from ddkit.networks.options import require_at_least
 from ddkit.networks.setting import Setting
 from ddkit.networks.sources import NetworkSource, registry
 from ddkit.synthesis.base import Synthesizer
@@ -73,17 +73,13 @@ class ExpertTrajectories(NetworkSource):
         alpha: see :class:`~ddkit.training.experts.ExpertSettings` (0).
         adaptive: likewise (True).
         dtype: number format in which experts are stored (float32).
-        any_experts: use a buffer although its experts are flat in another way than asked for here.
-
-    Raises:
-        ConfigError: an option out of range.
     """
 
     def __init__(
         self,
         buffer: str | None = None,
-        count: int = 100,
-        epochs: int | None = None,
+        count: Count = 100,
+        epochs: Count | None = None,
         lr: float | None = None,
         batch_size: int | None = None,
         augmentation: str | None = None,
@@ -91,27 +87,15 @@ class ExpertTrajectories(NetworkSource):
         alpha: float | None = None,
         adaptive: bool | None = None,
         dtype: DType | None = None,
-        any_experts: bool = False,
     ) -> None:
-        require_at_least(1, count=count, **({} if epochs is None else {"epochs": epochs}))
-        if any_experts and buffer is None:
-            raise ConfigError(
-                "networks.any_experts=true needs networks.buffer: without one the settings given are used"
-            )
         named = {"lr": lr, "batch_size": batch_size, "augmentation": augmentation, "rho": rho}
         named |= {"alpha": alpha, "adaptive": adaptive, "dtype": dtype}
         self.given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
         ExpertSettings(**self.given)
-        self.path, self.most, self.wanted, self.any_experts = buffer, count, epochs, any_experts
+        self.path, self.most, self.wanted = buffer, count, epochs
 
     def setup(self, setting: Setting) -> None:
-        """Open and check a given buffer, or check that experts can be trained; nothing is trained yet.
-
-        Raises:
-            ConfigError: batch norm, a signal that does not hand out the real data, or a buffer of another
-                architecture, image shape, number of classes, data, preprocessing or settings.
-            ArtifactError: a buffer that is missing or damaged.
-        """
+        """Open and check a given buffer, or check that experts can be trained; nothing is trained yet."""
         super().setup(setting)
         setting.signal.require("whole")
         if self.network.has_batch_norm:
@@ -134,8 +118,7 @@ class ExpertTrajectories(NetworkSource):
         buffer.identity.require_data(self.setting.signal.whole())
         if self.wanted is not None and self.wanted > buffer.epochs:
             raise self._too_few(self.wanted, buffer.epochs)
-        if not self.any_experts:
-            require_flatness(settings, self.given, f"'{self.path}'")
+        require_flatness(settings, self.given, f"'{self.path}'")
         warn_of_other_rates(settings, self.given, f"'{self.path}'")
         return buffer
 
@@ -185,12 +168,7 @@ class ExpertTrajectories(NetworkSource):
         return ExpertSettings(**{**defaults, **self.given})
 
     def prepare(self, report: Report) -> None:
-        """Train the experts that no buffer gives and that the folder of the run does not hold yet.
-
-        Raises:
-            ConfigError: too little room on the disk.
-            DivergedError: a weight is not finite any more.
-        """
+        """Train the experts that no buffer gives and that the folder of the run does not hold yet."""
         if self.buffer is not None:
             return
         if self.setting.folder is None:
@@ -296,11 +274,7 @@ class ExpertTrajectories(NetworkSource):
         return {"drawn": self.drawn, "count": self._count, "digest": self._ready().digest(self._count)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the same experts, also where their buffer has grown since.
-
-        Raises:
-            CheckpointError: the experts have changed.
-        """
+        """Go on with the same experts, also where their buffer has grown since."""
         self.drawn, self._used, self._expected = int(state["drawn"]), int(state["count"]), str(state["digest"])
         if self.buffer is not None:
             self._take(self.buffer)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddkit.base.ranges import Count
 from ddkit.networks.network import Network
-from ddkit.networks.options import require_at_least
 from ddkit.networks.setting import Setting
 from ddkit.networks.sources import NetworkSource, registry
 from ddkit.synthesis.base import Synthesizer
@@ -26,13 +26,9 @@ class FixedNetworks(NetworkSource):
 
     Args:
         count: initial weights, one of which is drawn at every step.
-
-    Raises:
-        ConfigError: a count below 1.
     """
 
-    def __init__(self, count: int = 1) -> None:
-        require_at_least(1, count=count)
+    def __init__(self, count: Count = 1) -> None:
         self.count = count
 
     def setup(self, setting: Setting) -> None:

@@ -36,7 +36,7 @@ def require_flatness(settings: ExpertSettings, wanted: Mapping[str, Any], where:
     raise ConfigError(
         f"{here}, but the experts in {where} were trained with {theirs.replace('networks.', '')}: "
         + (f"make some with `ddkit experts {make}`, " if make else "")
-        + f"set {theirs}, or networks.any_experts=true"
+        + f"or set {theirs}"
     )
 
 

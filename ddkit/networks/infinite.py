@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ddkit.base.ranges import Rate, Weight
 from ddkit.models.kernels.architectures import infinite_kernel
-from ddkit.models.kernels.infinite import InfiniteKernel, InfiniteKind, require_infinite
+from ddkit.models.kernels.infinite import InfiniteKernel, InfiniteKind, require_kind
 from ddkit.networks.network import Network
 from ddkit.networks.setting import Setting
 from ddkit.networks.sources import NetworkSource, registry
@@ -25,28 +26,21 @@ class InfiniteNetworks(NetworkSource):
             :func:`ddkit.models.kernels.infinite_kernel`.
         sigma_w2: variance of the weights, times fan-in.
         sigma_b2: variance of the biases; at 0 an image without any ink has no direction.
-
-    Raises:
-        ConfigError: a variance out of range.
     """
 
     def __init__(
         self,
         kernel: InfiniteKind = "ntk",
         architecture: str = "fc1",
-        sigma_w2: float = 2.0,
-        sigma_b2: float = 0.01,
+        sigma_w2: Rate = 2.0,
+        sigma_b2: Weight = 0.01,
     ) -> None:
-        require_infinite(kernel, sigma_w2, sigma_b2)
+        require_kind(kernel)
         self.architecture = architecture
         self.options: dict[str, Any] = {"kernel": kernel, "sigma_w2": sigma_w2, "sigma_b2": sigma_b2}
 
     def setup(self, setting: Setting) -> None:
-        """Build the kernel for the shape of the images.
-
-        Raises:
-            ConfigError: an architecture that does not exist or that the images cannot take.
-        """
+        """Build the kernel for the shape of the images."""
         super().setup(setting)
         self._kernel = infinite_kernel(self.architecture, setting.network.shape, **self.options)
 

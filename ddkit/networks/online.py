@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddkit.base.ranges import Count, Rate
 from ddkit.errors import ConfigError
 from ddkit.networks.network import Network
-from ddkit.networks.options import require_at_least, require_rate
 from ddkit.networks.setting import Setting
 from ddkit.networks.sources import NetworkSource, registry
 from ddkit.networks.training import require_finite
@@ -41,14 +41,9 @@ class OnlineNetwork(NetworkSource):
     Args:
         lr: learning rate of Adam.
         gap: outer steps, G.
-
-    Raises:
-        ConfigError: an option out of range.
     """
 
-    def __init__(self, lr: float = 0.001, gap: int = 50) -> None:
-        require_at_least(1, gap=gap)
-        require_rate(lr)
+    def __init__(self, lr: Rate = 0.001, gap: Count = 50) -> None:
         self.lr, self.gap = lr, gap
 
     def setup(self, setting: Setting) -> None:
@@ -80,12 +75,7 @@ class OnlineNetwork(NetworkSource):
         self._observed = (gradient.detach(), error)
 
     def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
-        """Take one step of Adam; decide whether the life of this network ends.
-
-        Raises:
-            ConfigError: the objective hands over no gradient.
-            DivergedError: a weight is not finite any more.
-        """
+        """Take one step of Adam; decide whether the life of this network ends."""
         if self._observed is None:
             raise ConfigError(
                 "networks=online advances with the gradient that an objective hands over, and this one does not: use "

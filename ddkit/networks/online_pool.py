@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ddkit.base.ranges import Count, Rate, Whole
 from ddkit.models.kernels.base import Kernel
 from ddkit.models.kernels.classifier import regression_rows
 from ddkit.models.kernels.features import NetworkFeatures
 from ddkit.models.spec import ModelSpec
 from ddkit.networks.network import Network
-from ddkit.networks.options import require_at_least, require_rate
 from ddkit.networks.setting import Setting
 from ddkit.networks.sources import NetworkSource, registry
 from ddkit.networks.training import require_finite
@@ -48,15 +48,9 @@ class OnlinePool(NetworkSource):
         max_updates: a network whose counter is above this is drawn anew.
         lr: learning rate of Adam.
         batch: most synthetic images per step; of more, as many are drawn without replacement.
-
-    Raises:
-        ConfigError: an option out of range.
     """
 
-    def __init__(self, size: int = 10, max_updates: int = 100, lr: float = 3e-4, batch: int = 1000) -> None:
-        require_at_least(1, size=size, batch=batch)
-        require_at_least(0, max_updates=max_updates)
-        require_rate(lr)
+    def __init__(self, size: Count = 10, max_updates: Whole = 100, lr: Rate = 3e-4, batch: Count = 1000) -> None:
         self.size, self.max_updates, self.lr, self.batch = size, max_updates, lr, batch
 
     def setup(self, setting: Setting) -> None:
@@ -99,11 +93,7 @@ class OnlinePool(NetworkSource):
         return (self.drawn - 1 if self._chosen is None else self.numbers[self._chosen]), self.served
 
     def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
-        """Train this step's network on the updated synthetic set, or draw it anew at the end of its life.
-
-        Raises:
-            DivergedError: a weight is not finite any more.
-        """
+        """Train this step's network on the updated synthetic set, or draw it anew at the end of its life."""
         chosen, self._chosen = self._chosen, None
         if chosen is None or last:
             return

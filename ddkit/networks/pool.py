@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddkit.base.ranges import Count
 from ddkit.errors import ConfigError
 from ddkit.networks.network import Network
-from ddkit.networks.options import require_at_least
 from ddkit.networks.real_training import RealTraining
 from ddkit.networks.setting import Setting
 from ddkit.networks.sources import NetworkSource, registry
@@ -49,16 +49,15 @@ class TrainedPool(NetworkSource):
 
     def __init__(
         self,
-        runs: int = 3,
+        runs: Count = 3,
         stages: int = 4,
-        steps: int = 300,
+        steps: Count = 300,
         batch_size: int = 64,
         lr: float = 0.01,
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         augmentation: str | None = None,
     ) -> None:
-        require_at_least(1, runs=runs, steps=steps)
         if stages < 2:
             raise ConfigError(f"networks.stages={stages} must be at least 2: for untrained networks use networks=fresh")
         if steps < stages - 1:
@@ -76,11 +75,7 @@ class TrainedPool(NetworkSource):
         self.snapshots: list[dict[str, Tensor]] = []
 
     def current(self) -> Network:
-        """Return the network with the weights of one snapshot, drawn uniformly.
-
-        Raises:
-            DivergedError: a weight is not finite any more while the pool is trained.
-        """
+        """Return the network with the weights of one snapshot, drawn uniformly."""
         if not self.snapshots:
             self.snapshots = [snapshot for _ in range(self.runs) for snapshot in self._run()]
         chosen = int(torch.randint(len(self.snapshots), (1,), generator=self.streams("networks")))

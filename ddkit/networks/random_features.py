@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
+from ddkit.base.ranges import Count, Rate, Weight
 from ddkit.base.streams import derive_seed
 from ddkit.errors import ConfigError
 from ddkit.models.kernels.features import RandomFeatures
 from ddkit.networks.network import Network
-from ddkit.networks.options import require_at_least
 from ddkit.networks.setting import Setting
 from ddkit.networks.sources import FreshNetworks, registry
 
@@ -69,25 +67,15 @@ class RandomFeatureNetworks(FreshNetworks):
         scale: s.
         bias: b.
         evaluation_bodies: fixed bodies of the kernel with which the result is judged.
-
-    Raises:
-        ConfigError: an option out of range.
     """
 
-    def __init__(self, bodies: int = 8, scale: float = 2.0, bias: float = 0.01, evaluation_bodies: int = 16) -> None:
-        require_at_least(1, bodies=bodies, evaluation_bodies=evaluation_bodies)
-        if not (0 < scale < math.inf and 0 <= bias < math.inf):
-            raise ConfigError(
-                f"networks.scale={scale} must be positive and networks.bias={bias} at least 0, such as 2 and 0.01"
-            )
+    def __init__(
+        self, bodies: Count = 8, scale: Rate = 2.0, bias: Weight = 0.01, evaluation_bodies: Count = 16
+    ) -> None:
         self.bodies, self.scale, self.bias, self.evaluation_bodies = bodies, scale, bias, evaluation_bodies
 
     def setup(self, setting: Setting) -> None:
-        """Make room for the weights of all bodies, which share the network of the run.
-
-        Raises:
-            ConfigError: a model with batch norm, whose features of an image depend on the others.
-        """
+        """Make room for the weights of all bodies, which share the network of the run."""
         super().setup(setting)
         network = setting.network
         if network.has_batch_norm:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddkit.base.ranges import Count, Whole
 from ddkit.networks.network import Network
-from ddkit.networks.options import require_at_least
 from ddkit.networks.real_training import RealTraining
 from ddkit.networks.setting import Setting
 from ddkit.networks.sources import NetworkSource, registry
@@ -61,19 +61,17 @@ class RealTrainedNetworks(NetworkSource):
 
     def __init__(
         self,
-        life: int = 100,
-        images: int = 2000,
+        life: Count = 100,
+        images: Count = 2000,
         batch_size: int = 64,
         lr: float = 0.01,
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         cutmix: float = 0.5,
         augmentation: str | None = "color+crop",
-        pretrain_epochs: int = 0,
-        pool: int = 1,
+        pretrain_epochs: Whole = 0,
+        pool: Count = 1,
     ) -> None:
-        require_at_least(1, life=life, images=images, pool=pool)
-        require_at_least(0, pretrain_epochs=pretrain_epochs)
         self.steps, self.images, self.pretrain_epochs, self.pool = life, images, pretrain_epochs, pool
         self.training = RealTraining(batch_size, lr, momentum, weight_decay, cutmix, augmentation)
 
@@ -85,11 +83,7 @@ class RealTrainedNetworks(NetworkSource):
         self.turn = 0
 
     def current(self) -> Network:
-        """Return the network whose turn it is, newly drawn at the start of its life.
-
-        Raises:
-            DivergedError: a weight is not finite any more after pretraining.
-        """
+        """Return the network whose turn it is, newly drawn at the start of its life."""
         member = self.members[self.turn]
         if member.weights:
             self.network.module.load_state_dict(member.weights)
@@ -114,11 +108,7 @@ class RealTrainedNetworks(NetworkSource):
         return member.number, member.served
 
     def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
-        """Train the network just used for a segment unless its life ends here; the synthetic set plays no part.
-
-        Raises:
-            DivergedError: a weight is not finite any more.
-        """
+        """Train the network just used for a segment unless its life ends here; the synthetic set plays no part."""
         member = self.members[self.turn]
         member.served += 1
         if member.served == self.steps:

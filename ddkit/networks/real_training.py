@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ddkit import augment
-from ddkit.networks.options import require_training
+from ddkit.base.ranges import Count, Momentum, Rate, Share, Weight, in_range
 from ddkit.networks.setting import Setting
 from ddkit.networks.training import require_finite, train_epochs
 
@@ -28,16 +28,16 @@ class RealTraining:
         ConfigError: a setting out of range, or a strategy that does not exist.
     """
 
+    @in_range("networks")
     def __init__(
         self,
-        batch_size: int,
-        lr: float,
-        momentum: float,
-        weight_decay: float,
-        cutmix: float = 0.0,
+        batch_size: Count,
+        lr: Rate,
+        momentum: Momentum,
+        weight_decay: Weight,
+        cutmix: Share = 0.0,
         augmentation: str | None = None,
     ) -> None:
-        require_training(batch_size, lr, momentum, weight_decay, cutmix)
         self.batch_size, self.lr, self.momentum, self.weight_decay = batch_size, lr, momentum, weight_decay
         self.cutmix = cutmix
         self._own = None if augmentation is None else augment.create(augmentation)

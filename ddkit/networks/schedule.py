@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Annotated
 
+from pydantic import Field
+
+from ddkit.base.ranges import Inner, in_range
 from ddkit.errors import ConfigError
-from ddkit.networks.options import require_at_least, require_threshold
 
 
 class DynamicSchedule:
@@ -26,21 +29,17 @@ class DynamicSchedule:
         inner_threshold: lambda_2 in (0, 1); a network whose accuracy moved more has been trained enough.
         max_inner_epochs: cap of the epochs between two updates, at least ``window``.
         max_updates: cap of the updates that one network serves, at least ``window``.
-
-    Raises:
-        ConfigError: an option out of range.
     """
 
+    @in_range("networks")
     def __init__(
         self,
-        window: int = 10,
-        outer_threshold: float = 0.04,
-        inner_threshold: float = 0.03,
+        window: Annotated[int, Field(ge=2)] = 10,
+        outer_threshold: Inner = 0.04,
+        inner_threshold: Inner = 0.03,
         max_inner_epochs: int = 100,
         max_updates: int = 200,
     ) -> None:
-        require_at_least(2, window=window)
-        require_threshold(outer_threshold=outer_threshold, inner_threshold=inner_threshold)
         for name, cap in (("max_inner_epochs", max_inner_epochs), ("max_updates", max_updates)):
             if cap < window:
                 raise ConfigError(f"networks.{name}={cap} must be at least networks.window={window}, or none is filled")

@@ -69,7 +69,8 @@ class Signal(ABC):
     """What an objective may ask of the real data.
 
     A privacy-preserving signal answers with clipped and noised values and counts every query; a robust one answers for
-    perturbed images. No objective is written twice, as none knows which kind of signal it asks.
+    perturbed images. No objective is written twice, as none knows which kind of signal it asks. Queries that are not
+    abstract may be left out: asking refuses then, with ConfigError, which :meth:`require` finds out beforehand.
     """
 
     def check(self, config: DistillConfig, real: RealData) -> None:
@@ -139,11 +140,7 @@ class Signal(ABC):
         return [gradient.mean(0) for gradient in self.gradients(network, classes, draws, names, 1)]
 
     def layer_features(self, network: Network, classes: Tensor, draws: Draws) -> LayerFeatures:
-        """Return the features of a batch of each class in every layer of ``network`` (see ``feature_maps``).
-
-        Raises:
-            ConfigError: this signal gives only what single layers say.
-        """
+        """Return the features of a batch of each class in every layer of ``network`` (see ``feature_maps``)."""
         raise self._lacks("the features of every layer")
 
     def labelled(self, count: int, stream: str) -> tuple[Tensor, Tensor]:
@@ -155,9 +152,6 @@ class Signal(ABC):
 
         Returns:
             preprocessed images (N, C, H, W) and labels (N,) int64.
-
-        Raises:
-            ConfigError: this signal does not hand out real images.
         """
         raise self._lacks("real images")
 
@@ -170,9 +164,6 @@ class Signal(ABC):
 
         Returns:
             preprocessed images (N, C, H, W), class after class, and labels (N,) int64.
-
-        Raises:
-            ConfigError: this signal does not hand out real images.
         """
         raise self._lacks("real images")
 
@@ -186,9 +177,6 @@ class Signal(ABC):
 
         Returns:
             (D,), without a graph.
-
-        Raises:
-            ConfigError: this signal does not answer it.
         """
         raise self._lacks("means over single records")
 
@@ -206,26 +194,15 @@ class Signal(ABC):
             balanced: whether every class gives equally many of them, ``count`` divided by K and rounded, at least one.
             draws: parameters of the augmentation, one row that all images share; None for the images as they are.
             stream: name of the random stream to draw the batch from.
-
-        Raises:
-            ConfigError: this signal does not tell the risk of a network.
         """
         raise self._lacks("the risk of a network on real images")
 
     def whole(self) -> RealData:
-        """Return the real data themselves, for what trains on all of them (expert trajectories).
-
-        Raises:
-            ConfigError: this signal does not hand out real images.
-        """
+        """Return the real data themselves, for what trains on all of them (expert trajectories)."""
         raise self._lacks("real images")
 
     def images_at(self, index: Tensor) -> Tensor:
-        """Return the preprocessed real images (N, C, H, W) at ``index`` (N,) int64.
-
-        Raises:
-            ConfigError: this signal does not hand out real images.
-        """
+        """Return the preprocessed real images (N, C, H, W) at ``index`` (N,) int64."""
         raise self._lacks("real images")
 
     def accuracy(self, network: Network, per_class: int, stream: str) -> float:
@@ -235,20 +212,11 @@ class Signal(ABC):
             network: classifier.
             per_class: images of each class, drawn without replacement; all of a smaller class.
             stream: name of the random stream to draw from.
-
-        Raises:
-            ConfigError: this signal does not tell accuracies.
         """
         raise self._lacks("the accuracy on real images")
 
     def require(self, query: str) -> None:
-        """Refuse to work without ``query``, a method of this class that a signal may leave out.
-
-        Objectives and network sources call it when they are set up, before anything is computed or written.
-
-        Raises:
-            ConfigError: this signal does not answer it.
-        """
+        """Refuse to work without ``query``; objectives and network sources call it when they are set up."""
         if getattr(type(self), query) is getattr(Signal, query):
             raise self._lacks(f"'{query}'")
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ddkit.base.progress import Report
+from ddkit.base.ranges import Count, Rate
 from ddkit.base.registry import Registry
 from ddkit.networks.network import Network
-from ddkit.networks.options import require_at_least, require_rate
 from ddkit.networks.setting import Setting
 from ddkit.networks.training import require_finite, train_epochs
 from ddkit.synthesis.base import Synthesizer
@@ -63,7 +63,11 @@ class NetworkSource(ABC):
 
     @abstractmethod
     def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
-        """React to an updated synthetic set; ``last`` says that no further outer step follows."""
+        """React to an updated synthetic set; ``last`` says that no further outer step follows.
+
+        Raises:
+            DivergedError: a weight is not finite any more.
+        """
 
     def observe(self, gradient: Tensor, *, images: int, error: float) -> None:
         """Receive what an objective learnt about the network of this outer step; nothing is done with it here.
@@ -155,17 +159,15 @@ class SyntheticTrainedNetworks(NetworkSource):
     """
 
     def __init__(
-        self, outer_loop: int = 1, inner_epochs: int = 1, lr: float = 0.01, batch_size: int = 256, updates: int = 1
+        self,
+        outer_loop: Count = 1,
+        inner_epochs: Count = 1,
+        lr: Rate = 0.01,
+        batch_size: Count = 256,
+        updates: Count = 1,
     ) -> None:
-        require_at_least(1, outer_loop=outer_loop, inner_epochs=inner_epochs, batch_size=batch_size, updates=updates)
-        require_rate(lr)
-        self.updates = updates
-        self.outer_loop, self.inner_epochs, self.lr, self.batch_size = (
-            outer_loop,
-            inner_epochs,
-            lr,
-            batch_size,
-        )
+        self.outer_loop, self.inner_epochs, self.updates = outer_loop, inner_epochs, updates
+        self.lr, self.batch_size = lr, batch_size
 
     def current(self) -> Network:
         """Return the network, newly drawn at the start of each outer loop."""
@@ -175,11 +177,7 @@ class SyntheticTrainedNetworks(NetworkSource):
         return self.network
 
     def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
-        """Train the network on the updated synthetic set unless its life ends here.
-
-        Raises:
-            DivergedError: a weight is not finite any more.
-        """
+        """Train the network on the updated synthetic set unless its life ends here."""
         self.served = (self.served + 1) % self.life()
         if self.served == 0 or self.served % self.updates or last:
             return

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddkit.base.ranges import Count, Weight
 from ddkit.errors import ConfigError
 from ddkit.networks.network import Network
 from ddkit.networks.signal import LayerFeatures
-from ddkit.objectives.base import Context, Objective, registry, require_counts
+from ddkit.objectives.base import Context, Objective, registry
 from ddkit.objectives.class_means import class_chunk, class_means
 from ddkit.objectives.synthetic import SyntheticSide
 from ddkit.synthesis.base import Synthesizer
@@ -88,33 +88,22 @@ class FeatureAlignment(Objective):
 
     def __init__(
         self,
-        weights: list[float] | None = None,
-        beta: float = 25.6,
-        real_batch: int = 256,
-        class_chunk: int | None = None,
+        weights: list[Weight] | None = None,
+        beta: Weight = 25.6,
+        real_batch: Count = 256,
+        class_chunk: Count | None = None,
     ) -> None:
-        if not 0 <= beta < math.inf:
-            raise ConfigError(f"objective.beta={beta} must be a number of at least 0")
         if weights is not None and not weights:
             raise ConfigError("objective.weights=[] names no layer: give one weight per layer, or leave it out")
-        for weight in weights or ():
-            if not 0 <= weight < math.inf:
-                raise ConfigError(f"objective.weights={weights} holds {weight}: weights are numbers of at least 0")
         if weights is not None and not any(weights) and not beta:
             raise ConfigError("objective.weights and objective.beta are all 0, so nothing is matched: raise one")
-        require_counts(real_batch=real_batch, class_chunk=class_chunk)
         self.weights = weights
         self.beta = beta
         self.real_batch = real_batch
         self.class_chunk = class_chunk
 
     def setup(self, context: Context, synthesizer: Synthesizer) -> None:
-        """Count the layers of the network and choose the chunk.
-
-        Raises:
-            ConfigError: learned labels (the loss does not see labels), a network without feature maps, weights for
-                another number of layers, or class chunks with batch norm.
-        """
+        """Count the layers of the network and choose the chunk."""
         super().setup(context, synthesizer)
         if "labels" in synthesizer.parameter_groups():
             raise ConfigError(
@@ -187,11 +176,7 @@ class FeatureAlignment(Objective):
 
 @torch.no_grad()
 def _count_layers(network: Network) -> int:
-    """Return how many feature maps the network has, from a pass of one blank image.
-
-    Raises:
-        ConfigError: its model has no feature maps.
-    """
+    """Return how many feature maps the network has, from a pass of one blank image."""
     module = network.module
     # Eagerly, as compiling for one image would not pay; Network.feature_maps refuses a model that has none.
     maps = getattr(module, "feature_maps", network.feature_maps)

@@ -31,17 +31,6 @@ class Context(Setting):
     networks: NetworkSource = field(kw_only=True)
 
 
-def require_counts(**counts: int | None) -> None:
-    """Refuse options of an objective below 1; None stands for one that chooses itself.
-
-    Raises:
-        ConfigError: naming the option and its value.
-    """
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"objective.{name}={value} must be at least 1")
-
-
 def accumulate(loss: Tensor, synthesizer: Synthesizer) -> float:
     """Add the gradient of ``loss`` to what ``synthesizer`` learns, and to nothing else; return the loss as a number.
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from ddkit.augment.base import Draws
+from ddkit.base.ranges import Count, Share, Weight
 from ddkit.errors import ConfigError
 from ddkit.networks.network import Network
-from ddkit.objectives.base import Context, Objective, accumulate, registry, require_counts
+from ddkit.objectives.base import Context, Objective, accumulate, registry
 from ddkit.objectives.class_means import class_chunk as chunk_of_classes
 from ddkit.objectives.class_means import class_means
 from ddkit.objectives.synthetic import SyntheticSide
@@ -51,9 +50,6 @@ class DistributionMatching(Objective):
         class_chunk: classes of the synthetic side differentiated together; None chooses by image count.
         pair_weight: weight of the distance to the paired real images, in [0, 1].
         ce_weight: weight of the cross-entropy of the synthetic images, at least 0.
-
-    Raises:
-        ConfigError: an option out of range.
     """
 
     gradient_scale = "feature"
@@ -61,28 +57,18 @@ class DistributionMatching(Objective):
 
     def __init__(
         self,
-        real_batch: int = 256,
-        class_chunk: int | None = None,
-        pair_weight: float = 0.0,
-        ce_weight: float = 0.0,
+        real_batch: Count = 256,
+        class_chunk: Count | None = None,
+        pair_weight: Share = 0.0,
+        ce_weight: Weight = 0.0,
     ) -> None:
-        require_counts(real_batch=real_batch, class_chunk=class_chunk)
-        if not 0 <= pair_weight <= 1:
-            raise ConfigError(f"objective.pair_weight={pair_weight} must lie in [0, 1]")
-        if not 0 <= ce_weight < math.inf:
-            raise ConfigError(f"objective.ce_weight={ce_weight} must be a finite number of at least 0")
         self.real_batch = real_batch
         self.class_chunk = class_chunk
         self.pair_weight = pair_weight
         self.ce_weight = ce_weight
 
     def setup(self, context: Context, synthesizer: Synthesizer) -> None:
-        """Choose the chunk.
-
-        Raises:
-            ConfigError: learned labels that nothing looks at, class chunks with batch norm, or pairs with a signal that
-                hands out no real images.
-        """
+        """Choose the chunk."""
         super().setup(context, synthesizer)
         if "labels" in synthesizer.parameter_groups() and not self.ce_weight:
             raise ConfigError(
@@ -101,11 +87,7 @@ class DistributionMatching(Objective):
         return (self.real_shown + synthetic * synthesizer.batch_per_class) * synthesizer.num_classes
 
     def backward(self, synthesizer: Synthesizer) -> dict[str, float]:
-        """Draw a network and augmentations, accumulate the gradient of the loss chunk by chunk.
-
-        Raises:
-            ConfigError: ``pair_weight`` with synthetic images that did not start from real ones.
-        """
+        """Draw a network and augmentations, accumulate the gradient of the loss chunk by chunk."""
         context = self.context
         if self.pair_weight and bool((synthesizer.pairs < 0).any()):
             raise self._without_pairs(synthesizer)

@@ -9,10 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ddkit.base.ranges import Count, Weight, Whole
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.networks.class_gradients import class_gradients, default_class_chunk
 from ddkit.networks.network import Network
-from ddkit.objectives.base import Context, Objective, accumulate, registry, require_counts
+from ddkit.objectives.base import Context, Objective, accumulate, registry
 from ddkit.objectives.batch_gradients import memory_class_chunk, summed_gradient
 from ddkit.objectives.distances import Metric, Weights, check_metric, gradient_distance, matched_names
 from ddkit.objectives.synthetic import SyntheticSide
@@ -35,7 +36,7 @@ class GradientMatching(Objective):
 
     ``level=class`` is DC (survey Eq. 24) and, with a Siamese augmentation :math:`A`, DSA (Zhao and Bilen 2021, ICML;
     survey Eq. 28). ``level=batch`` is DCC (Lee et al. 2022, ICML; survey Eq. 25): what all classes share cancels, what
-    separates them is left. ``level=both`` is :math:`L_\text{class} + \beta L_\text{batch}` (Jiang et al. 2022, with
+    separates them is left. ``level=both`` is :math:`L_\text{class} + L_\text{batch}` (Jiang et al. 2022, with
     ``metric=angle+magnitude``; their adaptive number of inner steps is not part of it). The survey prints the sum over
     classes where DCC's program, and ddkit, take the mean; the cosines differ by their epsilon only, the magnitude term
     by a factor of K.
@@ -61,7 +62,6 @@ class GradientMatching(Objective):
         weights: which weights are matched: ``auto`` (those that the metric looks at), ``all``, ``matrices`` or
             ``convolutions``, see :func:`ddkit.objectives.distances.matched_names`.
         level: ``class``, ``batch`` or ``both``.
-        batch_weight: :math:`\beta`, for ``both``.
         warmup_networks: networks with a warm-up; a number below 1 is a share of the run's networks, 0 is none.
         warmup_steps: outer steps of such a network that belong to it; 0 for none.
 
@@ -74,46 +74,29 @@ class GradientMatching(Objective):
     def __init__(
         self,
         metric: Metric = "ours",
-        magnitude_weight: float = 1.0,
-        real_batch: int = 256,
-        class_chunk: int | None = None,
+        magnitude_weight: Weight = 1.0,
+        real_batch: Count = 256,
+        class_chunk: Count | None = None,
         weights: Weights = "auto",
         level: Level = "class",
-        batch_weight: float = 1.0,
-        warmup_networks: float = 0,
-        warmup_steps: int = 0,
+        warmup_networks: Weight = 0,
+        warmup_steps: Whole = 0,
     ) -> None:
         check_metric(metric, weights)
         if level not in LEVELS:
             raise unknown_name("level of gradient matching", level, LEVELS)
-        require_counts(real_batch=real_batch, class_chunk=class_chunk)
-        if not 0 <= magnitude_weight < math.inf:
-            raise ConfigError(f"objective.magnitude_weight={magnitude_weight} must be a number of at least 0")
-        if not 0 < batch_weight < math.inf:
-            raise ConfigError(
-                f"objective.batch_weight={batch_weight} must be positive; without it use objective.level=class"
-            )
-        if batch_weight != 1 and level != "both":
-            raise ConfigError(
-                f"objective.batch_weight={batch_weight} weighs two levels: use objective.level=both, or leave it out"
-            )
         _check_warmup(level, warmup_networks, warmup_steps)
         self.metric: Metric = metric
         self.magnitude_weight = magnitude_weight
         self.weights: Weights = weights
         self.level: Level = level
-        self.batch_weight = batch_weight
         self.warmup_networks, self.warmup_steps = warmup_networks, warmup_steps
         self.warm_networks = int(warmup_networks)  # known at setup where it is a share
         self.real_batch = real_batch
         self.class_chunk = class_chunk
 
     def setup(self, context: Context, synthesizer: Synthesizer) -> None:
-        """Choose the weights to differentiate, the chunks of both sides and the form of the batch level.
-
-        Raises:
-            ConfigError: the network has no weights of the chosen kind, or a warm-up that covers the whole run.
-        """
+        """Choose the weights to differentiate, the chunks of both sides and the form of the batch level."""
         super().setup(context, synthesizer)
         network, classes = context.network, context.num_classes
         self.names = matched_names(network.module, self.metric, self.weights)
@@ -222,7 +205,7 @@ class GradientMatching(Objective):
         parts = [self._rows(network, side, chosen, real) for chosen in chunks]
         rows = [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
         mean = [tensor.sum(0, keepdim=True) / len(side.classes) for tensor in rows]
-        loss = self.batch_weight * self._distance(mean, real_mean)
+        loss = self._distance(mean, real_mean)
         if real is not None:
             loss = loss + self._distance(rows, real)
         return accumulate(loss, side.synthesizer)
@@ -243,7 +226,7 @@ class GradientMatching(Objective):
             sums = summed_gradient(network, *seen, self.names, differentiable=False)
             with torch.no_grad():
                 torch._foreach_add_(mean, sums, alpha=1 / len(side.classes))
-        loss = self.batch_weight * self._distance(mean, real_mean)
+        loss = self._distance(mean, real_mean)
         directions = torch.autograd.grad(loss, mean)
         total = float(loss.detach())
         for chosen in chunks:
@@ -271,11 +254,8 @@ def _of(gradients: list[Tensor], classes: Tensor) -> list[Tensor]:
 
 
 def _check_warmup(level: str, networks: float, steps: int) -> None:
-    if not 0 <= networks < math.inf or (networks > 1 and networks != int(networks)) or steps < 0:
-        raise ConfigError(
-            f"objective.warmup_networks={networks} and objective.warmup_steps={steps} must be numbers of networks and "
-            f"steps from 0 on; the former may be a share below 1"
-        )
+    if networks > 1 and networks != int(networks):
+        raise ConfigError(f"objective.warmup_networks={networks} must be a number of networks, or a share below 1")
     if level == "class" and networks:
         raise ConfigError(
             f"objective.warmup_networks={networks} with objective.level=class: a warm-up precedes the batch level; use "

@@ -13,11 +13,7 @@ KernelLoss = Literal["mse", "sum", "platt"]
 
 
 def require_loss(name: str) -> None:
-    """Refuse a loss that does not exist.
-
-    Raises:
-        ConfigError: naming the choices.
-    """
+    """Refuse a loss that does not exist."""
     if name not in get_args(KernelLoss):
         raise ConfigError(f"objective.loss='{name}' is no loss of kernel regression: choose mse, sum or platt")
 

@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from ddkit.base.ranges import Count, Weight
 from ddkit.errors import ConfigError
 from ddkit.models.kernels.base import Kernel, create
 from ddkit.models.kernels.classifier import regression_rows, with_mirrored
 from ddkit.models.kernels.label_solve import solve_labels
-from ddkit.models.kernels.ridge import require_regulariser
 from ddkit.networks.sources import registry as sources
-from ddkit.objectives.base import Context, Objective, registry, require_counts
+from ddkit.objectives.base import Context, Objective, registry
 from ddkit.objectives.kernel_losses import KernelLoss, label_margin, record_losses, require_loss, target_loss
 from ddkit.synthesis.base import Synthesizer
 from ddkit.synthesis.labels import FreeLabels
@@ -71,9 +71,6 @@ class KernelRegression(Objective):
             own.
         per_record: whether targets enter as the mean of gradients of single records, drawn uniformly; excludes
             ``balanced``, ``loss=platt`` and ``label_solve``, which look at the real images in another way.
-
-    Raises:
-        ConfigError: an option out of range.
     """
 
     gradient_scale = "regression"
@@ -86,21 +83,17 @@ class KernelRegression(Objective):
 
     def __init__(
         self,
-        real_images: int = 5000,
+        real_images: Count = 5000,
         balanced: bool = True,
-        chunk: int = 512,
-        regulariser: float = 1e-6,
+        chunk: Count = 512,
+        regulariser: Weight = 1e-6,
         loss: KernelLoss = "mse",
-        margin: float = 0.0,
+        margin: Weight = 0.0,
         flip: bool = False,
         label_solve: bool = False,
         per_record: bool = False,
     ) -> None:
-        require_counts(real_images=real_images, chunk=chunk)
-        require_regulariser(regulariser, "objective.regulariser")
         require_loss(loss)
-        if not 0 <= margin < math.inf:
-            raise ConfigError(f"objective.margin={margin} must be a finite number of at least 0, such as 1")
         self.real_images, self.balanced, self.chunk = real_images, balanced, chunk
         self.regulariser, self.loss, self.margin = float(regulariser), loss, float(margin)
         if per_record and (balanced or loss == "platt" or label_solve):
@@ -115,12 +108,7 @@ class KernelRegression(Objective):
         self.description: dict[str, Any] = {}
 
     def setup(self, context: Context, synthesizer: Synthesizer) -> None:
-        """Require a source with a kernel.
-
-        Raises:
-            ConfigError: a source without a kernel, a margin of labels that do not change, solved labels that cannot be
-                stored or are not determined, or a signal without real images.
-        """
+        """Require a source with a kernel."""
         super().setup(context, synthesizer)
         if not isinstance(context.networks, KernelSource):
             choices = [name for name in sources if hasattr(sources.get(name), "kernel")]
@@ -163,11 +151,7 @@ class KernelRegression(Objective):
         return self.real_images + 4.0 * len(synthesizer.present) * synthesizer.batch_per_class
 
     def backward(self, synthesizer: Synthesizer) -> dict[str, float]:
-        """Regress the targets chunk by chunk, then take the collected gradients to the synthetic data.
-
-        Raises:
-            RunError: the kernel matrix is not positive definite.
-        """
+        """Regress the targets chunk by chunk, then take the collected gradients to the synthetic data."""
         self.context.networks.current()
         kernel = self.source.kernel()
         self.description = kernel.describe()

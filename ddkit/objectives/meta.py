@@ -9,16 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from ddkit.augment.base import Draws
-from ddkit.errors import ConfigError, DivergedError
+from ddkit.base.ranges import Count, Momentum, Rate, Whole
+from ddkit.errors import DivergedError
 from ddkit.networks.flat import FlatNetwork
 from ddkit.networks.signal import Risk
-from ddkit.objectives.base import Context, Objective, registry, require_counts
+from ddkit.objectives.base import Context, Objective, registry
 from ddkit.objectives.meta_order import InnerOrder, Order
 from ddkit.objectives.meta_sizes import LearnedRates, MomentumForm, RateForm, StepSizes
 from ddkit.objectives.student_batches import StudentBatches
 from ddkit.objectives.unrolling.base import MetaGradient, Unrolled
 from ddkit.objectives.unrolling.base import registry as meta_gradients
-from ddkit.objectives.unrolling.problem import InnerProblem, Terminal
+from ddkit.objectives.unrolling.problem import InnerProblem
 from ddkit.synthesis.base import Synthesizer
 
 
@@ -28,7 +29,7 @@ class MetaLearning(Objective):
 
     .. math::
         m_{t+1} = \beta_t m_t + \nabla_\theta R_{S_t}(\theta_t), \quad \theta_{t+1} = \theta_t - \eta_t m_{t+1}, \qquad
-        L = \frac{1}{n} \sum_{\theta_0} \Big( R_T(\theta_N) + \rho \sum_{t} R_T(\theta_t) \Big)
+        L = \frac{1}{n} \sum_{\theta_0} \Big( R_T(\theta_N) + \sum_{t} R_T(\theta_t) \Big)
 
     :math:`R_{S_t}` is the mean cross-entropy of the synthetic images of step t (the survey prints the real risk in its
     Eq. 13), :math:`R_T` that of a fresh batch of real images, with hard labels. :math:`\theta_0` comes from the network
@@ -58,15 +59,12 @@ class MetaLearning(Objective):
         real_images: size of a real batch, all classes together; all of a smaller set.
         balanced: whether classes share it equally (``real_images`` / K rounded, at least one of each).
         intermediate_every: q, a loss on a fresh real batch after every q inner steps but the last (GTN); 0 for none.
-        intermediate_weight: :math:`\rho` of these losses, which are summed and not averaged.
+            These losses are summed and not averaged.
         window: how many of the last inner steps are differentiated; None for all. Shorter ones are cheaper and biased,
             and intermediate losses before them are left out.
         students: n, initial weights per outer step, whose gradients are averaged.
         meta_gradient: ``adjoint`` (exact, the graph of one step), ``checkpointed`` (the same, for many steps), ``full``
             (exact, the graph of all steps) or ``tesla`` (truncated), see :mod:`ddkit.objectives.unrolling`.
-
-    Raises:
-        ConfigError: an option out of range or an unknown name.
     """
 
     gradient_scale = "risk"
@@ -77,41 +75,27 @@ class MetaLearning(Objective):
 
     def __init__(
         self,
-        inner_steps: int = 30,
+        inner_steps: Count = 30,
         order: Order = "fixed",
-        batch_per_class: int | None = None,
-        batches: int | None = None,
-        batch_syn: int | None = None,
-        lr: float = 0.02,
+        batch_per_class: Count | None = None,
+        batches: Count | None = None,
+        batch_syn: Count | None = None,
+        lr: Rate = 0.02,
         learn_lr: LearnedRates = "per_step",
-        momentum: float = 0.0,
+        momentum: Momentum = 0.0,
         learn_momentum: bool = False,
         rate_form: RateForm = "softplus",
         momentum_form: MomentumForm = "sigmoid",
-        real_images: int = 1024,
+        real_images: Count = 1024,
         balanced: bool = False,
-        intermediate_every: int = 0,
-        intermediate_weight: float = 1.0,
-        window: int | None = None,
-        students: int = 1,
+        intermediate_every: Whole = 0,
+        window: Count | None = None,
+        students: Count = 1,
         meta_gradient: str = "adjoint",
     ) -> None:
-        require_counts(
-            inner_steps=inner_steps,
-            batch_per_class=batch_per_class,
-            batches=batches,
-            batch_syn=batch_syn,
-            real_images=real_images,
-            window=window,
-            students=students,
-        )
-        if intermediate_every < 0:
-            raise ConfigError(f"objective.intermediate_every={intermediate_every} must be at least 0, which is none")
-        if not 0 < intermediate_weight < math.inf:
-            raise ConfigError(f"objective.intermediate_weight={intermediate_weight} must be positive and finite")
         self.inner_steps, self.real_images, self.balanced = inner_steps, real_images, balanced
         self.judged = range(intermediate_every, inner_steps, intermediate_every) if intermediate_every else range(0)
-        self.intermediate_weight, self.window, self.students = intermediate_weight, window, students
+        self.window, self.students = window, students
         self.order = InnerOrder(order, inner_steps, batch_per_class, batch_syn, batches)
         self.sizes = StepSizes(inner_steps, lr, learn_lr, rate_form, momentum, learn_momentum, momentum_form)
         self.rates = f"objective.lr (now {lr:g}) or "
@@ -119,12 +103,7 @@ class MetaLearning(Objective):
         self.meta_gradient.check(momentum=momentum > 0, intermediate=bool(self.judged), window=window is not None)
 
     def setup(self, context: Context, synthesizer: Synthesizer) -> None:
-        """Make the network a function of flat weights and create what is learned beside the synthetic data.
-
-        Raises:
-            ConfigError: a signal that does not tell risks, a network with running statistics, batches that do not fit
-                the synthetic set, or labels that nothing would assign.
-        """
+        """Make the network a function of flat weights and create what is learned beside the synthetic data."""
         super().setup(context, synthesizer)
         context.signal.require("risk")
         self.flat = FlatNetwork(context.network)
@@ -177,26 +156,23 @@ class MetaLearning(Objective):
     def _unroll(self, start: Tensor, student: StudentBatches, draws: Draws) -> tuple[Unrolled, Risk]:
         """Unroll one student and accumulate its share of the gradient; return its outcome and its last risk."""
         seen: list[Risk] = []
-
-        def risk(weight: float) -> Terminal:
-            def terminal(theta: Tensor) -> tuple[Tensor, Tensor]:
-                found = self.context.signal.risk(
-                    self.flat, theta, self.real_images, balanced=self.balanced, draws=draws, stream="real"
-                )
-                seen.append(found)
-                return weight * found.loss, weight * found.gradient
-
-            return terminal
-
         share = 1 / self.students
+
+        def risk(theta: Tensor) -> tuple[Tensor, Tensor]:
+            found = self.context.signal.risk(
+                self.flat, theta, self.real_images, balanced=self.balanced, draws=draws, stream="real"
+            )
+            seen.append(found)
+            return share * found.loss, share * found.gradient
+
         problem = InnerProblem(
             loss=self.flat.loss,
             start=start,
             batches=student.batches,
             rate=self.sizes.rates(),
-            terminal=risk(share),
+            terminal=risk,
             momentum=self.sizes.momenta(),
-            intermediate={number: risk(share * self.intermediate_weight) for number in self.judged},
+            intermediate=dict.fromkeys(self.judged, risk),
             window=self.window,
         )
         result = self.meta_gradient.backward(problem)

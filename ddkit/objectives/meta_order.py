@@ -63,11 +63,7 @@ class InnerOrder:
         self.count = batches
 
     def check(self, synthesizer: Synthesizer) -> None:
-        """Refuse what does not divide or leaves images out; warn where fewer images than asked for are drawn.
-
-        Raises:
-            ConfigError: naming the numbers and the remedy.
-        """
+        """Refuse what does not divide or leaves images out; warn where fewer images than asked for are drawn."""
         decoded = synthesizer.decoded_per_class
         if self.count is not None and decoded % self.count:
             runs = self.runs(synthesizer)

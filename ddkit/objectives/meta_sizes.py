@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddkit.base.ranges import Momentum, Rate, in_range
 from ddkit.errors import ConfigError, DivergedError, unknown_name
 
 LearnedRates = Literal["none", "shared", "per_step"]
@@ -64,25 +65,19 @@ class StepSizes:
         momentum: initial :math:`\beta`; 0 for plain gradient descent.
         learn_momentum: whether :math:`\beta` is learned, per step where rates are.
         momentum_form: ``sigmoid`` or ``exp``.
-
-    Raises:
-        ConfigError: an option out of range or an unknown name.
     """
 
+    @in_range("objective")
     def __init__(
         self,
         steps: int,
-        lr: float,
+        lr: Rate,
         learn_lr: LearnedRates,
         rate_form: RateForm,
-        momentum: float,
+        momentum: Momentum,
         learn_momentum: bool,
         momentum_form: MomentumForm,
     ) -> None:
-        if not 0 < lr < math.inf:
-            raise ConfigError(f"objective.lr={lr} must be positive and finite, such as 0.02")
-        if not 0 <= momentum < 1:
-            raise ConfigError(f"objective.momentum={momentum} must be at least 0 and below 1, such as 0.9")
         if learn_momentum and not momentum:
             raise ConfigError(
                 "objective.momentum=0 with objective.learn_momentum=true: a learned momentum starts above 0, such as "

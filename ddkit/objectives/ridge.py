@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddkit.errors import ConfigError
+from ddkit.base.ranges import Count, Rate
 from ddkit.models.kernels.last_layer import ridge_weights, with_constant
 from ddkit.networks.flat import FlatNetwork
 from ddkit.networks.network import Network
-from ddkit.objectives.base import Context, Objective, registry, require_counts
+from ddkit.objectives.base import Context, Objective, registry
 from ddkit.objectives.student_batches import StudentBatches
 from ddkit.synthesis.base import Synthesizer
+
+#: Published: a, how much of a new last layer is mixed in, and the learning rate of Adam for s.
+_MIXING = 0.01
+_SCALE_LR = 0.01
 
 
 @registry.register("ridge")
@@ -45,12 +48,7 @@ class RidgeRegression(Objective):
         batch_syn: synthetic images per step, b; None for all, at most as many as an outer step of other objectives
             looks at.
         real_images: real images per step, drawn from the whole set.
-        mixing: a, in (0, 1].
         regulariser: :math:`\lambda`.
-        scale_lr: learning rate of Adam for s.
-
-    Raises:
-        ConfigError: an option out of range.
     """
 
     gradient_scale = "regression"
@@ -59,28 +57,14 @@ class RidgeRegression(Objective):
 
     def __init__(
         self,
-        batch_syn: int | None = None,
-        real_images: int = 1024,
-        mixing: float = 0.01,
-        regulariser: float = 1.0,
-        scale_lr: float = 0.01,
+        batch_syn: Count | None = None,
+        real_images: Count = 1024,
+        regulariser: Rate = 1.0,
     ) -> None:
-        require_counts(batch_syn=batch_syn, real_images=real_images)
-        if not 0 < mixing <= 1:
-            raise ConfigError(f"objective.mixing={mixing} must lie in (0, 1], such as 0.01")
-        for name, value in (("regulariser", regulariser), ("scale_lr", scale_lr)):
-            if not 0 < value < math.inf:
-                raise ConfigError(f"objective.{name}={value} must be positive and finite")
-        self.batch_syn, self.real_images = batch_syn, real_images
-        self.mixing, self.regulariser, self.scale_lr = mixing, regulariser, scale_lr
+        self.batch_syn, self.real_images, self.regulariser = batch_syn, real_images, regulariser
 
     def setup(self, context: Context, synthesizer: Synthesizer) -> None:
-        """Start without a last layer.
-
-        Raises:
-            ConfigError: a network with running statistics, a batch larger than the synthetic set, or a signal that
-                hands out no real images.
-        """
+        """Start without a last layer."""
         super().setup(context, synthesizer)
         context.signal.require("labelled")
         FlatNetwork(context.network)  # refuses running statistics, which couple the batches
@@ -93,7 +77,7 @@ class RidgeRegression(Objective):
         network = self.context.network
         self.w = None
         self.scale = torch.ones((), device=network.device, dtype=network.dtype, requires_grad=True)
-        self.scale_optimiser = torch.optim.Adam([self.scale], lr=self.scale_lr)
+        self.scale_optimiser = torch.optim.Adam([self.scale], lr=_SCALE_LR)
 
     def _batch_size(self, synthesizer: Synthesizer) -> int:
         return len(synthesizer.inner_batches(1, self.batch_syn, torch.Generator())[0])
@@ -125,7 +109,7 @@ class RidgeRegression(Objective):
             self.w = torch.zeros_like(solved, requires_grad=False)
         loss, gradient, self.error = self._judge(network, self._mixed(solved.detach()))
         if solved.requires_grad:
-            torch.autograd.backward(solved, self.mixing * gradient)
+            torch.autograd.backward(solved, _MIXING * gradient)
             self.student.finish(synthesizer)
         return {"loss": loss, "error": self.error, "scale": float(self.scale.detach())}
 
@@ -137,7 +121,7 @@ class RidgeRegression(Objective):
 
     def _mixed(self, solved: Tensor) -> Tensor:
         assert self.w is not None
-        return (1 - self.mixing) * self.w + self.mixing * solved
+        return (1 - _MIXING) * self.w + _MIXING * solved
 
     def _judge(self, network: Network, weights: Tensor) -> tuple[float, Tensor, float]:
         """Return the loss on real images, its gradient in ``weights`` (F + 1, K), and the share of errors."""

@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from ddkit.base.ranges import Count, Weight
 from ddkit.errors import ConfigError, DivergedError, unknown_name
 from ddkit.networks.flat import FlatNetwork
-from ddkit.objectives.base import Context, Objective, registry, require_counts
+from ddkit.objectives.base import Context, Objective, registry
 from ddkit.objectives.expert_labels import ExpertLabels
 from ddkit.objectives.student_batches import StudentBatches
 from ddkit.objectives.trajectory_source import ExpertSegment, trajectories
@@ -76,9 +77,6 @@ class TrajectoryMatching(Objective):
             (exact, the graph of all steps), see :mod:`ddkit.objectives.unrolling`.
         init_noise: r, relative size of the noise on the initial student weights.
         soft_labels: ``none``, ``per_segment`` or ``fixed``; the latter two need ``synthesis.labels=assigned``.
-
-    Raises:
-        ConfigError: an option out of range or an unknown name.
     """
 
     gradient_scale = "trajectory"
@@ -88,30 +86,22 @@ class TrajectoryMatching(Objective):
 
     def __init__(
         self,
-        student_steps: int = 20,
-        expert_epochs: int = 2,
-        max_start_epoch: int = 2,
-        batch_syn: int | None = None,
+        student_steps: Count = 20,
+        expert_epochs: Count = 2,
+        max_start_epoch: Count = 2,
+        batch_syn: Count | None = None,
         lr: float = 0.01,
         learn_lr: bool = True,
         lr_range: tuple[float, float] = (1e-6, 100.0),
         meta_gradient: str = "adjoint",
-        init_noise: float = 0.0,
+        init_noise: Weight = 0.0,
         soft_labels: SoftLabelling = "none",
     ) -> None:
-        require_counts(
-            student_steps=student_steps,
-            expert_epochs=expert_epochs,
-            max_start_epoch=max_start_epoch,
-            batch_syn=batch_syn,
-        )
         lowest, highest = lr_range
         if not 0 < lowest <= highest < math.inf:
             raise ConfigError(f"objective.lr_range={[lowest, highest]} must be two positive numbers, the smaller first")
         if not lowest <= lr <= highest:
             raise ConfigError(f"objective.lr={lr} must lie in objective.lr_range={[lowest, highest]}")
-        if not 0 <= init_noise < math.inf:
-            raise ConfigError(f"objective.init_noise={init_noise} must be a finite number of at least 0")
         if soft_labels not in SOFT_LABELS:
             raise unknown_name("soft labels of trajectory matching", soft_labels, SOFT_LABELS)
         self.student_steps, self.expert_epochs = student_steps, expert_epochs
@@ -127,12 +117,7 @@ class TrajectoryMatching(Objective):
         return self.max_start_epoch - 1 + self.expert_epochs
 
     def setup(self, context: Context, synthesizer: Synthesizer) -> None:
-        """Make the network a function of flat weights and create the student's rate.
-
-        Raises:
-            ConfigError: no experts or too short ones, a network with running statistics, a batch larger than the
-                synthetic set, or labels that do not go with ``soft_labels``.
-        """
+        """Make the network a function of flat weights and create the student's rate."""
         super().setup(context, synthesizer)
         self.epoch = 0  # of the present segment
         self.high, self.warned, self.stuck, self.labelled = 0, False, 0, False
@@ -232,11 +217,7 @@ class TrajectoryMatching(Objective):
             )
 
     def after_step(self, synthesizer: Synthesizer) -> None:
-        """Keep the student's rate in its range.
-
-        Raises:
-            DivergedError: it is not finite any more or above the range.
-        """
+        """Keep the student's rate in its range."""
         lowest, highest = self.lr_range
         rate = float(self.rate.detach())
         if not rate <= highest:

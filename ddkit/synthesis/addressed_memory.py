@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddkit.base.ranges import Count
 from ddkit.data.distilled.limits import Decoding, check_learned, image_shape, required, whole
 from ddkit.data.real import RealData
 from ddkit.errors import ArtifactError, ConfigError
-from ddkit.synthesis.base import ANY_SCALE, Synthesizer, registry
+from ddkit.synthesis.base import ANY_SCALE, Synthesizer, registry, with_targets
 from ddkit.synthesis.labels import LabelKind
 
 #: Share of the budget that bases take where their number is not given: that of the published CIFAR-10 setting.
@@ -74,7 +75,6 @@ class AddressedMemory(Synthesizer):
         bases: K_b; None for 0.4 of the budget.
         rows: r, images of each class; None for all that fit.
         downsample: d, which divides H and W.
-        batch_rows: most images of each class that an outer step looks at, drawn anew.
         labels: as for pixels, for decoded images.
         label_confidence: initial probability of the own class of soft, learned and projected labels.
 
@@ -85,6 +85,7 @@ class AddressedMemory(Synthesizer):
 
     name = "addressed-memory"
     inits = ("noise",)
+    batch_images = 32
 
     #: Those of the published objective, and ddkit's choice for all others.
     optimisers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -104,17 +105,12 @@ class AddressedMemory(Synthesizer):
         num_classes: int,
         ipc: int,
         shape: tuple[int, int, int],
-        bases: int | None = None,
-        rows: int | None = None,
-        downsample: int = 1,
-        batch_rows: int = 32,
+        bases: Count | None = None,
+        rows: Count | None = None,
+        downsample: Count = 1,
         labels: LabelKind | Tensor = "hard",
         label_confidence: float = 0.9,
     ) -> None:
-        given = {"bases": bases, "rows": rows, "downsample": downsample, "batch_rows": batch_rows}
-        for option, value in given.items():
-            if value is not None and value < 1:
-                raise ConfigError(f"synthesis.{option}={value} must be at least 1")
         if shape[1] % downsample or shape[2] % downsample:
             raise ConfigError(
                 f"synthesis.downsample={downsample} does not divide the sides of {shape[1]}x{shape[2]} images: choose "
@@ -124,25 +120,12 @@ class AddressedMemory(Synthesizer):
         count = bases or default_bases(num_classes, ipc, downsample)
         per_class = _checked_rows(max(1, num_classes), ipc, shape, count, downsample, rows)
         super().__init__(num_classes, ipc, shape, labels, label_confidence, decoded_per_class=per_class)
-        self.batch_rows = batch_rows
         self.bases = nn.Parameter(torch.zeros(count, shape[0], *sides))
         self.addressing = nn.Parameter(torch.zeros(len(self), count))
 
     def group_of(self, parameter: str) -> str:
         """Return ``images`` for bases, ``addressing``, or ``labels``."""
         return "addressing" if parameter == "addressing" else super().group_of(parameter)
-
-    def batch_index(self, classes: Tensor, generator: torch.Generator) -> Tensor:
-        """Return all images of ``classes`` (G,), or ``batch_rows`` random ones of each, class after class."""
-        if self.decoded_per_class <= self.batch_rows:
-            return self.index_of(classes)
-        chosen = [torch.randperm(self.decoded_per_class, generator=generator)[: self.batch_rows] for _ in classes]
-        return (classes[:, None] * self.decoded_per_class + torch.stack(chosen).to(classes.device)).flatten()
-
-    @property
-    def batch_per_class(self) -> int:
-        """At most ``batch_rows``."""
-        return min(self.batch_rows, self.decoded_per_class)
 
     @property
     def views(self) -> int:
@@ -166,22 +149,13 @@ class AddressedMemory(Synthesizer):
                 bound = math.sqrt(6 / (len(table) + table[0].numel()))
                 table.copy_(bound * (2 * torch.rand(table.shape, generator=generator) - 1))
 
-    def stored(self) -> dict[str, Tensor]:
-        """Return ``bases``, ``addressing`` (K * r, K_b), class-major, and, unless they are hard, the ``labels``."""
-        tables = {"bases": self.bases.detach(), "addressing": self.addressing.detach()}
-        return {**tables, **self.stored_targets()}
-
     def options(self) -> dict[str, Any]:
         """Return the number of classes and the shape of an image."""
         return {"num_classes": self.num_classes, "shape": list(self.shape)}
 
     @staticmethod
     def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding:
-        """Return what one product of both tables takes.
-
-        Raises:
-            ArtifactError: tables that do not fit together or do not make images of the stored shape.
-        """
+        """Return what one product of both tables takes."""
         bases, addressing = required(stored, {"bases": 4, "addressing": 2})
         num_classes, shape = whole(options, "num_classes"), image_shape(options)
         if len(addressing) % num_classes or addressing.shape[1:] != bases.shape[:1]:
@@ -201,19 +175,13 @@ class AddressedMemory(Synthesizer):
         num_classes, shape = whole(options, "num_classes"), image_shape(options)
         with torch.no_grad():
             images = recall(stored["bases"], stored["addressing"], shape).contiguous()
-        if "labels" in stored:
-            return images, stored["labels"]
-        return images, torch.arange(num_classes).repeat_interleave(len(images) // num_classes)
+        return with_targets(images, stored, num_classes)
 
 
 def _checked_rows(
     num_classes: int, ipc: int, shape: Sequence[int], bases: int, downsample: int, rows: int | None
 ) -> int:
-    """Return the rows of each class: ``rows``, or as many as fit.
-
-    Raises:
-        ConfigError: the budget does not hold them, or all decoded images together are too large.
-    """
+    """Return the rows of each class: ``rows``, or as many as fit."""
     most = rows_that_fit(num_classes, ipc, shape, bases, downsample)
     budget, size = ipc * num_classes * math.prod(shape), math.prod(shape) // downsample**2
     if most < 1:

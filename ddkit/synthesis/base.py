@@ -15,7 +15,7 @@ from ddkit.base.stages import Stages
 from ddkit.data.distilled import codecs
 from ddkit.data.distilled.budget import Budget
 from ddkit.data.distilled.dataset import DistilledDataset
-from ddkit.data.distilled.limits import Decoding, image_shape, required, whole
+from ddkit.data.distilled.limits import Decoding, image_shape, required, stored_images, whole
 from ddkit.data.preprocessing import Preprocessing
 from ddkit.data.real import RealData
 from ddkit.errors import ArtifactError, ConfigError, unknown_name
@@ -55,6 +55,8 @@ class Synthesizer(nn.Module, ABC):
     inits: ClassVar[tuple[str, ...]] = ("real", "noise")
     #: Optimiser settings by the scale of an objective's gradients; under :data:`ANY_SCALE` those for every other one.
     optimisers: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    #: Most decoded images of a class that an outer step looks at; None for all.
+    batch_images: int | None = None
     #: Told how far :meth:`initialise` is where it takes a while.
     report: Report = staticmethod(silent)
     #: Keeps how far long work in :meth:`initialise` is; without a run folder nothing.
@@ -138,12 +140,17 @@ class Synthesizer(nn.Module, ABC):
         return rank
 
     def batch_index(self, classes: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the decoded images of ``classes`` (G,) that an outer step looks at, class-major: all of them.
+        """Return the decoded images of ``classes`` (G,) that an outer step looks at, class-major.
 
-        An outer step calls it once, for all classes. A synthesizer with many decoded images per class overrides it, and
-        ``batch_per_class`` with it, to draw some of them.
+        An outer step calls it once, for all classes. Above ``batch_images`` they are drawn anew for every class, one
+        after the other, without replacement.
         """
-        return self.index_of(classes)
+        if self.batch_images is None or self.decoded_per_class <= self.batch_images:
+            return self.index_of(classes)
+        chosen = [torch.randperm(self.decoded_per_class, generator=generator)[: self.batch_images] for _ in classes]
+        return (
+            self.rank_of(classes)[:, None] * self.decoded_per_class + torch.stack(chosen).to(classes.device)
+        ).flatten()
 
     def inner_batches(self, steps: int, size: int | None, generator: torch.Generator) -> list[Tensor]:
         """Return the decoded images on which a student trains in each of ``steps`` inner steps.
@@ -179,7 +186,7 @@ class Synthesizer(nn.Module, ABC):
     @property
     def batch_per_class(self) -> int:
         """Decoded images of each class that an outer step looks at: how many :meth:`batch_index` returns."""
-        return self.decoded_per_class
+        return min(self.decoded_per_class, self.batch_images or self.decoded_per_class)
 
     @property
     def views(self) -> int:
@@ -360,12 +367,33 @@ class Synthesizer(nn.Module, ABC):
         )
 
 
-def _checked_classes(present: Sequence[int], num_classes: int) -> tuple[int, ...]:
-    """Return the classes with images.
+class StoredImages(Synthesizer):
+    """A synthesizer whose artifact keeps the training images themselves: ``images`` and ``labels`` say it all."""
 
-    Raises:
-        ConfigError: none, a number that is no class, or an order that is not ascending.
-    """
+    def options(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+    @classmethod
+    def decoding(cls, stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding:
+        """Return the number and shape of the stored images."""
+        return stored_images(stored)
+
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return the stored images and targets as they are."""
+        return stored["images"], stored["labels"]
+
+
+def with_targets(images: Tensor, stored: Mapping[str, Tensor], num_classes: int) -> tuple[Tensor, Tensor]:
+    """Return decoded images with their stored targets; hard ones are not stored and follow from the order."""
+    if "labels" in stored:
+        return images, stored["labels"]
+    return images, torch.arange(num_classes).repeat_interleave(len(images) // num_classes)
+
+
+def _checked_classes(present: Sequence[int], num_classes: int) -> tuple[int, ...]:
+    """Return the classes with images."""
     chosen = tuple(int(number) for number in present)
     if not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < 0 or chosen[-1] >= num_classes:
         raise ConfigError(f"classes {list(chosen)} must be different numbers from 0 to {num_classes - 1}, ascending")

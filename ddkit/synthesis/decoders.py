@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ddkit.base.ranges import Count
 from ddkit.data.distilled.limits import Decoding, divided, image_shape, required, whole
 from ddkit.data.real import RealData
 from ddkit.errors import ArtifactError, ConfigError, DataError
-from ddkit.synthesis.base import ANY_SCALE, Synthesizer, registry
+from ddkit.synthesis.base import ANY_SCALE, Synthesizer, registry, with_targets
 from ddkit.synthesis.labels import LabelKind
 from ddkit.synthesis.latent import CHUNK, checked_codes, code_sides, decode_pairs, sizes
 from ddkit.synthesis.pixels import check_ipc_fits
@@ -87,20 +88,17 @@ class SharedDecoders(Synthesizer):
         num_classes: int,
         ipc: int,
         shape: tuple[int, int, int],
-        codes: int | None = None,
-        decoders: int = 4,
-        code_channels: int = 2,
-        hidden: int = 8,
-        warm_steps: int = 200,
-        batch_decoders: int | None = None,
+        codes: Count | None = None,
+        decoders: Count = 4,
+        code_channels: Count = 2,
+        hidden: Count = 8,
+        warm_steps: Count = 200,
+        batch_decoders: Count | None = None,
         labels: LabelKind | Tensor = "hard",
         label_confidence: float = 0.9,
     ) -> None:
         chosen = {"decoders": decoders, "code_channels": code_channels, "hidden": hidden}
-        for option, value in {**chosen, "codes": codes, "warm_steps": warm_steps}.items():
-            if value is not None and value < 1:
-                raise ConfigError(f"synthesis.{option}={value} must be at least 1")
-        if batch_decoders is not None and not 1 <= batch_decoders <= decoders:
+        if batch_decoders is not None and batch_decoders > decoders:
             raise ConfigError(
                 f"synthesis.batch_decoders={batch_decoders} must lie between 1 and synthesis.decoders={decoders}"
             )
@@ -207,21 +205,13 @@ class SharedDecoders(Synthesizer):
     def _decoder(self) -> list[nn.Parameter]:
         return [self.first_weight, self.first_bias, self.second_weight, self.second_bias]
 
-    def stored(self) -> dict[str, Tensor]:
-        """Return ``codes`` (K * n, c_z, H', W'), class-major, the decoders and, unless they are hard, ``labels``."""
-        return {**{name: getattr(self, name).detach() for name in ("codes", *_DECODER)}, **self.stored_targets()}
-
     def options(self) -> dict[str, Any]:
         """Return the number of classes and the shape of an image."""
         return {"num_classes": self.num_classes, "shape": list(self.shape)}
 
     @staticmethod
     def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding:
-        """Return what all pairs take.
-
-        Raises:
-            ArtifactError: codes that do not divide among the classes or do not reach the size of the images.
-        """
+        """Return what all pairs take."""
         dimensions = {"codes": 4, "first_weight": 5, "first_bias": 2, "second_weight": 5, "second_bias": 2}
         codes, *decoders = required(stored, dimensions)
         num_classes, shape = whole(options, "num_classes"), image_shape(options)
@@ -247,6 +237,4 @@ class SharedDecoders(Synthesizer):
         num_classes, shape = whole(options, "num_classes"), image_shape(options)
         with torch.no_grad():
             images = decode_pairs(codes, decoders, shape).flatten(0, 1).contiguous()
-        if "labels" in stored:
-            return images, stored["labels"]
-        return images, torch.arange(num_classes).repeat_interleave(len(images) // num_classes)
+        return with_targets(images, stored, num_classes)

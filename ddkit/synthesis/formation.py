@@ -10,11 +10,12 @@ from typing import Any, ClassVar, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from ddkit.base.ranges import Count
 from ddkit.data.distilled.limits import Decoding, check_learned, numbers_of, required, whole
 from ddkit.data.preprocessing import Preprocessing
 from ddkit.data.real import RealData
 from ddkit.errors import ArtifactError, ConfigError, DataError, unknown_name
-from ddkit.synthesis.base import Synthesizer, registry
+from ddkit.synthesis.base import Synthesizer, registry, with_targets
 from ddkit.synthesis.labels import LabelKind
 from ddkit.synthesis.patches import DecodeType, decode_patches, formations, layout, mosaic, patch_bounds
 
@@ -84,16 +85,14 @@ class MultiFormation(Synthesizer):
         num_classes: int,
         ipc: int,
         shape: tuple[int, int, int],
-        factor: int = 2,
+        factor: Count = 2,
         decode_type: DecodeType = "single",
-        batch_images: int = 128,
+        batch_images: Count = 128,
         labels: LabelKind | Tensor = "hard",
         label_confidence: float = 0.9,
     ) -> None:
         if decode_type not in get_args(DecodeType):
             raise unknown_name("synthesis.decode_type", decode_type, get_args(DecodeType))
-        if batch_images < 1:
-            raise ConfigError(f"synthesis.batch_images={batch_images} must be at least 1")
         _check_factor(factor, shape)
         parts = formations(decode_type, ipc, factor, batch_images)
         decoded, size = sum(part.decoded for part in parts), num_classes * math.prod(shape)
@@ -113,21 +112,6 @@ class MultiFormation(Synthesizer):
     def start_images(self) -> int:
         """Real images per class from which the initialisation ``real`` starts."""
         return sum(part.decoded for part in self.start_parts)
-
-    def batch_index(self, classes: Tensor, generator: torch.Generator) -> Tensor:
-        """Return all decoded images of ``classes`` (G,), or ``batch_images`` random ones of each.
-
-        Classes draw one after the other, so the choice does not depend on how they are split into chunks.
-        """
-        if self.decoded_per_class <= self.batch_images:
-            return self.index_of(classes)
-        chosen = [torch.randperm(self.decoded_per_class, generator=generator)[: self.batch_images] for _ in classes]
-        return (classes[:, None] * self.decoded_per_class + torch.stack(chosen).to(classes.device)).flatten()
-
-    @property
-    def batch_per_class(self) -> int:
-        """At most ``batch_images``."""
-        return min(self.batch_images, self.decoded_per_class)
 
     @property
     def views(self) -> int:
@@ -197,10 +181,6 @@ class MultiFormation(Synthesizer):
             return real.batch(index)
         return real.images.index_select(0, index.to(real.images.device)).to(real.device).float() / 255
 
-    def stored(self) -> dict[str, Tensor]:
-        """Return the stored ``images`` (K * ipc, C, H, W) and, unless they are hard, the ``labels`` of decoded ones."""
-        return {"images": self.images.detach(), **self.stored_targets()}
-
     def options(self) -> dict[str, Any]:
         """Return how to decode."""
         return {
@@ -215,11 +195,7 @@ class MultiFormation(Synthesizer):
 
     @staticmethod
     def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding:
-        """Return what all patches take.
-
-        Raises:
-            ArtifactError: options that no run has, or stored images that are not ``ipc`` for each class.
-        """
+        """Return what all patches take."""
         (images,) = required(stored, {"images": 4})
         ipc, factor = whole(options, "ipc"), whole(options, "factor")
         bound, kind = whole(options, "batch_images"), options.get("decode_type")
@@ -249,20 +225,15 @@ class MultiFormation(Synthesizer):
         parts = formations(options["decode_type"], ipc, options["factor"], options["batch_images"])
         per_class = sum(part.decoded for part in parts)
         decoded = len(images) // ipc * per_class
-        labels = stored.get("labels")
-        if labels is None:
-            labels = torch.arange(len(images) // ipc).repeat_interleave(per_class)
         padding = GREY if options["in_pixels"] else 0.0
         mean, std = (torch.tensor(options[name]).to(images).view(-1, 1, 1) for name in ("mean", "std"))
         patches = decode_patches(images, layout(parts), ipc, torch.arange(decoded), padding)
-        return (patches - mean) / std, labels
+        return with_targets((patches - mean) / std, stored, len(images) // ipc)
 
 
 def _check_factor(factor: int, shape: tuple[int, int, int]) -> None:
     """Refuse patches that hold nothing, warn about coarse ones."""
     side = min(shape[1:])
-    if factor < 1:
-        raise ConfigError(f"synthesis.factor={factor} must be at least 1")
     if factor > 1 and factor * SMALLEST_PATCH > side:
         raise ConfigError(
             f"synthesis.factor={factor} leaves patches of less than {SMALLEST_PATCH} pixels in images of "
@@ -277,5 +248,5 @@ def _check_factor(factor: int, shape: tuple[int, int, int]) -> None:
         warnings.warn(
             f"factor {factor} decodes images of {shape[1]}x{shape[2]} from patches of {side / factor:g} pixels, which "
             f"lose much of their content: compare with synthesis.factor=1",
-            stacklevel=3,
+            stacklevel=4,
         )

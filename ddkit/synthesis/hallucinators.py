@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddkit.base.ranges import Count
 from ddkit.data.distilled.limits import Decoding, check_learned, divided, image_shape, required, whole
 from ddkit.data.real import RealData
 from ddkit.errors import ArtifactError, ConfigError
-from ddkit.synthesis.base import ANY_SCALE, Synthesizer, registry
+from ddkit.synthesis.base import ANY_SCALE, Synthesizer, registry, with_targets
 from ddkit.synthesis.labels import LabelKind
 from ddkit.synthesis.pixels import check_ipc_fits
 
@@ -76,12 +77,10 @@ class Hallucinators(Synthesizer):
         num_classes: K.
         ipc: bases per class.
         shape: (C, H, W).
-        hallucinators: m.
+        hallucinators: m. Objectives that unroll a training draw one per inner step, see :meth:`inner_batches`.
         kernel: side q of all kernels, in pixels.
         base_channels: channels of a basis, C_b: 1 or C; None for C.
         identity_start: start near the identity instead of the default initialisation.
-        batch_hallucinators: hallucinators that an outer step looks at, drawn anew for all classes together; None for
-            all. Objectives that unroll a training draw one per inner step, see :meth:`inner_batches`.
         labels: ``hard``, ``soft``, ``learned``, or (K * ipc * m, K) fixed probabilities.
         label_confidence: initial probability of the own class of soft and learned labels.
 
@@ -109,31 +108,23 @@ class Hallucinators(Synthesizer):
         num_classes: int,
         ipc: int,
         shape: tuple[int, int, int],
-        hallucinators: int = 5,
+        hallucinators: Count = 5,
         kernel: int = 3,
         base_channels: int | None = None,
         identity_start: bool = False,
-        batch_hallucinators: int | None = None,
         labels: LabelKind | Tensor = "hard",
         label_confidence: float = 0.9,
     ) -> None:
-        if hallucinators < 1:
-            raise ConfigError(f"synthesis.hallucinators={hallucinators} must be at least 1")
         if not 1 <= kernel <= min(shape[1:]):
             sides = f"{shape[1]}x{shape[2]}"
             raise ConfigError(f"synthesis.kernel={kernel} must lie between 1 and the shorter side of {sides} images")
         if base_channels not in (None, 1, shape[0]):
             raise ConfigError(f"synthesis.base_channels={base_channels} must be 1 or the {shape[0]} of the images")
-        if batch_hallucinators is not None and not 1 <= batch_hallucinators <= hallucinators:
-            raise ConfigError(
-                f"synthesis.batch_hallucinators={batch_hallucinators} must lie between 1 and "
-                f"synthesis.hallucinators={hallucinators}"
-            )
         count, stored = num_classes * ipc, num_classes * ipc * (base_channels or shape[0]) * shape[1] * shape[2]
         what, numbers = f"{count} bases x {hallucinators} hallucinators", count * hallucinators * math.prod(shape)
         check_learned(what, numbers, stored, "lower ipc or synthesis.hallucinators")
         super().__init__(num_classes, ipc, shape, labels, label_confidence, decoded_per_class=ipc * hallucinators)
-        self.kernel, self.identity_start, self.batch_hallucinators = kernel, identity_start, batch_hallucinators
+        self.kernel, self.identity_start = kernel, identity_start
         channels, inner = shape[0], (shape[0], shape[1] - kernel + 1, shape[2] - kernel + 1)
         inputs = base_channels or channels
         self.bases = nn.Parameter(torch.zeros(num_classes * ipc, inputs, *shape[1:]))
@@ -148,35 +139,10 @@ class Hallucinators(Synthesizer):
         """Return ``images`` for bases, ``style`` for hallucinators, or ``labels``."""
         return "style" if parameter in _STYLE else super().group_of(parameter)
 
-    def batch_index(self, classes: Tensor, generator: torch.Generator) -> Tensor:
-        """Return all bases of ``classes`` (G,) through ``batch_hallucinators`` random hallucinators, shared by all."""
-        index = super().batch_index(classes, generator)
-        if self.batch_hallucinators in (None, self.views):
-            return index
-        chosen = torch.randperm(self.views, generator=generator)[: self.batch_hallucinators].sort().values
-        return index.view(-1, self.views)[:, chosen.to(index.device)].flatten()
-
-    @property
-    def batch_per_class(self) -> int:
-        """All bases through ``batch_hallucinators`` hallucinators, or all."""
-        return self.ipc * (self.batch_hallucinators or self.views)
-
     def inner_batches(self, steps: int, size: int | None, generator: torch.Generator) -> list[Tensor]:
         """Return the images of each step of an unrolled training: a chunk of bases through one random hallucinator.
 
-        Chunks come from a permutation of all bases, drawn anew when what is left of it is shorter than a chunk: that
-        rest is dropped, so that shapes are static.
-
-        Args:
-            steps: inner steps N.
-            size: bases per step; None for all.
-            generator: CPU generator.
-
-        Returns:
-            N tensors (size,) int64 of decoded indices on the CPU.
-
-        Raises:
-            ConfigError: a size below 1 or above the number of bases.
+        Chunks of ``size`` bases come from a permutation of all, drawn anew when what is left is shorter than a chunk.
         """
         count = len(self.bases)
         size = count if size is None else size
@@ -240,21 +206,13 @@ class Hallucinators(Synthesizer):
     def _style(self) -> list[nn.Parameter]:
         return [getattr(self, name) for name in _STYLE]
 
-    def stored(self) -> dict[str, Tensor]:
-        """Return ``bases`` (K * ipc, C_b, H, W), class-major, the hallucinators and, unless hard, ``labels``."""
-        return {**{name: getattr(self, name).detach() for name in ("bases", *_STYLE)}, **self.stored_targets()}
-
     def options(self) -> dict[str, Any]:
         """Return the number of classes and the shape of an image."""
         return {"num_classes": self.num_classes, "shape": list(self.shape)}
 
     @staticmethod
     def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding:
-        """Return what all pairs take.
-
-        Raises:
-            ArtifactError: bases that do not divide among the classes, or hallucinators that do not fit them.
-        """
+        """Return what all pairs take."""
         dimensions = (5, 2, 4, 4, 5, 2)
         bases, *style = required(stored, {"bases": 4, **dict(zip(_STYLE, dimensions, strict=True))})
         shape = image_shape(options)
@@ -270,17 +228,11 @@ class Hallucinators(Synthesizer):
         bases, style, num_classes = stored["bases"], [stored[name] for name in _STYLE], whole(options, "num_classes")
         with torch.no_grad():
             images = hallucinate(bases, style).flatten(0, 1).contiguous()
-        if "labels" in stored:
-            return images, stored["labels"]
-        return images, torch.arange(num_classes).repeat_interleave(len(images) // num_classes)
+        return with_targets(images, stored, num_classes)
 
 
 def _check_stored(bases: Tensor, style: Mapping[str, Tensor], shape: Sequence[int]) -> None:
-    """Refuse stored tensors that do not make images of ``shape``.
-
-    Raises:
-        ArtifactError: naming what does not fit.
-    """
+    """Refuse stored tensors that do not make images of ``shape``."""
     channels, height, width = shape
     count, kernel = len(style["sigma"]), style["encoder_weight"].shape[-1]
     inner = (count, channels, height - kernel + 1, width - kernel + 1)

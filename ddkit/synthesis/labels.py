@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from typing import Literal, get_args
 
@@ -10,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddkit.base.ranges import Rate, in_range
 from ddkit.errors import ConfigError, unknown_name
 
 LabelKind = Literal["hard", "soft", "learned", "assigned", "free", "centred", "projected"]
@@ -185,31 +185,28 @@ class ProjectedLabels(FreeLabels):
 
 
 def check_probabilities(probabilities: Tensor) -> None:
-    """Refuse rows (M, K) that are no probabilities.
-
-    Raises:
-        ConfigError: a negative or non-finite entry, or a row whose sum is not 1 within 1e-4.
-    """
+    """Refuse rows (M, K) that are no probabilities."""
     total = probabilities.sum(1)
     if probabilities.min() < 0 or not torch.allclose(total, torch.ones_like(total), atol=1e-4):
         raise ConfigError("soft labels must be probabilities: every row non-negative with sum 1; normalise them first")
 
 
+@in_range("synthesis")
 def make_labels(
-    kind: LabelKind | Tensor, classes: Tensor, num_classes: int, confidence: float, scale: float = 1.0
+    kind: LabelKind | Tensor, classes: Tensor, num_classes: int, label_confidence: float, label_scale: Rate = 1.0
 ) -> Labels:
     """Build the targets of images whose classes are known.
 
     Args:
         kind: ``hard``; ``soft``, fixed probabilities; ``learned``, the softmax of free logits; ``projected``, learned
-            rows that are projected on the simplex; ``free``, learned rows from ``scale`` times one-hot; ``centred``,
-            the same from ``scale`` times (one-hot - 1/K); ``assigned``, by an objective; or an (M, K) tensor of
-            probabilities, kept fixed.
+            rows that are projected on the simplex; ``free``, learned rows from ``label_scale`` times one-hot;
+            ``centred``, the same from ``label_scale`` times (one-hot - 1/K); ``assigned``, by an objective; or an
+            (M, K) tensor of probabilities, kept fixed.
         classes: (M,) int64 class of each image.
         num_classes: K.
-        confidence: initial probability of the image's own class under ``soft``, ``learned`` and ``projected``; the rest
-            is shared equally by the others.
-        scale: factor of the start of ``free`` and ``centred`` rows.
+        label_confidence: initial probability of the image's own class under ``soft``, ``learned`` and ``projected``;
+            the rest is shared equally by the others.
+        label_scale: factor of the start of ``free`` and ``centred`` rows.
 
     Raises:
         ConfigError: an unknown kind, a confidence outside (1/K, 1] (learned and projected rows may start at 1/K,
@@ -221,11 +218,9 @@ def make_labels(
         return SoftLabels(kind.float(), learned=False)
     if kind not in get_args(LabelKind):
         raise unknown_name("labels", kind, get_args(LabelKind))
-    if not 0 < scale < math.inf:
-        raise ConfigError(f"synthesis.label_scale={scale} must be positive and finite, such as 1")
-    if scale != 1 and kind not in ("free", "centred"):
+    if label_scale != 1 and kind not in ("free", "centred"):
         raise ConfigError(
-            f"synthesis.label_scale={scale} scales free and centred labels, these are '{kind}': leave it out"
+            f"synthesis.label_scale={label_scale} scales free and centred labels, these are '{kind}': leave it out"
         )
     if kind == "hard":
         return HardLabels(classes)
@@ -233,10 +228,10 @@ def make_labels(
         return AssignedLabels(classes, num_classes)
     if kind in ("free", "centred"):
         rows = F.one_hot(classes, num_classes).float()
-        return FreeLabels(scale * (rows - 1 / num_classes if kind == "centred" else rows))
-    uniform = kind in ("projected", "learned") and abs(confidence - 1 / num_classes) < UNIFORM_TOLERANCE
-    if not (1 / num_classes < confidence <= 1 or uniform):
-        raise ConfigError(f"synthesis.label_confidence={confidence} must lie in (1/{num_classes}, 1]")
-    probabilities = torch.full((len(classes), num_classes), (1 - confidence) / (num_classes - 1))
-    probabilities[torch.arange(len(classes)), classes] = confidence
+        return FreeLabels(label_scale * (rows - 1 / num_classes if kind == "centred" else rows))
+    uniform = kind in ("projected", "learned") and abs(label_confidence - 1 / num_classes) < UNIFORM_TOLERANCE
+    if not (1 / num_classes < label_confidence <= 1 or uniform):
+        raise ConfigError(f"synthesis.label_confidence={label_confidence} must lie in (1/{num_classes}, 1]")
+    probabilities = torch.full((len(classes), num_classes), (1 - label_confidence) / (num_classes - 1))
+    probabilities[torch.arange(len(classes)), classes] = label_confidence
     return ProjectedLabels(probabilities) if kind == "projected" else SoftLabels(probabilities, kind == "learned")

@@ -8,15 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ddkit.data.distilled.limits import Decoding, stored_images
 from ddkit.data.real import RealData
 from ddkit.errors import DataError
-from ddkit.synthesis.base import Synthesizer, registry
+from ddkit.synthesis.base import StoredImages, registry
 from ddkit.synthesis.labels import LabelKind
 
 
 @registry.register("pixels")
-class Pixels(Synthesizer):
+class Pixels(StoredImages):
     """One learnable image per stored image, in the preprocessed (normalised) space, without any clamp.
 
     Initialisation: ``real`` takes distinct random real images of each class, ``noise`` draws N(0, 1) per pixel,
@@ -89,27 +88,9 @@ class Pixels(Synthesizer):
         """Return ``images`` and ``labels``."""
         return {"images": self.images.detach(), "labels": self.stored_labels()}
 
-    def options(self) -> dict[str, Any]:
-        """Return nothing: the tensors say it all."""
-        return {}
-
-    @staticmethod
-    def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding:
-        """Return the number and shape of the stored images."""
-        return stored_images(stored)
-
-    @staticmethod
-    def from_stored(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Return the stored images and targets as they are."""
-        return stored["images"], stored["labels"]
-
 
 def check_ipc_fits(real: RealData, ipc: int, classes: Sequence[int] | None = None) -> None:
-    """Refuse an IPC above the size of the smallest of ``classes``; None for all of them.
-
-    Raises:
-        DataError: naming the class, its size and the remedy.
-    """
+    """Refuse an IPC above the size of the smallest of ``classes``; None for all of them."""
     counts = real.class_counts
     smallest = min(range(real.num_classes) if classes is None else classes, key=lambda number: int(counts[number]))
     if ipc > int(counts[smallest]):

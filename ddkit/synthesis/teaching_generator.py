@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddkit.data.distilled.limits import MOST_NUMBERS, Decoding, stored_images
+from ddkit.base.ranges import Count
+from ddkit.data.distilled.limits import MOST_NUMBERS
 from ddkit.data.real import RealData
 from ddkit.errors import ConfigError
-from ddkit.synthesis.base import ANY_SCALE, Synthesizer, registry
+from ddkit.synthesis.base import ANY_SCALE, StoredImages, registry
 from ddkit.synthesis.labels import LabelKind
 from ddkit.synthesis.teaching_layers import ConditionalGenerator
 
@@ -22,7 +23,7 @@ SMALLEST_SIDE = 4
 
 
 @registry.register("generator")
-class TeachingGenerator(Synthesizer):
+class TeachingGenerator(StoredImages):
     r"""Images from a conditional generator (GTN; Such et al. 2020, ICML, arXiv 1912.07768; survey Eq. 35 and text).
 
     .. math:: s_{t,i} = G_\phi(z_{t,i}, y_{t,i})
@@ -44,7 +45,6 @@ class TeachingGenerator(Synthesizer):
         noise: numbers in a noise vector.
         hidden: features of the generator's first layer.
         channels: channels of its first maps.
-        amplitude: largest value of a pixel, in standard deviations of the data.
         labels: as for pixels; the generator always sees the class itself.
         label_confidence: initial probability of the own class of soft, learned and projected labels.
 
@@ -66,19 +66,13 @@ class TeachingGenerator(Synthesizer):
         num_classes: int,
         ipc: int,
         shape: tuple[int, int, int],
-        per_batch: int | None = None,
-        noise: int = 128,
-        hidden: int = 1024,
-        channels: int = 128,
-        amplitude: float = 2.0,
+        per_batch: Count | None = None,
+        noise: Count = 128,
+        hidden: Count = 1024,
+        channels: Count = 128,
         labels: LabelKind | Tensor = "hard",
         label_confidence: float = 0.9,
     ) -> None:
-        for option, value in {"noise": noise, "hidden": hidden, "channels": channels, "per_batch": per_batch}.items():
-            if value is not None and value < 1:
-                raise ConfigError(f"synthesis.{option}={value} must be at least 1")
-        if not 0 < amplitude < math.inf:
-            raise ConfigError(f"synthesis.amplitude={amplitude} must be positive and finite, such as 2")
         if min(shape[1:]) < SMALLEST_SIDE:
             raise ConfigError(
                 f"a generator cannot make images of {shape[1]}x{shape[2]}: sides must be at least {SMALLEST_SIDE} "
@@ -92,7 +86,7 @@ class TeachingGenerator(Synthesizer):
             raise ConfigError(f"the images hold more than {MOST_NUMBERS:,} numbers: lower ipc")
         self.batches = ipc // self.per_batch
         self.noise = nn.Parameter(torch.zeros(len(self), noise))
-        self.generator = ConditionalGenerator(noise + num_classes, shape, hidden, channels, amplitude)
+        self.generator = ConditionalGenerator(noise + num_classes, shape, hidden, channels)
 
     def group_of(self, parameter: str) -> str:
         """Return ``noise`` for the curriculum, ``images`` for the generator, or ``labels``."""
@@ -155,17 +149,3 @@ class TeachingGenerator(Synthesizer):
         with torch.no_grad():
             images = self.decode(torch.arange(len(self), device=self.classes.device))
         return {"images": images, "labels": self.stored_labels()}
-
-    def options(self) -> dict[str, Any]:
-        """Return nothing: the tensors say it all."""
-        return {}
-
-    @staticmethod
-    def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding:
-        """Return the number and shape of the stored images."""
-        return stored_images(stored)
-
-    @staticmethod
-    def from_stored(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Return the stored images and targets as they are."""
-        return stored["images"], stored["labels"]

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 #: Added to the variance of a batch, as in PyTorch.
 EPSILON = 1e-5
+#: Largest value of a pixel, in standard deviations of the data.
+AMPLITUDE = 2.0
 
 
 class WeightNormed(nn.Module):
@@ -84,21 +86,19 @@ class ConditionalGenerator(nn.Module):
 
     Linear to ``hidden``; linear to ``channels`` maps of a quarter of the size; twice nearest up-sampling and a 3x3
     convolution, to half the channels and to those of the image. Batch normalisation and a leaky ReLU of slope 0.1
-    follow all but the last layer, ``amplitude * tanh`` follows that.
+    follow all but the last layer, ``2 tanh`` follows that.
 
     Args:
         inputs: numbers that enter per image, noise and label.
         shape: (C, H, W) of an image; sides that are no multiples of 4 are rounded up on the way.
         hidden: features of the first layer.
         channels: channels of the first maps.
-        amplitude: of the images, in standard deviations of the data.
     """
 
-    def __init__(self, inputs: int, shape: tuple[int, int, int], hidden: int, channels: int, amplitude: float) -> None:
+    def __init__(self, inputs: int, shape: tuple[int, int, int], hidden: int, channels: int) -> None:
         super().__init__()
         self.sides = [(math.ceil(shape[1] / part), math.ceil(shape[2] / part)) for part in (4, 2, 1)]
         height, width = self.sides[0]
-        self.amplitude = amplitude
         half = max(1, channels // 2)
         self.layers = nn.ModuleList(
             [
@@ -124,4 +124,4 @@ class ConditionalGenerator(nn.Module):
             if number == 2:
                 x = F.interpolate(x.unflatten(1, (-1, *self.sides[0])), size=self.sides[1])
             x = F.leaky_relu(norm(layer(x), batches), 0.1)
-        return self.amplitude * torch.tanh(self.layers[3](F.interpolate(x, size=self.sides[2])))
+        return AMPLITUDE * torch.tanh(self.layers[3](F.interpolate(x, size=self.sides[2])))

@@ -189,11 +189,7 @@ class DistilledReplayBuffer(ClassMemory):
         return 1 if self.shrink == "herding" else sum(len(part.holds) for part in parts)
 
     def resize(self, strategy: Any, new_size: int) -> None:
-        """Set the size to ``new_size`` images; shares that have become too large shrink at once, within the time limit.
-
-        Raises:
-            ConfigError: fewer images than classes.
-        """
+        """Set the size to ``new_size`` images; shares that are too large now shrink at once, within the time limit."""
         self._start_clock()
         super().resize(strategy, new_size)
 

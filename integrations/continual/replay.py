@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddkit.base.ranges import Count, in_range
 from ddkit.errors import ConfigError
 from ddkit.integrations.continual.exposure import Group
 from ddkit.integrations.continual.host import (
@@ -35,14 +36,10 @@ class RepeatedMemory(ExemplarsBuffer):  # type: ignore[misc]
     Args:
         policy: any storage policy; it goes on holding the images.
         batch: images of a memory batch.
-
-    Raises:
-        ConfigError: a batch below 1.
     """
 
-    def __init__(self, policy: Any, batch: int) -> None:
-        if batch < 1:
-            raise ConfigError(f"memory batch of {batch} images: give at least 1")
+    @in_range("")
+    def __init__(self, policy: Any, batch: Count) -> None:
         self.policy, self.batch = policy, batch
 
     @property
@@ -155,9 +152,6 @@ def replay(policy: Any, memory_batch_size: int, *, repeat_to_batch: bool = True)
         policy: what holds the memory.
         memory_batch_size: images of the memory in each mini-batch, beside the stream's.
         repeat_to_batch: whether a memory smaller than its batch fills it by repetition.
-
-    Raises:
-        ConfigError: a batch below 1.
     """
     policy = RepeatedMemory(policy, memory_batch_size) if repeat_to_batch else policy
     return [ReplayPlugin(mem_size=policy.max_size, batch_size_mem=memory_batch_size, storage_policy=policy)]

@@ -18,9 +18,6 @@ class Window:
 
     Args:
         limit: images at most, and after how many arrived ones it is full.
-
-    Raises:
-        ConfigError: a limit below 1.
     """
 
     def __init__(self, limit: int) -> None:

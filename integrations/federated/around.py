@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ddkit.base.ranges import Weight, in_range
 from ddkit.errors import ConfigError
 from ddkit.models.base import weights_by_name
 from ddkit.networks.network import Network
@@ -57,9 +57,8 @@ class NetworksAround(NetworkSource):
         ConfigError: a radius that is negative or not finite, or a model without a classifier.
     """
 
-    def __init__(self, network: Network, radius: float) -> None:
-        if not 0 <= radius < math.inf:
-            raise ConfigError(f"radius={radius} must be a finite number of at least 0")
+    @in_range("")
+    def __init__(self, network: Network, radius: Weight) -> None:
         self.radius = radius
         self._view = FeaturesAndLogits(network)
         self._origin = torch.cat([parameter.detach().flatten() for parameter in network.module.parameters()])

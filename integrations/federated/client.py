@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 
 from ddkit import methods
+from ddkit.base.ranges import Count, in_range
 from ddkit.base.streams import Streams, derive_seed
 from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, DDKitError
@@ -76,23 +77,22 @@ class DistillClient:
         UnknownNameError: no such method or wire format.
     """
 
+    @in_range("")
     def __init__(
         self,
         task: Task,
         load: Load,
         *,
         method: str = "dm",
-        ipc: int = 10,
+        ipc: Count = 10,
         wire: Wire = "uint8",
         options: Mapping[str, Any] | None = None,
-        min_class_size: int = 2,
+        min_class_size: Count = 2,
         allow_real_init: bool = False,
         private: PrivateRelease | None = None,
         seed: int = 0,
     ) -> None:
         check_wire(wire)
-        if ipc < 1 or min_class_size < 1:
-            raise ConfigError(f"ipc={ipc} and min_class_size={min_class_size} must be at least 1")
         if min_class_size < 2 and not allow_real_init:
             raise ConfigError(
                 "min_class_size=1 sends the copy of an image where a class has one: use at least 2, or "
@@ -161,11 +161,7 @@ class DistillClient:
         return pack(distilled, real.class_counts.tolist(), self.wire)
 
     def _networks(self, asked: RecordDict, config: ConfigRecord) -> Callable[[], NetworksAround]:
-        """Return what makes the networks around the weights that the server sent.
-
-        Raises:
-            ConfigError: this client is set to another model.
-        """
+        """Return what makes the networks around the weights that the server sent."""
         spec = ModelSpec.parse(str(config[MODEL]))
         own = self.options.get("model")
         if own is not None and ModelSpec.parse(own) != spec:

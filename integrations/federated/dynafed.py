@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddkit.base.ranges import Count, Weight, in_range
 from ddkit.base.streams import Streams, derive_seed
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ConfigError, DivergedError, RunError
@@ -72,26 +73,22 @@ class ServerDistill(Strategy):
         ConfigError: an option out of range, batch norm, or a recipe that does not suit.
     """
 
+    @in_range("")
     def __init__(
         self,
         task: Task,
         base: FedAvg,
         *,
         model: str = "convnet",
-        warmup_rounds: int = 25,
-        ipc: int = 15,
+        warmup_rounds: Count = 25,
+        ipc: Count = 15,
         method: str = "mtt",
         options: Mapping[str, Any] | None = None,
         recipe: TrainingRecipe | None = None,
-        min_clients: int = 2,
-        wait: float = 600.0,
+        min_clients: Count = 2,
+        wait: Weight = 600.0,
         seed: int = 0,
     ) -> None:
-        if warmup_rounds < 1 or ipc < 1 or min_clients < 1 or not wait >= 0:
-            raise ConfigError(
-                f"warmup_rounds={warmup_rounds}, ipc={ipc} and min_clients={min_clients} must be at least 1, "
-                f"wait={wait} at least 0"
-            )
         self.task, self.base, self.spec = task, base, ModelSpec.parse(model)
         self.module = self.spec.build(task.shape, task.num_classes, derive_seed(seed, "global-model"))
         if uses_batch_norm(self.module):

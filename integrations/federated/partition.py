@@ -6,15 +6,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddkit.base.ranges import Count, Rate, in_range
 from ddkit.base.streams import Streams
 from ddkit.data.real import RealData
-from ddkit.errors import ConfigError, DataError
+from ddkit.errors import DataError
 
 #: Draws after which a partition without enough images for every client is given up.
 TRIES = 100
 
 
-def dirichlet_partition(real: RealData, clients: int, alpha: float, seed: int, min_size: int = 10) -> list[Tensor]:
+@in_range("")
+def dirichlet_partition(real: RealData, clients: Count, alpha: Rate, seed: int, min_size: int = 10) -> list[Tensor]:
     r"""Divide each class among clients in shares drawn from a symmetric Dirichlet distribution (Hsu et al. 2019).
 
     .. math:: (p_{1,c}, \dots, p_{M,c}) \sim \mathrm{Dir}(\alpha, \dots, \alpha) \quad \text{for every class } c
@@ -36,8 +38,6 @@ def dirichlet_partition(real: RealData, clients: int, alpha: float, seed: int, m
         ConfigError: fewer than one client, or an alpha that is not positive.
         DataError: no draw gives every client ``min_size`` images.
     """
-    if clients < 1 or not alpha > 0:
-        raise ConfigError(f"clients={clients} must be at least 1 and alpha={alpha} positive")
     streams = Streams(seed)
     generator = np.random.Generator(np.random.PCG64(streams.integer("dirichlet")))
     orders = [index[torch.randperm(len(index), generator=streams("order"))] for index in real.class_index]

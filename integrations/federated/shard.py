@@ -26,11 +26,7 @@ Networks = Callable[[], NetworkSource]
 
 
 def require_no_records(config: DistillConfig, allowed: bool) -> None:
-    """Refuse a method that sends real images or near copies of them, unless that is ``allowed``.
-
-    Raises:
-        ConfigError: a coreset, or a start other than ``UNSEEN_STARTS``.
-    """
+    """Refuse a method that sends real images or near copies of them, unless that is ``allowed``."""
     if allowed:
         return
     if config.selection is not None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ddkit.base.ranges import Count, in_range
 from ddkit.errors import ConfigError, RunError, unknown_name
 from ddkit.integrations.federated.flower import (
     CLIENT_RAISED,
@@ -65,11 +66,10 @@ class InProcessGrid(Grid):
         node_config: for each partition what else its ``context.node_config`` holds; None for nothing.
     """
 
+    @in_range("")
     def __init__(
-        self, client: ClientApp, clients: int, node_config: Callable[[int], dict[str, Any]] | None = None
+        self, client: ClientApp, clients: Count, node_config: Callable[[int], dict[str, Any]] | None = None
     ) -> None:
-        if clients < 1:
-            raise ConfigError(f"clients={clients}: a federation has at least 1")
         self._client = client
         self._run = Run.create_empty(run_id=RUN_ID)
         self._replies: dict[str, Message] = {}
@@ -133,11 +133,12 @@ class InProcessGrid(Grid):
             return Message(Error(CLIENT_RAISED, f"{type(error).__name__}: {error}"), reply_to=message)
 
 
+@in_range("")
 def simulate(
     strategy: Strategy,
     client: ClientApp,
     *,
-    clients: int,
+    clients: Count,
     rounds: int = 1,
     how: How = "in-process",
     initial_arrays: ArrayRecord | None = None,
@@ -187,8 +188,6 @@ def simulate(
             grid = CountingGrid(InProcessGrid(client, clients))
             result = strategy.start(grid, **options)
         return Simulation(result, grid.traffic, time.monotonic() - begun)
-    if clients < 1:
-        raise ConfigError(f"clients={clients}: a federation has at least 1")
     with flower_log(verbose):
         outcome = _on_ray(strategy, client, clients, cpus, options)
     return Simulation(*outcome, time.monotonic() - begun)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from ddkit.base.ranges import Count, Rate, Weight, Whole, in_range
 from ddkit.base.streams import Streams, derive_seed
 from ddkit.errors import ConfigError, RunError, unknown_name
 from ddkit.integrations.federated.client import ARRAYS, CONFIG, DISTIL, MODEL, RADIUS, ROUND
@@ -81,6 +82,7 @@ class FedDistill(Strategy):
         ConfigError: an option out of range, or a model or recipe that does not exist.
     """
 
+    @in_range("")
     def __init__(
         self,
         task: Task,
@@ -88,15 +90,15 @@ class FedDistill(Strategy):
         model: str = "convnet",
         recipe: TrainingRecipe | None = None,
         rounds: Rounds = "one-shot",
-        radius: float = 5.0,
+        radius: Rate = 5.0,
         weighting: Weighting = "counts",
-        min_clients: int = 2,
+        min_clients: Count = 2,
         max_bytes_per_client: int | str = "2MB",
-        max_ipc: int = 50,
-        staleness: int = 0,
+        max_ipc: Count = 50,
+        staleness: Whole = 0,
         min_cosine: float | None = None,
         exclude_suspects: bool = False,
-        wait: float = 600.0,
+        wait: Weight = 600.0,
         folder: Path | str | None = None,
         seed: int = 0,
     ) -> None:
@@ -104,11 +106,6 @@ class FedDistill(Strategy):
             raise unknown_name("kind of rounds", rounds, ("one-shot", "iterative"))
         if weighting not in ("counts", "equal"):
             raise unknown_name("weighting", weighting, ("counts", "equal"))
-        if min_clients < 1 or max_ipc < 1 or staleness < 0 or not radius > 0 or not wait >= 0:
-            raise ConfigError(
-                f"min_clients={min_clients} and max_ipc={max_ipc} are at least 1, staleness={staleness} and "
-                f"wait={wait} at least 0, radius={radius} positive"
-            )
         self.task, self.spec = task, ModelSpec.parse(model)
         self.recipe = TrainingRecipe.standard("mnist") if recipe is None else recipe
         check_recipe(self.recipe)

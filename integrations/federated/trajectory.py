@@ -32,11 +32,7 @@ class GlobalTrajectory(NetworkSource):
         self.count, self.epochs = 1, len(weights) - 1
 
     def require_epochs(self, last: int) -> None:
-        """Refuse a segment that ends after the last round kept.
-
-        Raises:
-            ConfigError: there are fewer.
-        """
+        """Refuse a segment that ends after the last round kept."""
         if last > self.epochs:
             raise ConfigError(
                 f"round {last} of the global model is read, {self.epochs} were kept: raise warmup_rounds, or lower "

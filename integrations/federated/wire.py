@@ -76,11 +76,7 @@ def bytes_of(size: int | str) -> int:
 
 
 def check_wire(wire: str) -> None:
-    """Refuse a number format of images that is not of ``WIRES``.
-
-    Raises:
-        UnknownNameError: with the nearest one.
-    """
+    """Refuse a number format of images that is not of ``WIRES``."""
     if wire not in WIRES:
         raise unknown_name("wire format", wire, WIRES)
 

@@ -84,11 +84,7 @@ def shares(sizes: Sequence[int], total: int) -> list[int]:
 
 
 def check_selectable(task: NodeTask, counts: Sequence[int], method: str) -> None:
-    """Refuse to select more nodes of a class than are labelled.
-
-    Raises:
-        ConfigError: naming the class.
-    """
+    """Refuse to select more nodes of a class than are labelled."""
     for label, nodes, wanted in zip(task.classes, task.labelled(), counts, strict=True):
         if wanted > len(nodes):
             raise ConfigError(

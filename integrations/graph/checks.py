@@ -30,11 +30,7 @@ _SPLIT = "add masks with torch_geometric.transforms.RandomNodeSplit()"
 
 
 def check_kind(data: Any) -> None:
-    """Refuse what is not one homogeneous static graph.
-
-    Raises:
-        DataError: another type, or a graph marked as private.
-    """
+    """Refuse what is not one homogeneous static graph."""
     if isinstance(data, HeteroData):
         raise DataError("HeteroData has several node types, which cannot be condensed: use data.to_homogeneous()")
     if isinstance(data, TemporalData):

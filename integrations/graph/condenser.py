@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
+from ddkit.base.ranges import require
 from ddkit.base.registry import checked_options
 from ddkit.base.streams import Streams
 from ddkit.base.version import __version__
@@ -144,9 +145,8 @@ class GraphCondenser(BaseTransform):
         if self.method == "means" and asked and self.nodes_per_class != 1:
             raise ConfigError("method=means makes one node a class: leave ratio and nodes_per_class out, or use kmeans")
         for name in ("graphs_per_class", "nodes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name}={value} must be at least 1")
+            if getattr(self, name) is not None:
+                require(name, getattr(self, name), ge=1)
 
     def _check_set(self, given: dict[str, Any]) -> None:
         """Refuse, for a set of graphs, what has a meaning for nodes only."""
@@ -158,8 +158,9 @@ class GraphCondenser(BaseTransform):
                 raise ConfigError(f"{name}={given[name]!r} is for the nodes of one graph, not for sets: leave it out")
 
     def _check(self) -> None:
-        if self.hops < 0:
-            raise ConfigError(f"hops={self.hops} must not be negative")
+        require("hops", self.hops, ge=0)
+        require("threshold", self.threshold, ge=0, lt=1)
+        require("seed", self.seed, ge=0)
         if self.structure == "learned" and self.hops == 0 and self.backbone == "sgc":
             raise ConfigError("hops=0 with learned structure: SGC would never see the edges, use hops=1 or more")
         if self.backbone == "gcn" and LEARNED.get(self.method, LEARNED["gcdm"]).match is not match_gradients:
@@ -168,12 +169,8 @@ class GraphCondenser(BaseTransform):
             )
         if self.directed == "keep" and self.backbone != "sgc":
             raise ConfigError("directed='keep' works with backbone=sgc only: use directed='symmetrise'")
-        if not 0 <= self.threshold < 1:
-            raise ConfigError(f"threshold={self.threshold} must be at least 0 and below 1")
         if self.setting == "inductive" and self.features == "identity":
             raise ConfigError("features='identity' names nodes that an inductive run never sees: use features='degree'")
-        if self.seed < 0:
-            raise ConfigError(f"seed={self.seed} must be a non-negative integer")
 
     def _options(self, changes: dict[str, Any]) -> Options | GraphOptions | None:
         """Lay ``changes`` over the method's own options."""
@@ -187,9 +184,7 @@ class GraphCondenser(BaseTransform):
             for name in changes:
                 raise unknown_name(f"option of method {self.method}", name, [])
             return None
-        options = dataclasses.replace(base, **checked_options(f"method {self.method}", type(base), changes))
-        options.check()
-        return options
+        return dataclasses.replace(base, **checked_options(f"method {self.method}", type(base), changes))
 
     @overload
     def condense(self, data: Data) -> Data: ...

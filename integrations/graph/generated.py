@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from ddkit.base.ranges import Count, Rate, Share, in_range
 from ddkit.base.streams import Streams
 from ddkit.errors import ConfigError
 from ddkit.integrations.graph.host import Data, KarateClub
@@ -27,14 +31,15 @@ def karate_club(seed: int = 0) -> Data:
     return masks(data, train, rest[:15], rest[15:])
 
 
+@in_range("")
 def block_model(
-    classes: int = 4,
+    classes: Count = 4,
     nodes_per_class: int = 100,
-    features: int = 32,
-    within: float = 0.05,
-    between: float = 0.005,
+    features: Count = 32,
+    within: Share = 0.05,
+    between: Share = 0.005,
     noise: float = 2.0,
-    labelled: int = 20,
+    labelled: Count = 20,
     seed: int = 0,
 ) -> Data:
     """Draw a stochastic block model whose nodes see their class mean under noise.
@@ -52,10 +57,8 @@ def block_model(
     Raises:
         ConfigError: no node left to test on, or a probability out of range.
     """
-    if 2 * labelled >= nodes_per_class or min(classes, features, labelled) < 1:
+    if 2 * labelled >= nodes_per_class:
         raise ConfigError(f"labelled={labelled} twice must leave some of nodes_per_class={nodes_per_class} to test on")
-    if not (0 <= between <= 1 and 0 <= within <= 1):
-        raise ConfigError(f"within={within} and between={between} are probabilities: 0 to 1")
     streams = Streams(seed)
     y = torch.arange(classes).repeat_interleave(nodes_per_class)
     chance = torch.where(y[:, None] == y[None], within, between)
@@ -68,16 +71,17 @@ def block_model(
     return masks(data, *(m.nonzero().flatten() for m in (train, val, ~(train | val))))
 
 
+@in_range("")
 def citation_model(
     nodes: int = 3000,
-    classes: int = 6,
-    features: int = 2000,
-    words: float = 30.0,
+    classes: Annotated[int, Field(ge=2)] = 6,
+    features: Count = 2000,
+    words: Rate = 30.0,
     repeated: bool = False,
-    topical: float = 0.3,
-    degree: float = 4.0,
-    homophily: float = 0.75,
-    labelled: int = 20,
+    topical: Share = 0.3,
+    degree: Rate = 4.0,
+    homophily: Share = 0.75,
+    labelled: Count = 20,
     validation: int = 500,
     test: int = 1000,
     seed: int = 0,
@@ -104,15 +108,10 @@ def citation_model(
     Raises:
         ConfigError: not enough nodes for the splits, or a share out of range.
     """
-    if classes < 2 or min(features, labelled) < 1 or 6 * classes * labelled + validation + test > nodes:
+    if 6 * classes * labelled + validation + test > nodes:
         raise ConfigError(
             f"nodes={nodes} must be at least six times labelled={labelled} for each of {classes} classes, beside "
             f"{validation + test} to validate and test on"
-        )
-    if not (0 <= topical <= 1 and 0 <= homophily <= 1 and words > 0 and degree > 0):
-        raise ConfigError(
-            f"topical={topical} and homophily={homophily} are shares, 0 to 1, and words={words} and degree={degree} "
-            f"positive numbers"
         )
     streams = Streams(seed)
     y = torch.multinomial(
@@ -157,7 +156,10 @@ def _citations(y: Tensor, degree: float, homophily: float, generator: torch.Gene
     return torch.stack([keys // len(y), keys % len(y)])
 
 
-def random_families(per_class: int = 200, nodes: int = 20, noise: float = 0.3, seed: int = 0) -> list[Data]:
+@in_range("")
+def random_families(
+    per_class: Count = 200, nodes: Annotated[int, Field(ge=8)] = 20, noise: float = 0.3, seed: int = 0
+) -> list[Data]:
     """Draw graphs of three families: preferential attachment, small worlds and random cycles laid over each other.
 
     Features (N, 8) are the degree, one-hot up to 7 and above, under noise.
@@ -168,8 +170,6 @@ def random_families(per_class: int = 200, nodes: int = 20, noise: float = 0.3, s
         noise: standard deviation of the noise.
         seed: of the draw.
     """
-    if nodes < 8 or per_class < 1:
-        raise ConfigError(f"nodes={nodes} must be at least 8 and per_class={per_class} at least 1")
     generator = Streams(seed)("families")
     graphs = []
     for row, family in enumerate((_attached, _small_world, _cycles)):

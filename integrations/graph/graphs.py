@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
+from ddkit.base.ranges import Count, Rate, Weight, in_range
 from ddkit.base.streams import Streams
 from ddkit.errors import ConfigError, DivergedError
 from ddkit.integrations.graph.backbones import glorot
@@ -22,6 +23,7 @@ from ddkit.integrations.graph.sets import Graph, checked_graphs, laid
 from ddkit.objectives.distances import gradient_distance
 
 
+@in_range("")
 @dataclass(frozen=True)
 class GraphOptions:
     """How condensed graphs are learned (Jin et al. 2022, DosCond).
@@ -36,30 +38,13 @@ class GraphOptions:
         sparsity: weight of the penalty on edges beyond the initial density.
     """
 
-    steps: int = 200
-    lr_features: float = 0.01
-    lr_edges: float = 1.0
-    hidden: int = 64
-    batch: int = 64
-    temperature: float = 0.01
-    sparsity: float = 0.1
-
-    def check(self) -> None:
-        """Refuse what is out of range.
-
-        Raises:
-            ConfigError: naming the option.
-        """
-        for name in ("steps", "hidden", "batch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("lr_features", "lr_edges"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name}={getattr(self, name)} must be a positive number")
-        if not 0 < self.temperature <= 1:
-            raise ConfigError(f"temperature={self.temperature} must be above 0 and at most 1")
-        if not 0 <= self.sparsity < math.inf:
-            raise ConfigError(f"sparsity={self.sparsity} must be a number of at least 0")
+    steps: Count = 200
+    lr_features: Rate = 0.01
+    lr_edges: Rate = 1.0
+    hidden: Count = 64
+    batch: Count = 64
+    temperature: Annotated[float, Field(gt=0, le=1)] = 0.01
+    sparsity: Weight = 0.1
 
 
 def condense_graphs(

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ddkit.base.ranges import Count, Rate, Whole, in_range
 from ddkit.errors import ConfigError, DivergedError, unknown_name
 from ddkit.integrations.graph.backbones import WEIGHTS
 from ddkit.integrations.graph.problem import Condensed, Problem
@@ -25,6 +26,7 @@ FAR, MOST_MOVED = 1.2, 10.0
 UNLEARNED = 0.7
 
 
+@in_range("")
 @dataclass(frozen=True)
 class Options:
     """How long and how fast features and edges are learned.
@@ -54,41 +56,27 @@ class Options:
         structure_share: ... and how many of them, from the first, move the edge predictor; the others move features.
     """
 
-    restarts: int = 60
-    outer_steps: int = 20
-    inner_steps: int = 15
-    lr: float = 0.03
-    row_sum: float | None = None
+    restarts: Count = 60
+    outer_steps: Count = 20
+    inner_steps: Whole = 15
+    lr: Rate = 0.03
+    row_sum: Rate | None = None
     weights: str = "glorot"
-    lr_structure: float = 1e-3
-    lr_model: float = 0.01
+    lr_structure: Rate = 1e-3
+    lr_model: Rate = 0.01
     keep_moments: bool = False
     metric: str = "ours"
     init: Init = "kmeans"
-    hidden: int = 128
-    regulariser: float = 1e-3
-    structure_period: int = 50
-    structure_share: int = 10
+    hidden: Count = 128
+    regulariser: Rate = 1e-3
+    structure_period: Count = 50
+    structure_share: Whole = 10
 
-    def check(self) -> None:
-        """Refuse what is out of range.
-
-        Raises:
-            ConfigError: naming the option.
-        """
-        for name in ("restarts", "outer_steps", "hidden", "structure_period"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.inner_steps < 0 or not 0 <= self.structure_share <= self.structure_period:
+    def __post_init__(self) -> None:
+        if self.structure_share > self.structure_period:
             raise ConfigError(
-                f"inner_steps={self.inner_steps} must not be negative, nor structure_share={self.structure_share} "
-                f"outside 0 to structure_period={self.structure_period}"
+                f"structure_share={self.structure_share} must not be above structure_period={self.structure_period}"
             )
-        for name in ("lr", "lr_structure", "lr_model", "regulariser"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name}={getattr(self, name)} must be a positive number")
-        if self.row_sum is not None and not 0 < self.row_sum < math.inf:
-            raise ConfigError(f"row_sum={self.row_sum} must be a positive number, or None for features as they are")
         if self.weights not in WEIGHTS:
             raise unknown_name("start of networks", self.weights, WEIGHTS)
         if self.metric not in METRICS:

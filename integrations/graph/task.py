@@ -144,12 +144,7 @@ def node_task(
 
 
 def _labelled_splits(raw: Tensor, splits: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the nodes of every split that have a label; a negative one means none, as -1 does in PyG.
-
-    Raises:
-        DataError: a label that is NaN, no labelled node to train on, or a node of two splits: no test node may train a
-            network or choose its epoch.
-    """
+    """Return the nodes of every split that have a label; a negative one means none, as -1 does in PyG."""
     for name, nodes in splits.items():
         unlabelled = nodes[~raw[nodes].isfinite()]
         if len(unlabelled):

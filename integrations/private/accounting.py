@@ -25,11 +25,7 @@ _PRECISION = 1e-3
 
 
 def require_accountant(name: str) -> None:
-    """Refuse an accountant that does not exist.
-
-    Raises:
-        UnknownNameError: naming the choices.
-    """
+    """Refuse an accountant that does not exist."""
     if name not in get_args(Accountant):
         raise unknown_name("accountant", name, get_args(Accountant))
 

@@ -13,22 +13,14 @@ from ddkit.errors import ConfigError
 
 
 def require_positive(**values: Any) -> None:
-    """Refuse what is not a positive finite number; None passes.
-
-    Raises:
-        ConfigError: naming the first wrong value.
-    """
+    """Refuse what is not a positive finite number; None passes."""
     for name, value in values.items():
         if value is not None and not (_is_number(value) and 0 < value < math.inf):
             raise ConfigError(f"{name}={value!r} must be a positive finite number, such as 1 or 10")
 
 
 def require_whole(least: int = 1, **values: Any) -> None:
-    """Refuse what is not a whole number of at least ``least``; None passes.
-
-    Raises:
-        ConfigError: naming the first wrong value.
-    """
+    """Refuse what is not a whole number of at least ``least``; None passes."""
     for name, value in values.items():
         if value is None:
             continue
@@ -37,11 +29,7 @@ def require_whole(least: int = 1, **values: Any) -> None:
 
 
 def require_delta(delta: Any) -> None:
-    """Refuse a delta outside (0, 1).
-
-    Raises:
-        ConfigError: naming the value.
-    """
+    """Refuse a delta outside (0, 1)."""
     if not (_is_number(delta) and 0 < delta < 1):
         raise ConfigError(f"delta={delta!r} must be a number between 0 and 1, below one over the number of records")
 

@@ -81,11 +81,7 @@ class PrivacyBudget:
                 transaction.write(self._state())
 
     def __reduce__(self) -> Any:
-        """Let another process open the same file; refuse a copy of a budget without one.
-
-        Raises:
-            ConfigError: a budget without a file.
-        """
+        """Let another process open the same file; refuse a copy of a budget without one."""
         if self._file is not None:
             return _reopened, (self.epsilon, self.delta, self.accountant, self._file.path.absolute())
         raise ConfigError(_NO_COPIES)
@@ -235,11 +231,7 @@ class PrivacyBudget:
                 yield transaction
 
     def _require_own_process(self) -> None:
-        """Notice that this is a copy in a forked process: what its parent has open is not open here.
-
-        Raises:
-            ConfigError: a budget without a file.
-        """
+        """Notice that this is a copy in a forked process: what its parent has open is not open here."""
         if self._process == os.getpid():
             return
         if self._file is None:
@@ -283,11 +275,7 @@ class PrivacyBudget:
         }
 
     def _take(self, state: Mapping[str, Any], name: str) -> None:
-        """Learn of the plans in a state that are not of this object.
-
-        Raises:
-            ConfigError: as :meth:`load_state_dict`.
-        """
+        """Learn of the plans in a state that are not of this object."""
         try:
             terms = state["epsilon"], state["delta"], state["accountant"]
             plans = {str(key): Queries(*entry) for key, entry in state["plans"].items()}
@@ -357,11 +345,7 @@ class Plan:
             self.budget._charge(self, sigma, rate)
 
     def require(self, sigma: float, rate: float) -> None:
-        """Refuse a query that :meth:`charge` would refuse, without charging it.
-
-        Raises:
-            PrivacyBudgetError: as :meth:`charge`.
-        """
+        """Refuse a query that :meth:`charge` would refuse, without charging it."""
         if (sigma, rate) != (self.queries.sigma, self.queries.rate):
             raise PrivacyBudgetError(
                 f"a query with noise multiplier {sigma:g} at rate {rate:g} is not planned: the plan has "

@@ -216,11 +216,7 @@ class PrivateData:
 
 
 def _checked_rows(values: Tensor, records: int) -> Tensor:
-    """Return rows (n, D) in float64 on the CPU; anything but one row per record would add up what is not clipped.
-
-    Raises:
-        ConfigError: another shape.
-    """
+    """Return rows (n, D) in float64 on the CPU; anything but one row per record would add up what is not clipped."""
     if values.dim() != 2 or len(values) != records:
         raise ConfigError(
             f"a query of {records} records got values of shape {tuple(values.shape)}: it needs one row per record"

@@ -62,11 +62,7 @@ class RecordGradients:
 
 
 def require_separable(module: nn.Module) -> None:
-    """Refuse layers through which one record changes what another one adds.
-
-    Raises:
-        ConfigError: naming the layer.
-    """
+    """Refuse layers through which one record changes what another one adds."""
     errors = ModuleValidator.validate(module, strict=False)
     if errors:
         reason = " ".join(str(errors[0]).split())

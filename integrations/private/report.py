@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ddkit.integrations.private.accounting import Accountant, plan_epsilon, replace_one_epsilon
@@ -94,14 +94,6 @@ class PrivacyReport:
             f"assumed public: {'; '.join(self.public)}."
         )
         return sentence if self.remark is None else f"{sentence} {self.remark}"
-
-    def with_audit(self, rows: Sequence[dict[str, Any]]) -> PrivacyReport:
-        """Return the report with the results of an audit."""
-        return replace(self, audit=tuple(rows))
-
-    def with_baseline(self, text: str) -> PrivacyReport:
-        """Return the report with a DP-SGD classifier at the same cost."""
-        return replace(self, baseline=text)
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-able values, the sentence and the text included."""

@@ -46,11 +46,7 @@ class PrivateSignal(Signal):
         self.private, self.sigma, self.clip, self.rate = private, sigma, clip, rate
 
     def check(self, config: DistillConfig, real: RealData) -> None:
-        """Refuse what would go around the noise, and any data but the public stand-in.
-
-        Raises:
-            ConfigError: naming the setting and the remedy.
-        """
+        """Refuse what would go around the noise, and any data but the public stand-in."""
         refuse(config, self.private.public, augments=self.augments)
         if real.fingerprint != self.private.public.fingerprint:
             raise ConfigError(
@@ -85,11 +81,7 @@ class PrivateSignal(Signal):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Refuse: queries after the checkpoint were made and would be made again, unpaid.
-
-        Raises:
-            CheckpointError: always.
-        """
+        """Refuse: queries after the checkpoint were made and would be made again, unpaid."""
         raise CheckpointError(
             "a private run cannot be resumed: the queries after its checkpoint would be asked a second time; start "
             "anew, with a PrivacyBudget that knows what was spent"
@@ -128,11 +120,7 @@ class OneShotMeans(PrivateSignal):
         self._means: list[Tensor] | None = None
 
     def connect(self, networks: object) -> None:
-        """Receive the pool.
-
-        Raises:
-            ConfigError: networks that are not known before the first step.
-        """
+        """Receive the pool."""
         if not isinstance(networks, NetworkPool):
             raise ConfigError(
                 f"one release for all steps needs networks=fixed:count=M, not {type(networks).__name__}: fresh ones "

@@ -156,7 +156,7 @@ def test_names_decide_between_the_two_forms() -> None:
         create("crop+flip+crop")
     with pytest.raises(UnknownNameError, match="sequential augmentation"):
         create("color+scale", ratio_scale=1.2)
-    with pytest.raises(ConfigError, match=r"scale_ratio=0\.5 of the sequential"):
+    with pytest.raises(ConfigError, match=r"scale_ratio=0\.5 must lie in \[1, 10\]"):
         create("color+scale", scale_ratio=0.5)
 
 

@@ -186,11 +186,11 @@ def test_tensorboard_hides_what_a_kill_left_behind(tmp_path: Path, monkeypatch) 
 
 def test_settings_below_one_are_refused() -> None:
     for build, message in (
-        (lambda: EarlyStop(0), "after 0 evaluations"),
-        (lambda: EarlyStop(1, smoothing=1.0), "smoothing of 1.0"),
-        (lambda: ImageGrids(0), "every 0 steps"),
-        (lambda: JsonlMetrics(0), "every 0 steps"),
-        (lambda: PeriodicEvaluation(toy_data(), 0), "every 0 steps"),
+        (lambda: EarlyStop(0), r"early_stop\.patience=0 must be at least 1"),
+        (lambda: EarlyStop(1, smoothing=1.0), r"early_stop\.smoothing=1\.0 must lie in \[0, 1\)"),
+        (lambda: ImageGrids(0), r"images\.every=0 must be at least 1"),
+        (lambda: JsonlMetrics(0), r"metrics\.every=0 must be at least 1"),
+        (lambda: PeriodicEvaluation(toy_data(), 0), r"evaluation\.every=0 must be at least 1"),
     ):
         with pytest.raises(ConfigError, match=message):
             build()

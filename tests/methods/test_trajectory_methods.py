@@ -172,7 +172,7 @@ def test_experts_of_another_flatness_are_refused_before_a_folder_is_made(tmp_pat
     with pytest.raises(ConfigError, match="rho"):
         Distiller("ftd", 2, **options).fit(data, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    options["networks"]["any_experts"] = True
+    options["networks"] |= {"rho": 0.0, "alpha": 0.0}
     assert Distiller("ftd", 2, **options).fit(data).metadata["steps"] == options["steps"]
 
 

@@ -208,7 +208,7 @@ def test_frepo_network_has_the_published_feature_size() -> None:
 
 
 def test_growth_and_norm_position_out_of_range_are_refused() -> None:
-    with pytest.raises(ConfigError, match="growth=0 is out of range"):
+    with pytest.raises(ConfigError, match=r"model\.growth=0 must be at least 1"):
         build("convnet", CIFAR, 2, growth=0)
     with pytest.raises(ConfigError, match="norm_position='behind'"):
         build("convnet", CIFAR, 2, norm_position="behind")

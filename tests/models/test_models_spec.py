@@ -218,8 +218,8 @@ def test_bad_model_text_is_refused_with_one_line(text: str, message: str) -> Non
         (SHAPE, 10, -1, {}, "seed=-1 is out of range"),
         (SHAPE, 10, 2**63, {}, "use an integer below 2"),
         (SHAPE, 10, None, {}, "seed=None is out of range"),
-        (SHAPE, 10, 0, {"width": 0}, "convnet option width=0 is out of range"),
-        (SHAPE, 10, 0, {"depth": 0}, "convnet option depth=0 is out of range"),
+        (SHAPE, 10, 0, {"width": 0}, "model.width=0 must be at least 1"),
+        (SHAPE, 10, 0, {"depth": 0}, "model.depth=0 must be at least 1"),
     ],
 )
 def test_bad_numbers_are_refused(shape: Any, classes: Any, seed: Any, options: dict[str, Any], message: str) -> None:

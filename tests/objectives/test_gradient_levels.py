@@ -165,7 +165,7 @@ def looped(objective: GradientMatching, synthesizer: Pixels, data) -> tuple[floa
 
     real, own = rows(images, labels), rows(augmented, synthesizer.classes, create_graph=True)
     means = [g.mean(0, keepdim=True) for g in own], [g.mean(0, keepdim=True) for g in real]
-    loss = objective.batch_weight * gradient_distance(*means, objective.metric).sum()
+    loss = gradient_distance(*means, objective.metric).sum()
     if objective.level == "both":
         loss = loss + gradient_distance(own, real, objective.metric).sum()
     return loss.item(), torch.autograd.grad(loss, pixels)[0]
@@ -174,10 +174,7 @@ def looped(objective: GradientMatching, synthesizer: Pixels, data) -> tuple[floa
 @pytest.mark.parametrize("level", ["batch", "both"])
 @pytest.mark.parametrize("metric", ["ours", "angle+magnitude", "mse", "l1", "l1_mean"])
 def test_loss_and_gradient_equal_the_plain_loop(bench, level, metric) -> None:
-    options = {"batch_weight": 2.5} if level == "both" else {}
-    objective, synthesizer, data = bench(
-        GradientMatching(metric, real_batch=6, level=level, **options), strategy=STRATEGY
-    )
+    objective, synthesizer, data = bench(GradientMatching(metric, real_batch=6, level=level), strategy=STRATEGY)
     loss, gradient = gradient_of(objective, synthesizer)
     expected_loss, expected_gradient = looped(objective, synthesizer, data)
     assert loss == pytest.approx(expected_loss, rel=1e-9)
@@ -278,13 +275,13 @@ def test_classes_are_coupled_except_during_the_warm_up(bench, level) -> None:
     assert own > 0 and others == 0
 
 
-def test_both_levels_are_the_sum_of_the_class_level_and_the_weighted_batch_level(bench) -> None:
+def test_both_levels_are_the_sum_of_the_class_level_and_the_batch_level(bench) -> None:
     results = {}
-    for level, options in (("class", {}), ("batch", {}), ("both", {"batch_weight": 0.3})):
-        objective = GradientMatching("angle+magnitude", real_batch=6, level=level, **options)
+    for level in ("class", "batch", "both"):
+        objective = GradientMatching("angle+magnitude", real_batch=6, level=level)
         results[level] = gradient_of(*bench(objective, strategy=STRATEGY)[:2])
-    assert results["both"][0] == pytest.approx(results["class"][0] + 0.3 * results["batch"][0], rel=1e-12)
-    expected = results["class"][1] + 0.3 * results["batch"][1]
+    assert results["both"][0] == pytest.approx(results["class"][0] + results["batch"][0], rel=1e-12)
+    expected = results["class"][1] + results["batch"][1]
     torch.testing.assert_close(results["both"][1], expected, rtol=1e-9, atol=1e-12)
 
 
@@ -370,10 +367,7 @@ def test_cost_counts_the_additional_pass_of_chunks(bench) -> None:
         ({"level": "class", "warmup_networks": 2}, "with objective.level=class"),
         ({"level": "batch", "warmup_networks": 2}, "give objective.warmup_steps"),
         ({"level": "batch", "warmup_networks": 2.5, "warmup_steps": 2}, "a share below 1"),
-        ({"level": "both", "warmup_steps": -1, "warmup_networks": 1}, "from 0 on"),
-        ({"level": "batch", "batch_weight": 2.0}, "use objective.level=both"),
-        ({"level": "both", "batch_weight": 0.0}, "must be positive"),
-        ({"level": "both", "batch_weight": float("nan")}, "must be positive"),
+        ({"level": "both", "warmup_steps": -1, "warmup_networks": 1}, "objective.warmup_steps=-1 must be at least 0"),
         ({"magnitude_weight": -1.0}, "magnitude_weight=-1.0"),
         ({"weights": "all"}, "compares output rows"),
         ({"real_batch": 0}, "real_batch=0"),

@@ -17,8 +17,13 @@ from ddkit.testing import toy_data
 MODEL = "mlp:width=5"
 
 
+@pytest.fixture(autouse=True)
+def mixing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ddkit.objectives.ridge._MIXING", 0.3)
+
+
 def prepared(bench, source: OnlineNetwork | None = None, **options):
-    objective = RidgeRegression(real_images=9, mixing=0.3, regulariser=0.7, **options)
+    objective = RidgeRegression(real_images=9, regulariser=0.7, **options)
     return bench(objective, model=MODEL, source=source or OnlineNetwork(), labels="free", label_confidence=0.9)
 
 
@@ -161,7 +166,7 @@ def test_hard_labels_train_images(bench) -> None:
 
 
 def test_what_makes_no_sense_is_refused(bench) -> None:
-    for name, value in (("mixing", 0.0), ("mixing", 1.5), ("regulariser", 0.0), ("scale_lr", -1.0), ("batch_syn", 0)):
+    for name, value in (("regulariser", 0.0), ("batch_syn", 0)):
         with pytest.raises(ConfigError, match=rf"objective\.{name}={value}"):
             RidgeRegression(**{name: value})
     with pytest.raises(ConfigError, match="a batch of 7 synthetic images"):

@@ -14,9 +14,8 @@ from ddkit.base.streams import Streams
 from ddkit.data import RealData
 from ddkit.errors import ConfigError
 from ddkit.models import ModelSpec
-from ddkit.networks import Network, RealSignal, Signal
+from ddkit.networks import Network, RealSignal, Signal, real_signal
 from ddkit.networks.flat import FlatNetwork
-from ddkit.objectives import real_signal
 from ddkit.testing import toy_data
 
 

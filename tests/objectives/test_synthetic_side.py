@@ -9,7 +9,7 @@ import torch
 
 from ddkit import Distiller
 from ddkit.engine import Session
-from ddkit.objectives import real_signal as signal
+from ddkit.networks import real_signal as signal
 from ddkit.testing import toy_data
 
 

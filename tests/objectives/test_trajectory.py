@@ -240,7 +240,7 @@ def test_passes_count_the_steps_of_the_student() -> None:
         ({"lr": 200.0}, r"objective.lr=200.0 must lie in objective.lr_range=\[1e-06, 100.0\]"),
         ({"lr_range": (0.0, 1.0)}, "must be two positive numbers"),
         ({"lr_range": (1.0, 0.5)}, "must be two positive numbers"),
-        ({"init_noise": -0.1}, "objective.init_noise=-0.1 must be a finite number"),
+        ({"init_noise": -0.1}, "objective.init_noise=-0.1 must be at least 0"),
         ({"soft_labels": "always"}, "unknown soft labels of trajectory matching 'always'"),
         ({"meta_gradient": "telsa"}, "did you mean 'tesla'"),
     ],

@@ -13,10 +13,8 @@ import pytest
 from ddkit import recipes
 from ddkit.errors import ConfigError, DataError
 from ddkit.integrations.nas import Cost, Entry, Ranking
-from ddkit.recipes.nas import Settings, of_data_set
-from ddkit.recipes.nas_data import load_parts
-from ddkit.recipes.nas_proxies import Proxy
-from ddkit.recipes.nas_report import write_page
+from ddkit.recipes.job import Job, of_data_set
+from ddkit.recipes.nas import Proxy, Settings, Way, judge, load_parts, rivals_of, run
 
 TINY: dict[str, Any] = {
     "train_images": 100,
@@ -64,50 +62,56 @@ def test_nas_ranks_compares_and_reports(tmp_path: Path) -> None:
     assert table["dm, 1 per class"]["less the best selected set"].endswith(("(random)", "(herding)"))
     assert table["params"]["images"] == 0 and table["params"]["n"] == 6
     page = Path(outcome["report"]).read_text()
-    for words in ("what was typed", "dm, 1 per class", "data:image/png;base64", "in time alone"):
+    for words in (
+        "what was typed",
+        "dm, 1 per class",
+        "data:image/png;base64",
+        "in time alone",
+        "pays from candidates",
+    ):
         assert words.lower() in page.lower()
     assert (tmp_path / "out" / "nas.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "out" / "table.json").read_text()) == outcome
     truth = Ranking.from_json((tmp_path / "out" / "rankings" / "truth.json").read_text())
     rows = list(csv.DictReader((tmp_path / "out" / "rankings" / "truth.csv").open()))
     assert len(truth) == len(rows) == 6 and truth.cost.images == 100
-    assert any("ground truth" in line for line in said)
+    assert any("ground truth" in line for line in said) and said[-1] == "rank-naswot-0: 25 of 25 cells"
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("cells/*")}
+    again = recipes.load("nas").run(TINY, tmp_path / "out", resume=True)
+    assert again["table"] == outcome["table"] and len(kept) == 25
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
-def test_the_page_says_whether_a_set_beats_selection_and_early_stopping(tmp_path: Path) -> None:
+def test_distilled_sets_stand_beside_selection_early_stopping_and_the_truth() -> None:
     rng = np.random.default_rng(0)
     true = np.arange(40.0)
 
-    def proxy(name: str, kind: str, ipc: int | None, noise: float, cost: Cost) -> Proxy:
+    def proxy(name: str, kind: str, ipc: int | None, noise: float, cost: Cost, steps: int = 10) -> Proxy:
         rankings = [_ranking(true + rng.normal(scale=noise, size=40), cost) for _ in range(2)]
-        return Proxy(name, kind, ipc, 10, rankings)
+        return Proxy(Way(name, kind, ipc, steps), rankings)
 
     truth = _ranking(true / 40, Cost(cpu_seconds=400))
     short = Cost(cpu_seconds=10, image_passes=1000)
     dear = Cost(cpu_seconds=10, image_passes=1000, preparation_seconds=60)
-    early = Proxy("early-stop", "real", None, 90, proxy("", "", 0, 3, short).rankings)
     longer = Cost(cpu_seconds=60, image_passes=9000)
 
-    def told(*proxies: Proxy) -> str:
-        settings = {"data": "digits", "steps": 10, "truth": {"steps": 9, "seeds": 1}}
-        return " ".join(write_page(tmp_path, truth, proxies, settings, "", 1.0)[1].read_text().split())
+    def beside(*proxies: Proxy) -> list[dict[str, Any]]:
+        return rivals_of([judge(one, proxies, truth) for one in proxies], truth)
 
+    random, dm = proxy("random", "selected", 10, 40, short), proxy("dm", "distilled", 10, 2, dear)
     noisy = proxy("early-stop", "real", None, 40, short)
-    two = [
-        proxy(name, kind, ipc, noise, dear if kind == "distilled" else short)
-        for ipc in (10, 50)
-        for name, kind, noise in (("random", "selected", 40), ("dm", "distilled", 2))
+    rows = beside(random, dm, noisy, proxy("early-stop", "real", None, 0, longer, 90))
+    assert [(row["rival"], row["pays from candidates"]) for row in rows] == [
+        ("random, 10 per class", "never"),
+        ("early-stop, 10 steps", "never"),
+        ("early-stop, 90 steps", "48"),
+        ("the truth", "7"),
     ]
-    page = told(*two, noisy)
-    assert page.count("ranks better than random at the same number of images") == 2  # both sizes, at equal passes
-    assert page.count("The set ranks better in the same time, its making counted.") == 2
-    assert page.count("pays from 7 candidates on against training all candidates as the truth does") == 2
-    accurate = Proxy("early-stop", "real", None, 90, [_ranking(r, longer) for r in (true, true)])
-    page = told(*two, noisy, accurate)
-    assert page.count("its making not counted: make it once and search often") == 2 and "(90 steps) reaches rho" in page
-    page = told(*two[:1], proxy("dm", "distilled", 10, 60, dear), early)
-    assert "Where the real images are at hand, early stopping is the proxy to use" in page
-    assert "never pays against early stopping" in page and "ranks better" not in page
+    assert rows[0]["rho less its rho"].startswith("+") and rows[3]["rho less its rho"] is None
+    assert {row["set"] for row in rows} == {"dm, 10 per class"} and {row["seconds"] for row in rows} == {70.0}
+    assert [row["its seconds"] for row in rows] == [10.0, 10.0, 60.0, 400.0] and rows[3]["its regret %"] == 0.0
+    assert [row["rival"] for row in beside(random, dm)] == ["random, 10 per class", "the truth"]
+    assert beside(random, noisy) == []
 
 
 @pytest.mark.parametrize("data", ["digits", "mnist", "cifar10", "some/folder"])
@@ -152,10 +156,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_mistake_is_refused_before_anything_is_written(tmp_path: Path, mistake: str) -> None:
     overrides, words = MISTAKES[mistake]
     values = {**recipes.load("nas").settings, **TINY, **overrides}
-    from ddkit.recipes.nas import run
-
     with pytest.raises((ConfigError, DataError), match=words):
-        run(values, tmp_path / "out", print, "")
+        run(Job("nas", values, {}, tmp_path / "out", print, ""))
     assert not (tmp_path / "out").exists()
 
 

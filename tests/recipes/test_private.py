@@ -13,7 +13,7 @@ from ddkit.base.config import merge
 from ddkit.data import load_pair
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ConfigError
-from ddkit.recipes.private_cells import Cell, _accuracy, _equally_long
+from ddkit.recipes.private import accuracy_of, equally_long
 from ddkit.training import TrainingRecipe, train_networks
 
 TINY: dict[str, Any] = {
@@ -53,7 +53,11 @@ def test_private_distils_compares_audits_and_reports(tmp_path: Path) -> None:
     assert "{&#39;" not in page
     assert (tmp_path / "out" / "private.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "out" / "table.json").read_text()) == outcome
-    assert any("canary audit" in line for line in said)
+    assert said[-1] == "audit-canary: 13 of 13 cells"
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.json") if "table" not in path.name}
+    again = recipes.load("private").run(TINY, tmp_path / "out", resume=True)
+    assert again["table"] == outcome["table"] and again["audit"] == outcome["audit"]  # no set is released twice
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
 @pytest.mark.parametrize(
@@ -85,7 +89,7 @@ def test_mistakes_are_refused_before_anything_is_written(change: dict[str, Any],
 
 @pytest.mark.parametrize(("images", "epochs"), [(100, 120), (256, 120), (500, 60), (5000, 6)])
 def test_networks_take_as_many_steps_on_a_larger_set(images: int, epochs: int) -> None:
-    recipe = _equally_long(TrainingRecipe(name="test", epochs=120, schedule="cosine"), 100, images)
+    recipe = equally_long(TrainingRecipe(name="test", epochs=120, schedule="cosine"), 100, images)
     assert recipe.epochs == epochs and recipe.steps(images) == 120
 
 
@@ -99,9 +103,9 @@ def test_sets_are_judged_by_the_protocol_that_is_asked_for(protocol: str, monkey
         seen.append(recipe)
         return train_networks(images, labels, spec, recipe, *rest, **more)
 
-    monkeypatch.setattr("ddkit.recipes.private_cells.train_networks", spy)
+    monkeypatch.setattr("ddkit.recipes.private.train_networks", spy)
     made = Distiller("random", 1, seed=0).fit(train)
-    _accuracy(Cell("dp-dm", 1.0), {"evaluation": how, "ipc": 1}, made, test, 0)
+    accuracy_of({"evaluation": how, "ipc": 1}, made, test, 0)
     (recipe,) = seen
     assert (recipe.augmentation == "none") == (protocol == "plain")
     assert (recipe.epochs, recipe.lr) == (2, 0.3)

@@ -22,7 +22,6 @@ def test_page_holds_text_table_figure_and_command(tmp_path: Path) -> None:
         "Replay",
         [Section("What was done", "First.\n\nSecond.", rows, figure, "accuracy against bytes")],
         "ddkit recipe run continual",
-        lead="in short",
     )
     page = path.read_text()
     for text in (
@@ -32,7 +31,6 @@ def test_page_holds_text_table_figure_and_command(tmp_path: Path) -> None:
         "19.5",
         "–",
         "ddkit recipe run continual",
-        "in short",
     ):
         assert text in page
     assert 'alt="accuracy against bytes"' in page and "data:image/png;base64," in page

@@ -37,7 +37,7 @@ def test_bases_without_room_for_a_row_are_refused(bases: int, downsample: int) -
 @pytest.mark.parametrize("ipc", [1, 10, 50])
 def test_budget_is_kept(ipc: int) -> None:
     for classes, shape, downsample in ((10, (1, 28, 28), 2), (100, (3, 32, 32), 2), (10, (1, 8, 8), 1)):
-        memory = AddressedMemory(classes, ipc, shape, downsample=downsample, batch_rows=1)
+        memory = AddressedMemory(classes, ipc, shape, downsample=downsample)
         budget = memory.budget()
         assert budget.floats == memory.bases.numel() + memory.addressing.numel()
         assert 0.9 < budget.floats / (classes * ipc * shape[0] * shape[1] * shape[2]) <= 1
@@ -84,14 +84,15 @@ def test_some_images_are_decoded_as_among_all() -> None:
     assert torch.equal(memory(index)[1], memory.classes[index])
 
 
-def test_a_step_looks_at_some_rows_of_each_class() -> None:
-    memory = started(batch_rows=4)
+def test_a_step_looks_at_some_rows_of_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = started()
+    monkeypatch.setattr(AddressedMemory, "batch_images", 4)
     classes = torch.tensor([0, 1, 2])
     index = memory.batch_index(classes, torch.Generator().manual_seed(0))
     assert torch.equal(memory.classes[index], classes.repeat_interleave(4)) and len(set(index.tolist())) == 12
     assert memory.batch_per_class == 4 and memory.views == 1
-    every = started(batch_rows=100)
-    assert torch.equal(every.batch_index(classes, torch.Generator()), torch.arange(len(every)))
+    monkeypatch.setattr(AddressedMemory, "batch_images", 100)
+    assert torch.equal(memory.batch_index(classes, torch.Generator()), torch.arange(len(memory)))
 
 
 def test_tables_have_groups_of_their_own() -> None:
@@ -125,7 +126,7 @@ def test_options_out_of_range_are_refused() -> None:
         started(downsample=3)
     with pytest.raises(ConfigError, match=r"rows=43 and 2 bases .* choose rows <= 42"):
         started(bases=2, rows=43)
-    for option in ("bases", "rows", "downsample", "batch_rows"):
+    for option in ("bases", "rows", "downsample"):
         with pytest.raises(ConfigError, match=f"{option}=0 must be at least 1"):
             started(**{option: 0})
 

@@ -184,7 +184,7 @@ def test_module_that_does_not_fit_is_refused_before_any_work(module: nn.Module, 
 
 def test_what_is_out_of_range_is_refused() -> None:
     wrong = {"generator_steps": 0, "generator_batch": 1, "inversion_steps": 0, "feature_steps": 0}
-    for name, value in {**wrong, "inversion_lr": 0.0, "batch_codes": 3, "code_size": 0, "width": 3}.items():
+    for name, value in {**wrong, "batch_codes": 3, "code_size": 0, "width": 3}.items():
         with pytest.raises(ConfigError, match=f"synthesis.{name}={value}"):
             GANCodes(3, 2, (1, 8, 8), **{name: value})
     with pytest.raises(ConfigError, match="batch_codes=0"):

@@ -82,7 +82,7 @@ def test_codes_are_independent_problems(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_codes_that_diverge_are_an_error() -> None:
-    with pytest.raises(DivergedError, match="inversion_lr"):
+    with pytest.raises(DivergedError, match="use init=prior"):
         solve(blind, steps=2, lr=float("inf"))
 
 

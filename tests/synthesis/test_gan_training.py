@@ -71,9 +71,9 @@ def test_recalibration_gives_the_mean_statistics_of_fresh_codes(monkeypatch: pyt
 
 
 def test_sizes_out_of_range_are_refused() -> None:
-    with pytest.raises(ConfigError, match="generator_steps=0"):
+    with pytest.raises(ConfigError, match=r"generator\.steps=0"):
         trained(steps=0)
-    with pytest.raises(ConfigError, match="generator_batch=1"):
+    with pytest.raises(ConfigError, match=r"generator\.batch=1"):
         trained(batch=1)
 
 

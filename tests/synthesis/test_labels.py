@@ -114,7 +114,7 @@ def test_free_labels_start_one_hot_and_take_any_value() -> None:
 
 
 def test_centred_labels_start_scaled_around_zero() -> None:
-    labels = make_labels("centred", CLASSES, 3, 0.9, scale=3.0)
+    labels = make_labels("centred", CLASSES, 3, 0.9, label_scale=3.0)
     assert labels.artifact_kind == "regression"
     torch.testing.assert_close(labels(ALL[2:3]).detach(), torch.tensor([[-1.0, 2.0, -1.0]]))
 
@@ -141,9 +141,9 @@ def test_learned_probabilities_may_start_uniform(kind: str) -> None:
 
 def test_scales_and_kinds_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ConfigError, match="label_scale=0"):
-        make_labels("free", CLASSES, 3, 0.9, scale=0.0)
+        make_labels("free", CLASSES, 3, 0.9, label_scale=0.0)
     with pytest.raises(ConfigError, match="scales free and centred labels, these are 'soft'"):
-        make_labels("soft", CLASSES, 3, 0.9, scale=2.0)
+        make_labels("soft", CLASSES, 3, 0.9, label_scale=2.0)
     with pytest.raises(ConfigError, match="did you mean 'free'"):
         make_labels("fre", CLASSES, 3, 0.9)
 

@@ -38,7 +38,7 @@ class Section:
     caption: str = ""
 
 
-def write_document(path: Path | str, title: str, sections: Sequence[Section], command: str, lead: str = "") -> Path:
+def write_document(path: Path | str, title: str, sections: Sequence[Section], command: str) -> Path:
     """Write a self-contained page without scripts: figures are embedded, nothing is requested.
 
     Args:
@@ -46,7 +46,6 @@ def write_document(path: Path | str, title: str, sections: Sequence[Section], co
         title: of the page.
         sections: its parts, at least one.
         command: what reproduces it.
-        lead: one sentence under the title.
 
     Raises:
         ConfigError: no sections, a table whose rows differ in their keys, or a figure of an unknown kind.
@@ -57,7 +56,6 @@ def write_document(path: Path | str, title: str, sections: Sequence[Section], co
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     page = environment.from_string(read_resource("document.html.j2")).render(
         title=title,
-        lead=lead,
         style=style_sheet(),
         sections=[_content(section) for section in sections],
         command=command,

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddkit.base.ranges import Weight, in_range
 from ddkit.errors import ConfigError
 from ddkit.models.kernels.base import Kernel
-from ddkit.models.kernels.ridge import require_regulariser
 
 
 def regression_rows(targets: Tensor, num_classes: int, kind: str) -> Tensor:
@@ -50,8 +50,8 @@ class KernelClassifier:
         RunError: the system is not positive definite.
     """
 
-    def __init__(self, kernel: Kernel, images: Tensor, labels: Tensor, regulariser: float = 1e-6) -> None:
-        require_regulariser(regulariser)
+    @in_range("")
+    def __init__(self, kernel: Kernel, images: Tensor, labels: Tensor, regulariser: Weight = 1e-6) -> None:
         if images.dim() != 4 or labels.dim() != 2 or len(images) != len(labels) or not len(images):
             raise ConfigError(
                 f"a kernel classifier needs (n, C, H, W) images and (n, K) rows, not {tuple(images.shape)} and "

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ddkit.base.ranges import Count, Rate, Weight, in_range
 from ddkit.base.streams import derive_seed
 from ddkit.errors import ConfigError
 from ddkit.models.kernels.base import Kernel, registry
@@ -53,15 +54,14 @@ class NetworkFeatures(Kernel):
 
     name = "network-features"
 
+    @in_range("networks")
     def __init__(
-        self, bodies: Sequence[FeatureMap], scale: float | None = None, bias: float = 0.0, model: str = "unknown"
+        self, bodies: Sequence[FeatureMap], scale: Rate | None = None, bias: Weight = 0.0, model: str = "unknown"
     ) -> None:
         if not bodies:
             raise ConfigError("a kernel of network features needs at least one network")
-        if scale is not None and not 0 < scale < float("inf"):
-            raise ConfigError(f"the scale {scale} of a feature kernel must be positive and finite, or none")
-        if not 0 <= bias < float("inf") or (bias and scale is None):
-            raise ConfigError(f"the bias {bias} of a feature kernel must be at least 0, and 0 without a scale")
+        if bias and scale is None:
+            raise ConfigError(f"the bias {bias} of a feature kernel must be 0 without a scale")
         self.bodies, self.scale, self.bias, self.model = list(bodies), scale, float(bias), model
 
     def represent(self, images: Tensor) -> Tensor:
@@ -133,18 +133,17 @@ class RandomFeatures(NetworkFeatures):
 
     name = "random-features"
 
+    @in_range("networks")
     def __init__(
         self,
         bodies: Sequence[FeatureMap],
         *,
         model: str,
-        count: int,
+        count: Count,
         seed: int,
         scale: float | None = 2.0,
         bias: float = 0.01,
     ) -> None:
-        if count < 1:
-            raise ConfigError(f"{count} random networks make no kernel: use at least 1")
         super().__init__(bodies, scale, bias, model)
         self.count, self.seed = count, seed
 
@@ -179,11 +178,7 @@ def random_features(
 def trained_features(
     options: Mapping[str, Any], shape: tuple[int, int, int], num_classes: int, device: torch.device
 ) -> NetworkFeatures:
-    """Refuse: a description does not hold the weights of trained networks.
-
-    Raises:
-        ConfigError: always.
-    """
+    """Refuse: a description does not hold the weights of trained networks."""
     raise ConfigError(
         f"kernel '{NetworkFeatures.name}' is that of networks trained on the result ({options.get('model')}), whose "
         f"weights its description does not hold: train them and use NetworkFeatures(networks)"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from ddkit.base.ranges import Rate, Weight, in_range
 from ddkit.errors import ConfigError
 from ddkit.models.kernels.base import Kernel
 from ddkit.models.kernels.relu import relu_covariance
@@ -15,18 +15,10 @@ from ddkit.models.kernels.relu import relu_covariance
 InfiniteKind = Literal["ntk", "nngp"]
 
 
-def require_infinite(kernel: str, sigma_w2: float, sigma_b2: float) -> None:
-    """Refuse options of an infinitely wide network that are out of range.
-
-    Raises:
-        ConfigError: another kernel than ``ntk`` and ``nngp``, or a variance that is negative, zero or not finite.
-    """
+def require_kind(kernel: str) -> None:
+    """Refuse another kernel than ``ntk`` and ``nngp``."""
     if kernel not in ("ntk", "nngp"):
         raise ConfigError(f"networks.kernel={kernel} of an infinitely wide network must be ntk or nngp")
-    if not (0 < sigma_w2 < math.inf and 0 <= sigma_b2 < math.inf):
-        raise ConfigError(
-            f"sigma_w2={sigma_w2} must be positive and sigma_b2={sigma_b2} at least 0, such as 2 and 0.01"
-        )
 
 
 class InfiniteKernel(Kernel):
@@ -44,10 +36,11 @@ class InfiniteKernel(Kernel):
 
     name: ClassVar[str] = "infinite"
 
+    @in_range("networks")
     def __init__(
-        self, architecture: str, kernel: InfiniteKind = "ntk", sigma_w2: float = 2.0, sigma_b2: float = 0.01
+        self, architecture: str, kernel: InfiniteKind = "ntk", sigma_w2: Rate = 2.0, sigma_b2: Weight = 0.01
     ) -> None:
-        require_infinite(kernel, sigma_w2, sigma_b2)
+        require_kind(kernel)
         self.architecture, self.kernel = architecture, kernel
         self.sigma_w2, self.sigma_b2 = float(sigma_w2), float(sigma_b2)
 
@@ -80,9 +73,6 @@ class FullyConnectedKernel(InfiniteKernel):
     Args:
         depth: L, at least 1.
         options: see :class:`InfiniteKernel`.
-
-    Raises:
-        ConfigError: an option out of range.
     """
 
     def __init__(self, depth: int, **options: Any) -> None:

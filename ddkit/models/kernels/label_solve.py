@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ddkit.base.ranges import Weight, in_range
 from ddkit.errors import ConfigError
 from ddkit.models.kernels.base import Kernel
-from ddkit.models.kernels.ridge import regularised, require_regulariser
+from ddkit.models.kernels.ridge import regularised
 
 
-def solve_labels(kernel: Kernel, images: Tensor, targets: Tensor, rows: Tensor, regulariser: float = 1e-6) -> Tensor:
+@in_range("")
+def solve_labels(kernel: Kernel, images: Tensor, targets: Tensor, rows: Tensor, regulariser: Weight = 1e-6) -> Tensor:
     r"""Return the labels that minimise the squared error on real data with the images fixed (KIP's label solve).
 
     .. math::
@@ -32,7 +34,6 @@ def solve_labels(kernel: Kernel, images: Tensor, targets: Tensor, rows: Tensor, 
     Raises:
         ConfigError: fewer targets than images, or a regulariser out of range.
     """
-    require_regulariser(regulariser)
     if len(images) > len(targets):
         raise ConfigError(
             f"the labels of {len(images)} images are not determined by {len(targets)} real images: use at least as many"

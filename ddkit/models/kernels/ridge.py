@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from ddkit.errors import ConfigError, DivergedError, RunError
-
-
-def require_regulariser(regulariser: float, option: str = "regulariser") -> None:
-    """Refuse a regulariser that is negative or not finite.
-
-    Raises:
-        ConfigError: naming the value.
-    """
-    if not 0 <= regulariser < math.inf:
-        raise ConfigError(f"{option}={regulariser} must be a finite number of at least 0, such as 1e-6")
+from ddkit.errors import DivergedError, RunError
 
 
 def regularised(matrix: Tensor, regulariser: float, scale: Tensor) -> Tensor:

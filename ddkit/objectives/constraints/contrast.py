@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddkit.base.ranges import Count, Momentum, Rate, Weight
 from ddkit.errors import ConfigError, DivergedError
 from ddkit.networks.network import Network
 from ddkit.objectives.constraints.base import Constraint, registry
@@ -86,41 +87,24 @@ class ContrastiveConstraint(Constraint):
         lr: learning rate of F.
         momentum: of F's SGD.
         batch: stored images per chunk; None, or more than there are, for all.
-
-    Raises:
-        ConfigError: an option out of range.
     """
 
     def __init__(
         self,
-        weight: float = 0.1,
-        task: float = 1.0,
-        cosine: float = 0.1,
-        contrast: float = 0.1,
-        temperature: float = 0.07,
-        lr: float = 0.001,
-        momentum: float = 0.9,
-        batch: int | None = None,
+        weight: Weight = 0.1,
+        task: Weight = 1.0,
+        cosine: Weight = 0.1,
+        contrast: Weight = 0.1,
+        temperature: Rate = 0.07,
+        lr: Rate = 0.001,
+        momentum: Momentum = 0.9,
+        batch: Count | None = None,
     ) -> None:
-        for name, value in {"weight": weight, "task": task, "cosine": cosine, "contrast": contrast}.items():
-            if not 0 <= value < math.inf:
-                raise ConfigError(f"constraint.{name}={value} must be a finite number of at least 0")
-        for name, value in {"temperature": temperature, "lr": lr}.items():
-            if not 0 < value < math.inf:
-                raise ConfigError(f"constraint.{name}={value} must be a finite number above 0")
-        if not 0 <= momentum < 1:
-            raise ConfigError(f"constraint.momentum={momentum} must lie in [0, 1)")
-        if batch is not None and batch < 1:
-            raise ConfigError(f"constraint.batch={batch} must be at least 1")
         self.weight, self.task, self.cosine, self.contrast = weight, task, cosine, contrast
         self.temperature, self.lr, self.momentum, self.batch = temperature, lr, momentum, batch
 
     def setup(self, context: Context, synthesizer: Synthesizer) -> None:
-        """Draw the auxiliary network.
-
-        Raises:
-            ConfigError: stored images with one view, batch norm, or a model without a classifier of its own.
-        """
+        """Draw the auxiliary network."""
         super().setup(context, synthesizer)
         if not self.weight:
             return
@@ -162,11 +146,7 @@ class ContrastiveConstraint(Constraint):
         return {"adversarial": float(loss.detach())}
 
     def after_step(self, synthesizer: Synthesizer) -> None:
-        """Train the auxiliary network for one step on the updated images.
-
-        Raises:
-            DivergedError: its loss is not finite.
-        """
+        """Train the auxiliary network for one step on the updated images."""
         if not self.weight:
             return
         index = self._draw(synthesizer)

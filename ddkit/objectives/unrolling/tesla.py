@@ -41,11 +41,7 @@ class Tesla(MetaGradient):
             )
 
     def backward(self, problem: InnerProblem) -> Unrolled:
-        """Find the end, then repeat the steps.
-
-        Raises:
-            ConfigError: a problem with momentum, intermediate losses or a window.
-        """
+        """Find the end, then repeat the steps."""
         self.check(
             momentum=problem.momentum is not None,
             intermediate=bool(problem.intermediate),

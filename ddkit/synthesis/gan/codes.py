@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ddkit.base.ranges import Count
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.distilled.limits import MOST_AT_ONCE, Decoding, check_learned, numbers_of
 from ddkit.data.preprocessing import Preprocessing
@@ -25,6 +27,8 @@ from ddkit.synthesis.labels import LabelKind
 
 #: Most images that a generator draws in one call.
 DECODE_CHUNK = 256
+#: Learning rate of Adam for ``inverted``, as published.
+INVERSION_RATE = 0.1
 
 
 @registry.register("gan")
@@ -61,7 +65,6 @@ class GANCodes(Synthesizer):
         generator_steps: training steps of the generator.
         generator_batch: images per such step.
         inversion_steps: steps of Adam for ``inverted``.
-        inversion_lr: their learning rate.
         feature_steps: SGD steps of the network in whose features inversion compares images.
         batch_codes: codes per class and outer step, drawn without replacement; None for all. Codes outside a draw still
             move by the momentum of the optimiser, as in the authors' program.
@@ -89,30 +92,22 @@ class GANCodes(Synthesizer):
         num_classes: int,
         ipc: int,
         shape: tuple[int, int, int],
-        code_size: int = 32,
+        code_size: Count = 32,
         width: int | None = None,
-        generator_steps: int = 1500,
-        generator_batch: int = 64,
-        inversion_steps: int = 400,
-        inversion_lr: float = 0.1,
-        feature_steps: int = 300,
-        batch_codes: int | None = None,
+        generator_steps: Count = 1500,
+        generator_batch: Annotated[int, Field(ge=2)] = 64,
+        inversion_steps: Count = 400,
+        feature_steps: Count = 300,
+        batch_codes: Count | None = None,
         generator: str | Path | nn.Module | None = None,
         labels: LabelKind | Tensor = "hard",
         label_confidence: float = 0.9,
     ) -> None:
         super().__init__(num_classes, ipc, shape, labels, label_confidence)
-        sizes = {"generator_steps": (generator_steps, 1), "generator_batch": (generator_batch, 2)}
-        sizes |= {"inversion_steps": (inversion_steps, 1), "feature_steps": (feature_steps, 1)}
-        for name, (value, least) in sizes.items():
-            if value < least:
-                raise ConfigError(f"synthesis.{name}={value} must be at least {least}")
-        if not 0 < inversion_lr < float("inf"):
-            raise ConfigError(f"synthesis.inversion_lr={inversion_lr} must be positive")
-        if batch_codes is not None and not 1 <= batch_codes <= ipc:
+        if batch_codes is not None and batch_codes > ipc:
             raise ConfigError(f"synthesis.batch_codes={batch_codes} must lie between 1 and ipc={ipc}")
         self.training_options = {"steps": generator_steps, "batch": generator_batch}
-        self.inversion_steps, self.inversion_lr, self.feature_steps = inversion_steps, inversion_lr, feature_steps
+        self.inversion_steps, self.feature_steps = inversion_steps, feature_steps
         self.batch_codes = batch_codes
         self.needs_training = generator is None
         channels, height, columns = shape
@@ -200,12 +195,7 @@ class GANCodes(Synthesizer):
         self._whitening = real.preprocessing if real.preprocessing.zca_matrix is not None else None
 
     def initialise(self, real: RealData, how: str, generator: torch.Generator) -> None:
-        """Train the generator unless one was given, then draw the codes and, for ``inverted``, move them.
-
-        Raises:
-            DivergedError: the generator, or the inversion, is no longer finite.
-            ConfigError: a given generator draws NaN.
-        """
+        """Train the generator unless one was given, then draw the codes and, for ``inverted``, move them."""
         self.check(real, how)
         mean, std = (torch.tensor(v, dtype=torch.float64) for v in (real.preprocessing.mean, real.preprocessing.std))
         self.scale.copy_(0.5 / std)
@@ -248,7 +238,7 @@ class GANCodes(Synthesizer):
             self.classes,
             lambda position: real.batch(index[position]).to(device, dtype),
             steps=self.inversion_steps,
-            lr=self.inversion_lr,
+            lr=INVERSION_RATE,
             report=self.report,
             stages=self.stages,
         )
@@ -274,11 +264,7 @@ class GANCodes(Synthesizer):
 
     @staticmethod
     def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding:
-        """Return what drawing all images takes.
-
-        Raises:
-            ArtifactError: tensors or options that are not those of GAN codes.
-        """
+        """Return what drawing all images takes."""
         generator, codes = _stored_generator(stored, options), stored.get("codes")
         if codes is None or codes.dtype != torch.float32 or codes.shape[1:] != (generator.code_size,):
             raise ArtifactError(f"codes are not (N, {generator.code_size}) float32: write the file anew with ddkit")

@@ -16,6 +16,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from ddkit.base.container import pack, unpack
 from ddkit.base.files import write_atomically
+from ddkit.base.ranges import Count, in_range
 from ddkit.base.registry import describe_validation_error
 from ddkit.errors import ArtifactError, ConfigError
 
@@ -96,7 +97,8 @@ class Generator(nn.Module):
         ConfigError: sides below 4 pixels, or a size out of range.
     """
 
-    def __init__(self, shape: Shape, num_classes: int, code_size: int = 32, width: int | None = None) -> None:
+    @in_range("synthesis")
+    def __init__(self, shape: Shape, num_classes: int, code_size: Count = 32, width: int | None = None) -> None:
         super().__init__()
         width = default_width(shape) if width is None else width
         if min(shape[1:]) < SMALLEST_SIDE:
@@ -104,8 +106,6 @@ class Generator(nn.Module):
                 f"a generator cannot draw {'x'.join(map(str, shape))} images: height and width must be at least "
                 f"{SMALLEST_SIDE} px; enlarge the images or use synthesis=pixels"
             )
-        if code_size < 1:
-            raise ConfigError(f"synthesis.code_size={code_size} must be at least 1")
         if width < 2 or width % 2:
             raise ConfigError(f"synthesis.width={width} must be an even number of at least 2")
         self.shape, self.num_classes, self.code_size, self.width = shape, num_classes, code_size, width

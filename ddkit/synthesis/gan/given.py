@@ -42,19 +42,13 @@ def frozen_generator(
 
 
 def _own_generator(module: nn.Module, num_classes: int, shape: Shape, code_size: int) -> nn.Module:
-    """Return a copy of a user's module after trying it on two codes.
-
-    Raises:
-        ConfigError: in train mode, with trainable parameters, or with images of another shape or that are not finite.
-    """
+    """Return a copy of a user's module after trying it on two codes."""
     name = type(module).__name__
     if module.training or any(parameter.requires_grad for parameter in module.parameters()):
         raise ConfigError(
             f"generator {name} is in train mode or has trainable parameters: "
             f"call generator.eval().requires_grad_(False) once it is trained"
         )
-    if code_size < 1:
-        raise ConfigError(f"synthesis.code_size={code_size} must be at least 1")
     module = copy.deepcopy(module)
     probe = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(()))
     codes = torch.randn(2, code_size, generator=torch.Generator().manual_seed(0)).to(probe)

@@ -126,5 +126,5 @@ def invert(
         stages.keep("inversion", lambda: {"found": found, "losses": losses})
     result, loss = torch.cat(found), torch.stack(losses).sum(0) / len(codes)
     if not bool(result.isfinite().all() and loss.isfinite().all()):
-        raise DivergedError(f"inversion diverged: lower synthesis.inversion_lr (now {lr})")
+        raise DivergedError(f"inversion diverged at a rate of {lr:g}: use init=prior, or another generator")
     return result, loss

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from ddkit.base.progress import Report, silent
+from ddkit.base.ranges import Count, in_range
 from ddkit.base.stages import Stages
 from ddkit.data.real import RealData
-from ddkit.errors import ConfigError, DivergedError
+from ddkit.errors import DivergedError
 from ddkit.models.spec import seeded
 from ddkit.synthesis.gan.generator import ConditionalBatchNorm, Discriminator, Generator
 
@@ -25,14 +27,15 @@ AVERAGE_RATE = 0.005
 CALIBRATION = (8, 256)
 
 
+@in_range("generator")
 def train_generator(
     real: RealData,
     generator: torch.Generator,
     *,
     code_size: int = 32,
     width: int | None = None,
-    steps: int = 1500,
-    batch: int = 64,
+    steps: Count = 1500,
+    batch: Annotated[int, Field(ge=2)] = 64,
     device: torch.device | str = "cpu",
     report: Report = silent,
     stages: Stages = Stages(None),
@@ -51,7 +54,7 @@ def train_generator(
         code_size: numbers in a code.
         width: feature maps; None for 32 up to 16 pixels and 64 above.
         steps: rounds.
-        batch: real, and as many generated, images per round.
+        batch: real, and as many generated, images per round; batch norm needs several.
         device: where to train.
         report: told how many rounds are done.
         stages: keeps how far the training is, from which it goes on to the same weights.
@@ -63,10 +66,6 @@ def train_generator(
         ConfigError: a size out of range.
         DivergedError: weights that are no longer finite.
     """
-    if steps < 1:
-        raise ConfigError(f"synthesis.generator_steps={steps} must be at least 1")
-    if batch < 2:
-        raise ConfigError(f"synthesis.generator_batch={batch} must be at least 2 (batch norm needs several images)")
     device = torch.device(device)
     with seeded(int(torch.randint(2**62, (1,), generator=generator))):
         trained = Generator(real.shape, real.num_classes, code_size, width)

@@ -274,9 +274,9 @@ def test_global_random_state_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weight": -0.1}, "constraint.weight=-0.1 must be a finite number of at least 0"),
+        ({"weight": -0.1}, "constraint.weight=-0.1 must be at least 0"),
         ({"contrast": math.inf}, "constraint.contrast=inf"),
-        ({"temperature": 0.0}, "constraint.temperature=0.0 must be a finite number above 0"),
+        ({"temperature": 0.0}, "constraint.temperature=0.0 must be positive and finite"),
         ({"lr": math.nan}, "constraint.lr=nan"),
         ({"momentum": 1.0}, r"constraint.momentum=1.0 must lie in \[0, 1\)"),
         ({"batch": 0}, "constraint.batch=0 must be at least 1"),
