@@ -1,8 +1,8 @@
 """The smallest lossless form of small whole numbers: packed bits, general coders, or an image sheet.
 
-Symbols are whole numbers from 0 to ``2**bits - 1``, one per value of a tensor. They are written image by image or, in the
-order ``pixels``, value by value: the same value of consecutive images side by side. Every coder is bounded before it
-allocates: what a stream may expand to follows from the announced shape.
+Symbols are whole numbers from 0 to ``2**bits - 1``, one per value of a tensor. They are written image by image or, in
+the order ``pixels``, value by value: the same value of consecutive images side by side. Every coder is bounded before
+it allocates: what a stream may expand to follows from the announced shape.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def encode(symbols: Tensor, bits: int, coder: str = "auto") -> Stream:
     orders = ("images", "pixels") if len(shape) > 1 and shape[0] > 1 else ("images",)
     forms = [(order, packed) for order in orders for packed in ((True, False) if bits < 8 else (False,))]
     raws = {(order, packed): _form(symbols.numpy(), bits, order, packed) for order, packed in forms}
-    quick = CODERS["zstd"]
-    best = forms if symbols.numel() <= _ALL_FORMS else sorted(forms, key=lambda form: len(quick.encode(raws[form], shape)))[:1]
+    sizes = {form: len(CODERS["zstd"].encode(raw, shape)) for form, raw in raws.items()}
+    best = forms if symbols.numel() <= _ALL_FORMS else [min(forms, key=sizes.__getitem__)]
     tried = [
         Stream(name, *form, one.encode(raws[form], shape))
         for name, one in CODERS.items()
@@ -95,7 +95,9 @@ def decode(data: bytes, entry: Mapping[str, Any], shape: tuple[int, ...], bits: 
     name, order, packed = entry.get("coder"), entry.get("order"), entry.get("packed")
     coder = CODERS.get(name) if isinstance(name, str) else None
     if coder is None or order not in ("images", "pixels") or not isinstance(packed, bool):
-        raise ArtifactError(f"symbols are coded by {str(name)[:40]!r} in order {str(order)[:40]!r}, which is unknown: {_BAD}")
+        raise ArtifactError(
+            f"symbols are coded by {str(name)[:40]!r} in order {str(order)[:40]!r}, which is unknown: {_BAD}"
+        )
     count = math.prod(shape)
     size = -(-count * bits // 8) if packed else count
     try:
@@ -148,10 +150,9 @@ def _inflated(data: bytes, size: int) -> bytes:
 def _unlzma(data: bytes, size: int) -> bytes:
     reader = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_LZMA)
     raw = reader.decompress(data, size)
-    if len(raw) == size and not reader.eof:
-        raw += reader.decompress(b"", 1)
-    if reader.unused_data:
-        raise ArtifactError(f"symbols have bytes behind them: {_BAD}")
+    raw += b"" if reader.eof else reader.decompress(b"", 1)
+    if not reader.eof or reader.unused_data:
+        raise ArtifactError(f"symbols are cut off or have bytes behind them: {_BAD}")
     return raw
 
 
@@ -223,10 +224,10 @@ class Sheet(Coder):
         count, channels, height, width = shape
         sheet = np.zeros((rows * columns, height, width, channels), np.uint8)
         sheet[:count] = raw.reshape(shape).transpose(0, 2, 3, 1)
-        sheet = sheet.reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
-        sheet = sheet.reshape(rows * height, columns * width, channels)
+        tiles = sheet.reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
+        picture = tiles.reshape(rows * height, columns * width, channels)
+        picture = np.repeat(picture, 3, axis=2) if channels == 1 else picture
         stream = io.BytesIO()
-        picture = np.repeat(sheet, 3, axis=2) if channels == 1 else sheet
         Image.fromarray(picture, "RGB").save(stream, "WEBP", lossless=True, quality=80, method=4, exact=True)
         return stream.getvalue()
 
