@@ -30,6 +30,8 @@ class FixedNetworks(NetworkSource):
 
     def __init__(self, count: Count = 1) -> None:
         self.count = count
+        #: Which of the initial weights the network has at present.
+        self.number = 0
 
     def setup(self, setting: Setting) -> None:
         """Draw the seeds of all initial weights."""
@@ -38,7 +40,6 @@ class FixedNetworks(NetworkSource):
         self.drawn = self.count
         #: The weights drawn last and their seed: copying them is faster than drawing them again.
         self._held: tuple[int, dict[str, Tensor]] | None = None
-        #: Which of the initial weights the network has at present.
         self.number = 0
 
     @property

@@ -140,8 +140,8 @@ def test_description_draws_the_same_bodies_every_time() -> None:
     ("options", "message"),
     [
         ({"bodies": []}, "at least one network"),
-        ({"scale": 0.0}, "scale 0.0"),
-        ({"scale": 2.0, "bias": -0.1}, "bias -0.1"),
+        ({"scale": 0.0}, r"networks\.scale=0\.0 must be positive"),
+        ({"scale": 2.0, "bias": -0.1}, r"networks\.bias=-0\.1 must be at least 0"),
         ({"bias": 0.1}, "0 without a scale"),
     ],
 )

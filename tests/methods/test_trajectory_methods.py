@@ -141,6 +141,8 @@ def test_another_objective_drops_the_students_rate() -> None:
 
 def test_objective_of_ones_own_takes_the_place_of_the_presets() -> None:
     class Still(Objective):
+        gradient_scale = "trajectory"
+
         def backward(self, synthesizer: Synthesizer) -> dict[str, float]:
             loss = sum(parameter.square().sum() for parameter in synthesizer.learnable())
             loss.backward()
