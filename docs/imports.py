@@ -17,6 +17,7 @@ PICTURE = ROOT / "docs" / "architecture.svg"
 #: The rooms, lowest first: a room imports from those before it, never from those behind it.
 ROOMS = {
     "base": "errors, files, random streams, registries, configurations, devices",
+    "codecs": "tensors in few bytes",
     "data": "real data; distilled/: the artifact; coresets/",
     "augment": "augmentations, the same for both sides",
     "models": "architectures; kernels/",

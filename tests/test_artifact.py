@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ddkit.data.distilled import codecs
+from ddkit.data.distilled import syntheses
 from ddkit.data.distilled.budget import Budget
 from ddkit.data.distilled.dataset import FILE_NAME, DistilledDataset
 from ddkit.data.preprocessing import Preprocessing
@@ -124,7 +124,7 @@ def test_regression_labels_may_be_any_finite_numbers(tmp_path: Path) -> None:
 
 
 def test_compact_form_is_stored_and_decoded_on_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(codecs.registry._items, "doubled", Doubled)
+    monkeypatch.setitem(syntheses.registry._items, "doubled", Doubled)
     distilled = make_doubled()
     path = distilled.save(tmp_path)
     with safe_open(path, "pt") as file:
@@ -141,7 +141,7 @@ def test_unknown_synthesis_names_what_to_install(tmp_path: Path) -> None:
 
 def test_failing_decoder_is_an_artifact_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_doubled().save(tmp_path)
-    monkeypatch.setitem(codecs.registry._items, "doubled", Failing)
+    monkeypatch.setitem(syntheses.registry._items, "doubled", Failing)
     with pytest.raises(ArtifactError, match=r"cannot load .*RuntimeError"):
         DistilledDataset.load(path)
 
@@ -200,7 +200,7 @@ def test_checksum_is_the_sha256_of_the_file_with_its_digits_zero(tmp_path: Path)
 
 
 def test_views_of_one_tensor_are_stored_as_separate_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(codecs.registry._items, "views", Views)
+    monkeypatch.setitem(syntheses.registry._items, "views", Views)
     base = torch.arange(12.0)
     images, labels = base[:6].reshape(3, 1, 1, 2), base[3:12].reshape(3, 3)
     preprocessing = Preprocessing(mean=(0.0,), std=(1.0,))

@@ -1,7 +1,7 @@
 """What is learned: pixels and, by extension, every factorised form of a synthetic dataset."""
 
-from ddkit.data.distilled.codecs import decode
 from ddkit.data.distilled.limits import Decoding
+from ddkit.data.distilled.syntheses import decode
 from ddkit.synthesis.addressed_memory import AddressedMemory
 from ddkit.synthesis.base import ANY_SCALE, Synthesizer, registry
 from ddkit.synthesis.decoders import SharedDecoders

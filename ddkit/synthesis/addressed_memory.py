@@ -84,6 +84,7 @@ class AddressedMemory(Synthesizer):
     """
 
     name = "addressed-memory"
+    image_like = ("bases",)
     inits = ("noise",)
     batch_images = 32
 

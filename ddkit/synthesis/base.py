@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ddkit.base.progress import Report, silent
 from ddkit.base.registry import Registry
 from ddkit.base.stages import Stages
-from ddkit.data.distilled import codecs
+from ddkit.data.distilled import syntheses
 from ddkit.data.distilled.budget import Budget
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.distilled.limits import Decoding, image_shape, required, stored_images, whole
@@ -21,7 +21,7 @@ from ddkit.data.real import RealData
 from ddkit.errors import ArtifactError, ConfigError, unknown_name
 from ddkit.synthesis.labels import HardLabels, LabelKind, make_labels
 
-registry: Registry[type[Synthesizer]] = codecs.registry
+registry: Registry[type[Synthesizer]] = syntheses.registry
 
 #: Key of the settings that suit every scale of gradients, as adaptive optimisers do.
 ANY_SCALE = "any"
@@ -57,6 +57,8 @@ class Synthesizer(nn.Module, ABC):
     optimisers: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     #: Most decoded images of a class that an outer step looks at; None for all.
     batch_images: int | None = None
+    #: Stored tensors (N, C, H, W) that look like images, which a codec may keep in few bits.
+    image_like: ClassVar[tuple[str, ...]] = ("images",)
     #: Told how far :meth:`initialise` is where it takes a while.
     report: Report = staticmethod(silent)
     #: Keeps how far long work in :meth:`initialise` is; without a run folder nothing.

@@ -72,6 +72,7 @@ class SharedDecoders(Synthesizer):
     """
 
     name = "shared-decoders"
+    image_like = ("codes",)
     inits = ("real", "noise")
 
     optimisers: ClassVar[Mapping[str, Mapping[str, Any]]] = {

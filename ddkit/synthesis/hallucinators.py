@@ -89,6 +89,7 @@ class Hallucinators(Synthesizer):
     """
 
     name = "hallucinators"
+    image_like = ("bases",)
 
     #: All are ddkit's: on 8x8 digits HaBa's rates for whitened CIFAR-10 (100 for both, momentum 0.95) left the loss at
     #: 1.0, that of a student which does not move, after 100 steps; those for trajectories reached 0.56.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ddkit import synthesis
-from ddkit.data.distilled import codecs
+from ddkit.data.distilled import syntheses
 from ddkit.data.distilled.limits import EXPANSION, MOST_NUMBERS, ROOM, Decoding, check_decoding, most_numbers
 from ddkit.data.real import RealData
 from ddkit.errors import ArtifactError, ConfigError
@@ -53,7 +53,7 @@ def test_what_decoding_takes_is_known_beforehand(name: str) -> None:
     made = SMALL[name]()
     stored, options = made.stored(), made.options()
     decoding = type(made).decoding(stored, options)
-    codecs.decode(name, stored, options, announced=len(made))
+    syntheses.decode(name, stored, options, announced=len(made))
     images, _ = synthesis.decode(name, stored, options)
     assert (decoding.images, *decoding.shape) == tuple(images.shape) and decoding.numbers == images.numel()
 
@@ -75,7 +75,7 @@ def test_bombs_are_refused_before_they_are_decoded(name: str, monkeypatch: pytes
 def test_another_number_of_images_than_announced_is_refused(name: str) -> None:
     made = SMALL[name]()
     with pytest.raises(ArtifactError, match=f"decode to {len(made)} images, the budget announces 5"):
-        codecs.decode(name, made.stored(), made.options(), announced=5)
+        syntheses.decode(name, made.stored(), made.options(), announced=5)
 
 
 @pytest.mark.parametrize(

@@ -42,10 +42,21 @@ class PreprocessingContent(BaseModel):
     zca: bool
 
 
+class CodecContent(BaseModel):
+    """The stored form of :class:`ddkit.data.distilled.coding.Coding`: its codec, and an entry a tensor."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str
+    tensors: dict[str, dict[str, Any]]
+
+
 class Content(BaseModel):
     """The JSON part of an artifact; a new field here needs a new format version."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    codec: CodecContent | None = None
 
     label_kind: LabelKind
     class_names: list[str]

@@ -6,18 +6,22 @@ checksum; this is what lies inside.
 
 Tensors:
 
+- ``coded.<name>.<part>``: in place of ``stored.<name>`` where a codec keeps it in fewer bytes
+  (:mod:`ddkit.data.distilled.coding`).
 - ``stored.<name>``: the compact form. For synthesis ``pixels`` exactly ``stored.images``, ``(N, C, H, W)``,
   float32 in the preprocessed space or uint8 at rest, and ``stored.labels``, ``(N,)`` int64 or ``(N, K)``
-  float32. For any other synthesis whatever :mod:`ddkit.data.distilled.codecs` turns into these two.
+  float32. For any other synthesis whatever :mod:`ddkit.data.distilled.syntheses` turns into these two.
 - ``preprocessing.<name>``: the ZCA tensors of :class:`~ddkit.data.preprocessing.Preprocessing`, if any.
 
-Metadata: ``format`` is ``ddkit.distilled-dataset``, ``format_version`` is 1, and ``content`` has the fields
+Metadata: ``format`` is ``ddkit.distilled-dataset``, ``format_version`` is 1, or 2 for a coded set, and ``content`` has
+the fields
 
 - ``label_kind``: ``hard`` (class numbers), ``soft`` (rows of probabilities) or ``regression`` (any rows);
 - ``class_names``: K texts;
 - ``budget``: ``images``, ``decoded_images``, ``floats``, ``bytes``, see :class:`~ddkit.data.distilled.budget.Budget`;
 - ``preprocessing``: ``mean`` and ``std`` per channel on the [0, 1] scale, ``zca`` true or false;
 - ``synthesis``, ``synthesis_options``: the decoder of ``stored.*``;
+- ``codec`` (format 2 only): ``name``, and ``tensors``: what each needs to be decoded;
 - ``metadata``: where the set came from, see :class:`~ddkit.data.distilled.card.Card`.
 
 A reader accepts every format version up to its own and refuses a newer one with the advice to upgrade ddkit.
@@ -32,6 +36,7 @@ import stat
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from json import loads
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -43,17 +48,19 @@ from torch.utils.data import Dataset
 from ddkit.base.container import canonical_json, pack, unpack, written_checksum
 from ddkit.base.files import write_atomically
 from ddkit.base.version import __version__
+from ddkit.data.distilled import syntheses
 from ddkit.data.distilled.budget import Budget
 from ddkit.data.distilled.card import Card
 from ddkit.data.distilled.checks import Content, LabelKind, check, checked
-from ddkit.data.distilled.codecs import decode
+from ddkit.data.distilled.coding import Coding, code
 from ddkit.data.distilled.export import Exported, ExportReport, export
 from ddkit.data.distilled.label_loss import label_loss
 from ddkit.data.preprocessing import Preprocessing
 from ddkit.errors import ArtifactError, shortened
 
 FORMAT = "ddkit.distilled-dataset"
-FORMAT_VERSION = 1
+#: Of a set that is stored as it is, and of a coded one.
+PLAIN_VERSION, FORMAT_VERSION = 1, 2
 FILE_NAME = "distilled.safetensors"
 
 
@@ -75,6 +82,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         synthesis: how ``images`` and ``labels`` follow from ``stored``; ``pixels`` stores them as they are.
         synthesis_options: JSON-able options of the decoding.
         stored: the compact form by name; needless for ``pixels``, whose compact form are images and labels.
+        coding: the coded form of ``stored``, which decodes to exactly these tensors; None to store them as they are.
 
     Raises:
         ArtifactError: parts that contradict each other, that are not finite or that no file can hold.
@@ -93,6 +101,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         synthesis: str = "pixels",
         synthesis_options: Mapping[str, Any] | None = None,
         stored: Mapping[str, Tensor] | None = None,
+        coding: Coding | None = None,
     ) -> None:
         self.images = _own(images)
         self.labels = _own(labels)
@@ -103,6 +112,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         self.synthesis_options: dict[str, Any] = _json_copy(synthesis_options or {})
         self.metadata: dict[str, Any] = _json_copy({"ddkit_version": __version__, **(metadata or {})})
         self._stored = {name: _own(tensor) for name, tensor in (stored or {}).items()}
+        self.coding = coding
         self._said = False
         if budget is None:
             if synthesis != "pixels":
@@ -249,6 +259,51 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             return self.images.float() / 255.0
         return self.preprocessing.invert(self.images)
 
+    def coded(self, codec: str) -> DistilledDataset:
+        """Return this set in fewer bytes: what a codec keeps of its stored tensors, decoded.
+
+        Hard labels in the order of the classes cost nothing, rows one byte a class; tensors that do not look like
+        images (decoders) are kept in float16.
+
+        >>> small = distilled.coded("uniform:bits=3")
+        >>> small.budget.bytes < distilled.budget.bytes / 10
+        True
+
+        Args:
+            codec: a name of :data:`ddkit.codecs.registry` with its options, such as ``uniform:bits=3``.
+
+        Raises:
+            UnknownNameError: no such codec.
+            ConfigError: an option out of range, or tensors that the codec cannot hold.
+        """
+        stored = {"images": self.tensors()[0], "labels": self.labels} if self.synthesis == "pixels" else self.stored
+        images = syntheses.decoder(self.synthesis, self.card.synthesis_package).image_like
+        coding = code(stored, codec, images, self.num_classes, probabilities=self.label_kind == "soft")
+        return self._from_stored(
+            coding.decoded(self.num_classes),
+            coding,
+            label_kind=self.label_kind,
+            class_names=self.class_names,
+            preprocessing=self.preprocessing,
+            budget=replace(self.budget, bytes=coding.nbytes),
+            metadata=self.metadata,
+            synthesis=self.synthesis,
+            synthesis_options=self.synthesis_options,
+        )
+
+    @classmethod
+    def _from_stored(cls, stored: Mapping[str, Tensor], coding: Coding | None, **fields: Any) -> DistilledDataset:
+        """Return the set whose stored tensors these are."""
+        if fields["synthesis"] == "pixels":
+            if set(stored) != {"images", "labels"}:
+                raise ArtifactError("tensors are not exactly images and labels: write the file anew")
+            return cls(stored["images"], stored["labels"], coding=coding, **fields)
+        package = checked(Card, fields["metadata"]).synthesis_package
+        images, labels = syntheses.decode(
+            fields["synthesis"], stored, fields["synthesis_options"], fields["budget"].decoded_images, package
+        )
+        return cls(images, labels, stored=stored, coding=coding, **fields)
+
     def checksum(self) -> str:
         """Return the SHA-256 that :meth:`save` writes into the file (:mod:`ddkit.base.container`)."""
         return written_checksum(self.to_bytes())
@@ -260,10 +315,11 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             ArtifactError: a part was changed after construction and no longer fits the others.
         """
         self._check()
-        tensors = {f"stored.{name}": tensor for name, tensor in self.stored.items()}
+        kind, held = ("stored", self.stored) if self.coding is None else ("coded", self.coding.parts())
+        tensors = {f"{kind}.{name}": tensor for name, tensor in held.items()}
         for name, tensor in self.preprocessing.to_tensors().items():
             tensors[f"preprocessing.{name}"] = tensor
-        content = {
+        content: dict[str, Any] = {
             "label_kind": self.label_kind,
             "class_names": list(self.class_names),
             "budget": self.budget.as_dict(),
@@ -272,7 +328,13 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             "synthesis_options": self.synthesis_options,
             "metadata": self.metadata,
         }
-        return pack(tensors, content, kind=FORMAT, version=FORMAT_VERSION)
+        if self.coding is None:
+            return pack(tensors, content, kind=FORMAT, version=PLAIN_VERSION)
+        if any(
+            not torch.equal(self.stored[name], made) for name, made in self.coding.decoded(self.num_classes).items()
+        ):
+            raise ArtifactError("images or labels were changed after they were coded: code the changed set")
+        return pack(tensors, {**content, "codec": self.coding.content()}, kind=FORMAT, version=FORMAT_VERSION)
 
     def save(self, path: Path | str) -> Path:
         """Write the dataset to one file, atomically: a file already there stays whole until the new one is.
@@ -335,25 +397,23 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
     def _read(cls, stream: BinaryIO, size: int) -> DistilledDataset:
         raw_content, tensors = unpack(stream, size, kind=FORMAT, version=FORMAT_VERSION)
         content = checked(Content, raw_content)
-        stored = _take(tensors, "stored.")
+        stored, coded = _take(tensors, "stored."), _take(tensors, "coded.")
         zca = _take(tensors, "preprocessing.")
         preprocessing = Preprocessing.from_tensors(zca, content.preprocessing.model_dump())
         tensors.update({name: zca[name] for name in set(zca) - set(preprocessing.to_tensors())})
         if tensors:
             raise ArtifactError(f"unknown tensor {min(tensors)[:80]!r}: write the file anew with this version of ddkit")
-        if content.synthesis == "pixels":
-            if set(stored) != {"images", "labels"}:
-                raise ArtifactError("tensors are not exactly images and labels: write the file anew")
-            images, labels, compact = stored["images"], stored["labels"], None
-        else:
-            package = checked(Card, content.metadata).synthesis_package
-            images, labels = decode(
-                content.synthesis, stored, content.synthesis_options, content.budget.decoded_images, package
-            )
-            compact = stored
-        dataset = cls(
-            images,
-            labels,
+        coding = None
+        if content.codec is not None:
+            if stored:
+                raise ArtifactError("a set is coded or stored as it is, not both: write the file anew")
+            coding = Coding.of(content.codec.name, content.codec.tensors, coded)
+            stored = coding.decoded(len(content.class_names))
+        elif coded:
+            raise ArtifactError("coded tensors have no codec: write the file anew")
+        dataset = cls._from_stored(
+            stored,
+            coding,
             label_kind=content.label_kind,
             class_names=content.class_names,
             preprocessing=preprocessing,
@@ -361,7 +421,6 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             metadata=content.metadata,
             synthesis=content.synthesis,
             synthesis_options=content.synthesis_options,
-            stored=compact,
         )
         dataset.metadata = content.metadata  # as written, also when it does not name a ddkit version
         return dataset

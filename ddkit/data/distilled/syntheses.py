@@ -15,12 +15,15 @@ from ddkit.base.registry import Registry
 from ddkit.data.distilled.limits import Decoding, check_decoding
 from ddkit.errors import ArtifactError, UnknownNameError
 
-#: Classes of :class:`~ddkit.synthesis.Synthesizer`, of which this room uses no more than :class:`Codec` names.
+#: Classes of :class:`~ddkit.synthesis.Synthesizer`, of which this room uses no more than :class:`Decoder` names.
 registry: Registry[Any] = Registry("synthesis", "ddkit.synthesis")
 
 
-class Codec(Protocol):
+class Decoder(Protocol):
     """What a file asks of its synthesis."""
+
+    #: Stored tensors that look like images, which a codec may keep in few bits.
+    image_like: tuple[str, ...]
 
     @staticmethod
     def decoding(stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> Decoding | None:
@@ -31,8 +34,8 @@ class Codec(Protocol):
         """See :meth:`ddkit.synthesis.Synthesizer.from_stored`."""
 
 
-def codec(name: str, package: str | None = None) -> Codec:
-    """Return the codec of the synthesis called ``name``.
+def decoder(name: str, package: str | None = None) -> Decoder:
+    """Return what decodes sets of the synthesis called ``name``.
 
     Args:
         name: as a file gives it.
@@ -42,7 +45,7 @@ def codec(name: str, package: str | None = None) -> Codec:
         ArtifactError: no installed package has one.
     """
     try:
-        found: Codec = registry.get(name)
+        found: Decoder = registry.get(name)
     except UnknownNameError:
         which = f"install the package '{package}', which registers it" if package else "install the one that does"
         raise ArtifactError(
@@ -71,7 +74,7 @@ def decode(
         ArtifactError: an unknown synthesis, tensors and options that contradict each other, or that would take too much
             memory or time; found out from shapes and options alone.
     """
-    how = codec(name, package)
+    how = decoder(name, package)
     expected = how.decoding(stored, options)
     if expected is not None:
         check_decoding(expected, stored, announced)
