@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from inspect import getattr_static
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from ddkit.base.stages import Stages
 from ddkit.data.distilled import syntheses
 from ddkit.data.distilled.budget import Budget
 from ddkit.data.distilled.dataset import DistilledDataset
-from ddkit.data.distilled.limits import Decoding, image_shape, required, stored_images, whole
+from ddkit.data.distilled.limits import MOST_NUMBERS, Decoding, image_shape, required, stored_images, whole
 from ddkit.data.preprocessing import Preprocessing
 from ddkit.data.real import RealData
 from ddkit.errors import ArtifactError, ConfigError, unknown_name
@@ -282,7 +283,14 @@ class Synthesizer(nn.Module, ABC):
         Raises:
             ArtifactError: tensors and options that contradict each other.
         """
-        return Decoding(whole(options, "num_classes") * whole(options, "ipc"), image_shape(options))
+        if getattr_static(cls, "from_stored") is not Synthesizer.__dict__["from_stored"]:
+            return None
+        if whole(options, "num_classes") * whole(options, "ipc") > MOST_NUMBERS:
+            raise ArtifactError(
+                f"{options['num_classes']} classes of {options['ipc']} are too many: write the file anew"
+            )
+        made = cls._described(options)
+        return Decoding(len(made), image_shape(options))
 
     @classmethod
     def from_stored(cls, stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -291,19 +299,23 @@ class Synthesizer(nn.Module, ABC):
         Raises:
             ArtifactError: tensors that are missing or of another shape than the options say.
         """
-        arguments = {**options, "shape": image_shape(options)}
-        with torch.device("meta"):  # what a stranger's options would allocate
-            wanted = {name: tuple(value.shape) for name, value in cls(**arguments)._weights().items()}
+        wanted = {name: tuple(value.shape) for name, value in cls._described(options)._weights().items()}
         required(stored, {name: len(shape) for name, shape in wanted.items()})
         wrong = [name for name, shape in wanted.items() if tuple(stored[name].shape) != shape]
         if wrong:
             raise ArtifactError(f"the tensor '{wrong[0]}' is missing or of a wrong shape: write the file anew")
-        made = cls(**arguments)
+        made = cls(**{**options, "shape": image_shape(options)})
         with torch.no_grad():
             for name, value in made._weights().items():
                 value.copy_(stored[name])
             images, classes = made()
         return images, stored.get("labels", classes)
+
+    @classmethod
+    def _described(cls, options: Mapping[str, Any]) -> Self:
+        """Return a synthesizer of these options that has shapes and no memory: they may come from a stranger."""
+        with torch.device("meta"):
+            return cls(**{**options, "shape": image_shape(options)})
 
     def _weights(self) -> dict[str, nn.Parameter]:
         return {name: value for name, value in self.named_parameters() if not name.startswith("labels.")}
