@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from ddkit import DistilledDataset, evaluate
 from ddkit.base import container
+from ddkit.cli import main
 from ddkit.data.distilled.coding import Coding
 from ddkit.errors import ArtifactError, ConfigError, DDKitError, UnknownNameError
 from ddkit.testing.small import fit_small, toy_data
@@ -104,7 +106,6 @@ def hostile(coded: DistilledDataset) -> dict[str, bytes]:
         return container.pack(tensors, {**content, **change}, kind="ddkit.distilled-dataset", version=version)
 
     entries = content["codec"]["tensors"]
-    labels = entries["labels"]
 
     def entry(**change: Any) -> bytes:
         return packed({"codec": {"name": "x", "tensors": {**entries, "images": {**entries["images"], **change}}}})
@@ -141,3 +142,18 @@ def test_hostile_coded_files_end_in_one_line(sets: Any) -> None:
         with pytest.raises(ArtifactError) as met:
             DistilledDataset.from_bytes(raw)
         assert "\n" not in str(met.value) and len(str(met.value)) <= 600, name
+
+
+def test_command_writes_a_coded_file_once(sets: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sets["dm"].save(tmp_path)
+    main(["encode", str(tmp_path), "--codec", "uniform:bits=3", "--json"])
+    said = json.loads(capsys.readouterr().out)
+    coded = DistilledDataset.load(tmp_path / "coded.safetensors")
+    assert said["bytes"] == coded.budget.bytes < said["bytes_before"] / 6 and said["file"] > said["bytes"]
+    assert coded.metadata["method"] == "dm"
+    with pytest.raises(SystemExit):
+        main(["encode", str(tmp_path), "--codec", "uniform:bits=3"])
+    assert "coded.safetensors' exists: choose another --out" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["encode", str(tmp_path), "--codec", "unifrom:bits=3", "--out", str(tmp_path / "b.safetensors")])
+    assert "did you mean 'uniform'" in capsys.readouterr().err and not (tmp_path / "b.safetensors").exists()

@@ -11,6 +11,7 @@ from ddkit.cli.audit import audit
 from ddkit.cli.compare import compare
 from ddkit.cli.distill import distill
 from ddkit.cli.doctor import doctor
+from ddkit.cli.encode import encode
 from ddkit.cli.evaluate import evaluate
 from ddkit.cli.experts import experts
 from ddkit.cli.export import export
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (methods, distill, evaluate, show, export, compare, experts, doctor, audit):
+for command in (methods, distill, evaluate, show, export, encode, compare, experts, doctor, audit):
     app.command()(command)
 app.add_typer(recipe_app, name="recipe")
 

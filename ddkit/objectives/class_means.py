@@ -6,28 +6,28 @@ import torch
 from torch import Tensor
 
 from ddkit.errors import ConfigError
-from ddkit.objectives.base import Context
+from ddkit.networks.setting import Setting
 from ddkit.synthesis.base import Synthesizer
 
 #: Decoded synthetic images differentiated together (whole classes, at least one).
 _SYNTHETIC_IMAGES = {"cpu": 512, "cuda": 8192}
 
 
-def class_chunk(context: Context, synthesizer: Synthesizer, wanted: int | None) -> int:
+def class_chunk(setting: Setting, synthesizer: Synthesizer, wanted: int | None) -> int:
     """Return how many classes go through the network together: ``wanted``, or as many as the image count allows.
 
     Raises:
         ConfigError: fewer than all classes with batch norm, whose statistics mix classes.
     """
-    classes = context.num_classes
-    if context.network.has_batch_norm:
+    classes = setting.num_classes
+    if setting.network.has_batch_norm:
         if wanted not in (None, classes):
             raise ConfigError(
                 f"objective.class_chunk={wanted} with batch norm changes the objective (statistics mix classes): "
                 f"leave it out or use a network with norm=instance"
             )
         return classes
-    limit = _SYNTHETIC_IMAGES.get(context.network.device.type, 512)
+    limit = _SYNTHETIC_IMAGES.get(setting.network.device.type, 512)
     return min(classes, wanted or max(1, limit // synthesizer.batch_per_class))
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from ddkit.base.config import piece_from_text
-from ddkit.codecs import Codec, Coded, Float16, decode, encode, registry
-from ddkit.codecs.base import shape_of
+from ddkit.codecs.base import Codec, Coded, decode, encode, registry, shape_of
 from ddkit.codecs.labels import decode_labels, encode_labels
+from ddkit.codecs.plain import Float16
 from ddkit.data.distilled.limits import most_numbers
 from ddkit.errors import ArtifactError
 
