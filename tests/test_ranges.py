@@ -72,6 +72,11 @@ def test_value_out_of_range_is_refused_with_its_name(option: str, value: Any, wo
         build(**{option: value})
 
 
+def test_what_is_no_number_is_refused_too() -> None:
+    with pytest.raises(ConfigError, match=r"^piece\.count='three' is no number: it must be at least 1$"):
+        build(count="three")  # type: ignore[arg-type]
+
+
 def test_values_in_range_and_none_pass() -> None:
     assert build(1, None, rates=[1.0], free=math.inf)["free"] == math.inf
 

@@ -18,6 +18,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 from pydantic import Field
@@ -87,7 +88,10 @@ def require(name: str, value: Any, **bounds: float) -> None:
         ConfigError: naming option, value and range.
     """
     for one in value if isinstance(value, list | tuple) else [value]:
-        if not (math.isfinite(one) and all(_HOLDS[rule](one, bound) for rule, bound in bounds.items())):
+        if not isinstance(one, Real):
+            raise ConfigError(f"{name}={value!r} is no number: it must {_words(bounds)}")
+        number = float(one)
+        if not (math.isfinite(number) and all(_HOLDS[rule](number, bound) for rule, bound in bounds.items())):
             raise ConfigError(f"{name}={value} must {_words(bounds)}")
 
 
