@@ -47,7 +47,7 @@ def weighted_loss(logits: Tensor, targets: Tensor, weights: Tensor, kind: LossKi
 
 
 @dataclass(frozen=True)
-class Setting:
+class Workload:
     """Everything that fixes the kernels of a training step.
 
     Args:
@@ -118,7 +118,7 @@ class Centred(nn.Module):
         return difference
 
 
-def _network_loss(model: Callable[[Tensor], Tensor], setting: Setting) -> NetworkLoss:
+def _network_loss(model: Callable[[Tensor], Tensor], setting: Workload) -> NetworkLoss:
     def loss(images: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         with setting.precision.autocast(setting.device):
             logits = model(images)
@@ -173,7 +173,7 @@ class SerialLearner(Learner):
 class StackedLearner(Learner):
     """R networks of one architecture as stacked weights (R, ...), differentiated by ``vmap`` of ``grad``."""
 
-    def __init__(self, models: Sequence[nn.Module], setting: Setting) -> None:
+    def __init__(self, models: Sequence[nn.Module], setting: Workload) -> None:
         self.models = list(models)
         stacked, self.buffers = torch.func.stack_module_state(self.models)
         self.names = list(stacked)
@@ -209,10 +209,10 @@ class StackedLearner(Learner):
         return self.models
 
 
-_compiled: OrderedDict[Setting, tuple[nn.Module, NetworkLoss]] = OrderedDict()
+_compiled: OrderedDict[Workload, tuple[nn.Module, NetworkLoss]] = OrderedDict()
 
 
-def _compiled_learner(setting: Setting, seed: int) -> SerialLearner:
+def _compiled_learner(setting: Workload, seed: int) -> SerialLearner:
     """Return a learner whose forward pass and loss are compiled, its weights freshly drawn from ``seed``.
 
     One persistent network per setting is kept across calls and re-initialised in place, so that nothing is
@@ -231,7 +231,7 @@ def _compiled_learner(setting: Setting, seed: int) -> SerialLearner:
     return SerialLearner(model, loss)
 
 
-def create_learner(setting: Setting, seeds: Sequence[int], stacked: bool) -> Learner:
+def create_learner(setting: Workload, seeds: Sequence[int], stacked: bool) -> Learner:
     """Return a learner of freshly initialised networks, one per seed; only a stacked one takes several."""
     if stacked:
         return StackedLearner([setting.build(seed) for seed in seeds], setting)

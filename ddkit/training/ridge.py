@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ddkit.base.streams import Streams
 from ddkit.models.kernels.last_layer import ridge_weights, with_constant
 from ddkit.training.batches import Batches, TrainingSet
-from ddkit.training.learners import Setting, weighted_loss
+from ddkit.training.learners import Workload, weighted_loss
 from ddkit.training.recipe import TrainingRecipe
 
 #: Constants of the procedure (Bohdal et al. 2020): share of the new solution, regulariser, Adam's rate for the scale.
@@ -46,7 +46,7 @@ def features_of(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def train_by_ridge(
-    setting: Setting, data: TrainingSet, recipe: TrainingRecipe, streams: Streams, report: Callable[[int], None]
+    setting: Workload, data: TrainingSet, recipe: TrainingRecipe, streams: Streams, report: Callable[[int], None]
 ) -> RidgeHead:
     r"""Train one network by the procedure with which LD-RR learns labels (Bohdal et al. 2020, arXiv 2006.08572).
 

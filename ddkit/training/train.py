@@ -17,7 +17,7 @@ from ddkit.errors import ConfigError, DivergedError
 from ddkit.models.base import uses_batch_norm
 from ddkit.models.spec import ModelSpec
 from ddkit.training.batches import Batches, TrainingSet, given_batches, training_set
-from ddkit.training.learners import Learner, Setting, create_learner
+from ddkit.training.learners import Learner, Workload, create_learner
 from ddkit.training.recipe import TrainingRecipe
 from ddkit.training.ridge import train_by_ridge
 
@@ -87,7 +87,7 @@ def _take_given_steps(learner: Learner, data: TrainingSet, recipe: TrainingRecip
             parameter.sub_(velocity, alpha=rate)
 
 
-def stacking_pays(model: nn.Module, setting: Setting) -> bool:
+def stacking_pays(model: nn.Module, setting: Workload) -> bool:
     """Say whether several networks are trained faster as stacked weights than one after the other.
 
     True when a step of one network is so small that launching its kernels outweighs computing them: at most
@@ -106,7 +106,7 @@ def stacking_pays(model: nn.Module, setting: Setting) -> bool:
     return work <= STACKED_WORK.get(setting.device.type, STACKED_WORK["cpu"])
 
 
-def _stack_size(model: nn.Module, setting: Setting) -> int:
+def _stack_size(model: nn.Module, setting: Workload) -> int:
     """Return how many networks fit one stack (at least one), their activations within ``STACKED_BYTES``."""
     layers = sum(1 for module in model.modules() if not any(True for _ in module.children()))
     numbers = pass_cost(model, setting.shape).largest_activation * layers * setting.batch
@@ -115,7 +115,7 @@ def _stack_size(model: nn.Module, setting: Setting) -> int:
 
 
 def _plan(
-    setting: Setting,
+    setting: Workload,
     data: TrainingSet,
     recipe: TrainingRecipe,
     seeds: Sequence[int],
@@ -180,10 +180,10 @@ def _shown(data: TrainingSet, recipe: TrainingRecipe) -> int:
     return len(data) // recipe.runs if recipe.schedule == "given" else recipe.shown(len(data))
 
 
-def setting_of(data: TrainingSet, spec: ModelSpec, recipe: TrainingRecipe, precision: Precision) -> Setting:
+def setting_of(data: TrainingSet, spec: ModelSpec, recipe: TrainingRecipe, precision: Precision) -> Workload:
     """Return what fixes the kernels of training ``spec`` on ``data`` with ``recipe``."""
     count = _shown(data, recipe)
-    return Setting(
+    return Workload(
         spec=spec,
         shape=data.shape,
         num_classes=data.num_classes,
@@ -272,7 +272,7 @@ def train_networks(
 
 
 def _trained(
-    setting: Setting,
+    setting: Workload,
     data: TrainingSet,
     recipe: TrainingRecipe,
     seeds: Sequence[int],

@@ -17,7 +17,7 @@ from ddkit.training.batches import Batches, TrainingSet
 from ddkit.training.experts.flat import FlatLearner, flat
 from ddkit.training.experts.measures import Sample
 from ddkit.training.experts.settings import ExpertSettings
-from ddkit.training.learners import Learner, Setting, create_learner
+from ddkit.training.learners import Learner, Workload, create_learner
 from ddkit.training.train import run_epochs, setting_of
 
 #: Training images on which loss, accuracy and flatness are measured; all of a smaller set.
@@ -88,7 +88,7 @@ def train_experts(
     return trajectories
 
 
-def _sample(data: TrainingSet, setting: Setting, seed: int) -> Sample:
+def _sample(data: TrainingSet, setting: Workload, seed: int) -> Sample:
     """Draw the measured images: the same for all experts of a buffer."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "measured"))
     index = torch.randperm(len(data), generator=generator)[:MEASURED_IMAGES].to(data.targets.device)
