@@ -192,11 +192,11 @@ def test_forged_tensors_load_consistently_or_are_refused(shape: list[int], dtype
 
 
 def test_newer_format_version_says_upgrade() -> None:
-    document = {"format": "ddkit.distilled-dataset", "format_version": 2, "anything": {"else": True}}
+    document = {"format": "ddkit.distilled-dataset", "format_version": 3, "anything": {"else": True}}
     raw = sealed(document, {"new.layout": torch.zeros(2, dtype=torch.bool)})
     refused(
         raw,
-        r"format version 2 is newer than this ddkit reads \(1\): upgrade with `pip install --upgrade ddkit`",
+        r"format version 3 is newer than this ddkit reads \(2\): upgrade with `pip install --upgrade ddkit`",
     )
 
 

@@ -151,5 +151,5 @@ def as_half(values: Tensor, what: str) -> Tensor:
     """
     largest = float(values.abs().max())
     if largest > LARGEST_HALF:
-        raise ConfigError(f"{what} reach {largest:.4g}, and float16 ends at {LARGEST_HALF:g}: use codec=float32")
+        raise ConfigError(f"{what} reach {largest:.4g}, and float16 ends at {LARGEST_HALF:g}: use codec float32")
     return values.to(torch.float16)

@@ -64,7 +64,7 @@ class DCT(Codec):
         """
         if values.ndim != 4 or min(values.shape[2:]) < self.resolution:
             raise ConfigError(
-                f"codec dct with resolution={self.resolution} is for images, not for a tensor of "
+                f"codec dct at 1/{self.resolution} of the resolution is for images, not for a tensor of "
                 f"{tuple(values.shape)}: use uniform"
             )
         return _Frequencies(self, tuple(values.shape))
@@ -77,7 +77,7 @@ class DCT(Codec):
         numbers = isinstance(step, float) and isinstance(slope, float) and 0 < step < math.inf and 0 <= slope < math.inf
         resolution = number(entry, "resolution", 1, 4)
         if not numbers or len(shape) != 4 or resolution == 3 or min(shape[2:]) < resolution:
-            raise ArtifactError(f"cosine transforms of {shape} with step={str(step)[:20]} make no sense: {BAD}")
+            raise ArtifactError(f"cosine transforms of {shape} in steps of {str(step)[:20]} make no sense: {BAD}")
         codec = DCT(step, slope, number(entry, "block", 0, 64), resolution)  # type: ignore[arg-type]
         layout = _Layout.of(codec, shape)
         planes = []

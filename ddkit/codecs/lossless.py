@@ -82,7 +82,7 @@ def encode(symbols: Tensor, bits: int, coder: str = "auto") -> Stream:
         if coder in ("auto", name) and one.suits(raws[form], shape, *form) and (form in best or one.few)
     ]
     if not tried:
-        raise ConfigError(f"coder '{coder}' cannot hold {shape} symbols of {bits} bits: use coder=auto")
+        raise ConfigError(f"coder '{coder}' cannot hold {shape} symbols of {bits} bits: leave the coder out")
     return min(tried, key=lambda stream: len(stream.data))
 
 

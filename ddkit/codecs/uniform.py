@@ -160,6 +160,6 @@ def _ranges(values: Tensor, index: Tensor, count: int, most: int) -> tuple[Tenso
     if bool(flat_groups.any()):
         raise ConfigError(
             f"numbers between {float(lowest[flat_groups][0]):.4g} and {float(highest[flat_groups][0]):.4g} lie closer "
-            f"together than steps of float16 can tell: use codec=float32"
+            f"together than steps of float16 can tell: use codec float32"
         )
     return low, step
