@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddkit.base.ranges import Count, Weight, in_range
+from ddkit.base.ranges import Count, in_range
 from ddkit.base.streams import Streams, derive_seed
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ConfigError, DivergedError, RunError
@@ -26,7 +26,7 @@ from ddkit.integrations.federated.flower import (
     Result,
     Strategy,
 )
-from ddkit.integrations.federated.nodes import client_of, connected
+from ddkit.integrations.federated.nodes import checked_wait, client_of, connected
 from ddkit.integrations.federated.npy import PayloadError
 from ddkit.integrations.federated.report import RoundReport, one_line, reason_of
 from ddkit.integrations.federated.shares import bounded
@@ -86,7 +86,7 @@ class ServerDistill(Strategy):
         options: Mapping[str, Any] | None = None,
         recipe: TrainingRecipe | None = None,
         min_clients: Count = 2,
-        wait: Weight = 600.0,
+        wait: float = 600.0,
         seed: int = 0,
     ) -> None:
         self.task, self.base, self.spec = task, base, ModelSpec.parse(model)
@@ -100,7 +100,7 @@ class ServerDistill(Strategy):
         self.recipe = default if recipe is None else recipe
         check_recipe(self.recipe)
         self.warmup_rounds, self.ipc, self.method, self.options = warmup_rounds, ipc, method, dict(options or {})
-        self.min_clients, self.wait, self.seed = min_clients, wait, seed
+        self.min_clients, self.wait, self.seed = min_clients, checked_wait(wait), seed
         self.trajectory: list[Tensor] = []
         self.distilled: DistilledDataset | None = None
         self.reports: list[RoundReport] = []

@@ -5,8 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from ddkit.errors import RunError
+from ddkit.errors import ConfigError, RunError
 from ddkit.integrations.federated.flower import Grid, Message
+
+
+def checked_wait(wait: float) -> float:
+    """Return how many seconds to wait, which may be for ever.
+
+    Raises:
+        ConfigError: a negative number, or none.
+    """
+    if not wait >= 0:
+        raise ConfigError(f"wait={wait} must be at least 0")
+    return wait
 
 
 def connected(grid: Grid, needed: int, wait: float) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from ddkit.base.ranges import Count, Rate, Weight, Whole, in_range
+from ddkit.base.ranges import Count, Rate, Whole, in_range
 from ddkit.base.streams import Streams, derive_seed
 from ddkit.errors import ConfigError, RunError, unknown_name
 from ddkit.integrations.federated.client import ARRAYS, CONFIG, DISTIL, MODEL, RADIUS, ROUND
@@ -24,7 +24,7 @@ from ddkit.integrations.federated.flower import (
     Result,
     Strategy,
 )
-from ddkit.integrations.federated.nodes import client_of, connected
+from ddkit.integrations.federated.nodes import checked_wait, client_of, connected
 from ddkit.integrations.federated.npy import PayloadError
 from ddkit.integrations.federated.report import RoundReport, one_line, reason_of
 from ddkit.integrations.federated.store import RoundStore
@@ -98,7 +98,7 @@ class FedDistill(Strategy):
         staleness: Whole = 0,
         min_cosine: float | None = None,
         exclude_suspects: bool = False,
-        wait: Weight = 600.0,
+        wait: float = 600.0,
         folder: Path | str | None = None,
         seed: int = 0,
     ) -> None:
@@ -112,7 +112,7 @@ class FedDistill(Strategy):
         self.iterative, self.radius = rounds == "iterative", radius
         self.weighting, self.min_clients = weighting, min_clients
         self.limits = Limits(task, bytes_of(max_bytes_per_client), max_ipc)
-        self.staleness, self.min_cosine, self.wait, self.seed = staleness, min_cosine, wait, seed
+        self.staleness, self.min_cosine, self.wait, self.seed = staleness, min_cosine, checked_wait(wait), seed
         self.exclude_suspects = exclude_suspects
         self.module = self.spec.build(task.shape, task.num_classes, derive_seed(seed, "global-model"))
         self.reports: list[RoundReport] = []

@@ -32,7 +32,7 @@ from ddkit.integrations.federated.flower import (
     RecordDict,
     task_identity,
 )
-from ddkit.integrations.federated.nodes import client_of
+from ddkit.integrations.federated.nodes import checked_wait, client_of
 from ddkit.integrations.federated.weights import flat
 from ddkit.training import TrainingRecipe
 from tests.integrations.federated_small import (
@@ -432,3 +432,10 @@ def test_the_server_learns_from_sets_alone() -> None:
 def test_initial_weights_follow_the_seed() -> None:
     assert not torch.equal(flat(server(seed=1).module), flat(server(seed=2).module))
     assert torch.equal(flat(server(seed=1).module), flat(server(seed=1).module))
+
+
+def test_a_server_may_wait_for_ever_but_not_for_less_than_nothing() -> None:
+    assert checked_wait(float("inf")) == float("inf")
+    for wait in (-1.0, float("nan")):
+        with pytest.raises(ConfigError, match="must be at least 0"):
+            checked_wait(wait)
