@@ -8,6 +8,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+#: What to do about a file whose content makes no sense.
+DAMAGED = "the file is damaged, write it anew"
+
 
 class DDKitError(Exception):
     """Base class of everything that ddkit raises on purpose."""

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from ddkit.base.registry import Registry
-from ddkit.errors import ArtifactError, ConfigError
+from ddkit.errors import DAMAGED, ArtifactError, ConfigError
 
 registry: Registry[type[Codec]] = Registry("codec", "ddkit.codecs")
 
 #: Largest number that float16 holds.
 LARGEST_HALF = 65504.0
-BAD = "the file is damaged, write it anew"
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def shape_of(entry: Mapping[str, Any]) -> tuple[int, ...]:
     shape = entry.get("shape")
     sides = shape if isinstance(shape, list) else []
     if not 1 <= len(sides) <= 8 or not all(type(side) is int and 0 < side < 2**31 for side in sides):
-        raise ArtifactError(f"a coded tensor has the shape {str(shape)[:60]}: {BAD}")
+        raise ArtifactError(f"a coded tensor has the shape {str(shape)[:60]}: {DAMAGED}")
     return tuple(sides)
 
 
@@ -127,7 +126,7 @@ def number(entry: Mapping[str, Any], name: str, least: int, most: int) -> int:
     """
     value = entry.get(name)
     if type(value) is not int or not least <= value <= most:
-        raise ArtifactError(f"a coded tensor has {name}={str(value)[:40]}, not {least} to {most}: {BAD}")
+        raise ArtifactError(f"a coded tensor has {name}={str(value)[:40]}, not {least} to {most}: {DAMAGED}")
     return value
 
 
@@ -139,8 +138,17 @@ def part(parts: Mapping[str, Tensor], name: str, dtype: torch.dtype, shape: tupl
     """
     tensor = parts.get(name)
     if tensor is None or tensor.dtype != dtype or (shape is not None and tuple(tensor.shape) != shape):
-        raise ArtifactError(f"the part '{name}' of a coded tensor is missing or of a wrong shape: {BAD}")
+        raise ArtifactError(f"the part '{name}' of a coded tensor is missing or of a wrong shape: {DAMAGED}")
     return tensor
+
+
+def raw_bytes(parts: Mapping[str, Tensor], name: str) -> bytes:
+    """Return the bytes that a part holds.
+
+    Raises:
+        ArtifactError: it is missing, or holds something else.
+    """
+    return part(parts, name, torch.uint8).numpy().tobytes()
 
 
 def as_half(values: Tensor, what: str) -> Tensor:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ddkit.base.ranges import Rate, Weight
 from ddkit.codecs import lossless
-from ddkit.codecs.base import BAD, Codec, Coded, Grid, number, part, registry, shape_of
-from ddkit.errors import ArtifactError, ConfigError
+from ddkit.codecs.base import Codec, Coded, Grid, number, raw_bytes, registry, shape_of
+from ddkit.errors import DAMAGED, ArtifactError, ConfigError
 
 #: Decoded values are whole multiples of this: sums that round otherwise on another machine give the same bits.
 _GRID = 2.0**-10
@@ -77,15 +77,15 @@ class DCT(Codec):
         numbers = isinstance(step, float) and isinstance(slope, float) and 0 < step < math.inf and 0 <= slope < math.inf
         resolution = number(entry, "resolution", 1, 4)
         if not numbers or len(shape) != 4 or resolution == 3 or min(shape[2:]) < resolution:
-            raise ArtifactError(f"cosine transforms of {shape} in steps of {str(step)[:20]} make no sense: {BAD}")
+            raise ArtifactError(f"cosine transforms of {shape} in steps of {str(step)[:20]} make no sense: {DAMAGED}")
         codec = DCT(step, slope, number(entry, "block", 0, 64), resolution)  # type: ignore[arg-type]
         layout = _Layout.of(codec, shape)
         planes = []
         for plane in ("low", "high"):
-            data = part(parts, plane, torch.uint8).numpy().tobytes()
+            data = raw_bytes(parts, plane)
             stream = entry.get(plane)
             if not isinstance(stream, Mapping):
-                raise ArtifactError(f"cosine transforms lack their coder: {BAD}")
+                raise ArtifactError(f"cosine transforms lack their coder: {DAMAGED}")
             planes.append(lossless.decode(data, stream, layout.symbols, 8).int())
         return layout.images(_signed(planes[0] + 256 * planes[1]))
 
@@ -104,7 +104,7 @@ class _Frequencies(Grid):
         entry: dict[str, Any] = {name: getattr(codec, name) for name in ("step", "slope", "block", "resolution")}
         for plane, symbols in (("low", unsigned % 256), ("high", unsigned // 256)):
             stream = lossless.encode(symbols.to(torch.uint8), 8, codec.coder)
-            parts[plane] = torch.frombuffer(bytearray(stream.data), dtype=torch.uint8)
+            parts[plane] = stream.tensor()
             entry[plane] = stream.entry()
         return Coded(entry, parts)
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ddkit.codecs import lossless
-from ddkit.codecs.base import BAD, Coded, number, part, shape_of
+from ddkit.codecs.base import Coded, number, raw_bytes, shape_of
 from ddkit.codecs.uniform import Uniform
-from ddkit.errors import ArtifactError, ConfigError
+from ddkit.errors import DAMAGED, ArtifactError, ConfigError
 
 #: Smallest probability whose logarithm is kept.
 _LEAST = 1e-8
@@ -38,8 +38,7 @@ def encode_labels(labels: Tensor, classes: int, *, probabilities: bool) -> Coded
             raise ConfigError(f"labels of {classes} classes in no order do not fit a byte: sort the images by class")
         bits = max(1, (classes - 1).bit_length())
         stream = lossless.encode(labels.to(torch.uint8), bits)
-        data = torch.frombuffer(bytearray(stream.data), dtype=torch.uint8)
-        return Coded({"kind": "classes", "shape": shape, "bits": bits, **stream.entry()}, {"symbols": data})
+        return Coded({"kind": "classes", "shape": shape, "bits": bits, **stream.entry()}, {"symbols": stream.tensor()})
     rows = labels.clamp(min=_LEAST).log() if probabilities else labels
     coded = Uniform(8, "image").fit(rows[:, None]).encode(rows[:, None])
     return Coded({"kind": "rows", "shape": shape, "probabilities": probabilities, **coded.entry}, coded.parts)
@@ -56,12 +55,14 @@ def decode_labels(entry: Mapping[str, Any], parts: Mapping[str, Tensor], classes
         rows = Uniform.decode({**entry, "shape": [shape[0], 1, classes]}, parts)[:, 0]
         return rows.softmax(1) if entry.get("probabilities") is True else rows
     if kind != "classes" or len(shape) != 1:
-        raise ArtifactError(f"coded labels of {shape} do not fit {classes} classes: {BAD}")
+        raise ArtifactError(f"coded labels of {shape} do not fit {classes} classes: {DAMAGED}")
     counts = entry.get("counts")
     if counts is None:
         bits = number(entry, "bits", 1, 8)
-        return lossless.decode(part(parts, "symbols", torch.uint8).numpy().tobytes(), entry, shape, bits).long()
+        return lossless.decode(raw_bytes(parts, "symbols"), entry, shape, bits).long()
     whole = isinstance(counts, list) and all(type(count) is int and 0 <= count <= shape[0] for count in counts)
     if not whole or len(counts) != classes or sum(counts) != shape[0]:
-        raise ArtifactError(f"counts of {str(counts)[:60]} images a class do not make {shape[0]} of {classes}: {BAD}")
+        raise ArtifactError(
+            f"counts of {str(counts)[:60]} images a class do not make {shape[0]} of {classes}: {DAMAGED}"
+        )
     return torch.arange(classes).repeat_interleave(torch.tensor(counts))

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddkit.errors import ArtifactError, ConfigError, unknown_name
+from ddkit.errors import DAMAGED, ArtifactError, ConfigError, unknown_name
 
 Bytes = NDArray[np.uint8]
 
@@ -29,7 +29,6 @@ _SLOW = 2**23
 #: Up to this many symbols every coder sees every order and packing; above, the one that zstd makes smallest.
 _ALL_FORMS = 2**16
 _LZMA = [{"id": lzma.FILTER_LZMA1, "preset": 9, "lc": 0, "lp": 0, "pb": 0, "dict_size": 2**22}]
-_BAD = "the file is damaged, write it anew"
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,10 @@ class Stream:
     order: str
     packed: bool
     data: bytes
+
+    def tensor(self) -> Tensor:
+        """Return the bytes as a file keeps them: (B,) uint8."""
+        return torch.frombuffer(bytearray(self.data), dtype=torch.uint8)
 
     def entry(self) -> dict[str, Any]:
         """Return what, besides the bytes, is needed to read them (JSON-able)."""
@@ -96,7 +99,7 @@ def decode(data: bytes, entry: Mapping[str, Any], shape: tuple[int, ...], bits: 
     coder = CODERS.get(name) if isinstance(name, str) else None
     if coder is None or order not in ("images", "pixels") or not isinstance(packed, bool):
         raise ArtifactError(
-            f"symbols are coded by {str(name)[:40]!r} in order {str(order)[:40]!r}, which is unknown: {_BAD}"
+            f"symbols are coded by {str(name)[:40]!r} in order {str(order)[:40]!r}, which is unknown: {DAMAGED}"
         )
     count = math.prod(shape)
     size = -(-count * bits // 8) if packed else count
@@ -105,13 +108,13 @@ def decode(data: bytes, entry: Mapping[str, Any], shape: tuple[int, ...], bits: 
     except ArtifactError:
         raise
     except Exception as error:  # the libraries' errors have no common base
-        raise ArtifactError(f"symbols cannot be read ({type(error).__name__}): {_BAD}") from None
+        raise ArtifactError(f"symbols cannot be read ({type(error).__name__}): {DAMAGED}") from None
     if len(raw) != size:
-        raise ArtifactError(f"{size:,} bytes of symbols were announced and {len(raw):,} follow: {_BAD}")
+        raise ArtifactError(f"{size:,} bytes of symbols were announced and {len(raw):,} follow: {DAMAGED}")
     values = np.frombuffer(raw, np.uint8)
     values = _unpacked(values, bits, count) if packed else values
     if bits < 8 and int(values.max(initial=0)) >= 2**bits:
-        raise ArtifactError(f"a symbol of {int(values.max())} has more than {bits} bits: {_BAD}")
+        raise ArtifactError(f"a symbol of {int(values.max())} has more than {bits} bits: {DAMAGED}")
     if order == "pixels":
         values = values.reshape(*shape[1:], shape[0])
         values = np.moveaxis(values, -1, 0)
@@ -132,7 +135,7 @@ def _packed(values: Bytes, bits: int) -> Bytes:
 def _unpacked(raw: Bytes, bits: int, count: int) -> Bytes:
     planes = np.unpackbits(raw)
     if planes[count * bits :].any():
-        raise ArtifactError(f"packed symbols end in bits that belong to none: {_BAD}")
+        raise ArtifactError(f"packed symbols end in bits that belong to none: {DAMAGED}")
     wide = np.zeros((count, 8), np.uint8)
     wide[:, 8 - bits :] = planes[: count * bits].reshape(count, bits)
     return np.packbits(wide, axis=1).reshape(-1)
@@ -143,7 +146,7 @@ def _inflated(data: bytes, size: int) -> bytes:
     inflater = zlib.decompressobj()
     raw = inflater.decompress(data, size + 1)
     if not inflater.eof or inflater.unused_data or inflater.unconsumed_tail:
-        raise ArtifactError(f"symbols are cut off or have bytes behind them: {_BAD}")
+        raise ArtifactError(f"symbols are cut off or have bytes behind them: {DAMAGED}")
     return raw
 
 
@@ -152,7 +155,7 @@ def _unlzma(data: bytes, size: int) -> bytes:
     raw = reader.decompress(data, size)
     raw += b"" if reader.eof else reader.decompress(b"", 1)
     if not reader.eof or reader.unused_data:
-        raise ArtifactError(f"symbols are cut off or have bytes behind them: {_BAD}")
+        raise ArtifactError(f"symbols are cut off or have bytes behind them: {DAMAGED}")
     return raw
 
 
@@ -236,10 +239,10 @@ class Sheet(Coder):
         from PIL import Image
 
         if len(shape) != 4 or shape[1] not in (1, 3) or max(_sheet_size(shape)) >= 2**14:
-            raise ArtifactError(f"a sheet cannot hold {shape} symbols: {_BAD}")
+            raise ArtifactError(f"a sheet cannot hold {shape} symbols: {DAMAGED}")
         picture = Image.open(io.BytesIO(data), formats=["WEBP"])
         if picture.size != _sheet_size(shape) or picture.mode != "RGB":
-            raise ArtifactError(f"a sheet of {picture.size} does not hold {shape} symbols: {_BAD}")
+            raise ArtifactError(f"a sheet of {picture.size} does not hold {shape} symbols: {DAMAGED}")
         count, channels, height, width = shape
         columns, rows = _grid(shape)
         sheet = np.asarray(picture)[:, :, :channels].reshape(rows, height, columns, width, channels)

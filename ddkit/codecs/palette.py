@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ddkit.codecs import lossless
-from ddkit.codecs.base import BAD, Codec, Coded, Grid, as_half, number, part, registry, shape_of
-from ddkit.errors import ArtifactError, ConfigError
+from ddkit.codecs.base import Codec, Coded, Grid, as_half, number, part, raw_bytes, registry, shape_of
+from ddkit.errors import DAMAGED, ArtifactError, ConfigError
 
 #: Rounds of Lloyd's algorithm, and pixels at the most from which colours are found.
 _ROUNDS, _PIXELS = 25, 2**16
@@ -57,14 +57,16 @@ class Palette(Codec):
         """Return the colour of every symbol."""
         shape, bits = shape_of(entry), number(entry, "bits", 1, 8)
         if len(shape) != 4:
-            raise ArtifactError(f"a palette colours images, not a tensor of {shape}: {BAD}")
+            raise ArtifactError(f"a palette colours images, not a tensor of {shape}: {DAMAGED}")
         palette = part(parts, "palette", torch.float16)
         if palette.ndim != 2 or palette.shape[1] != shape[1] or not 2 <= len(palette) <= 2**bits:
-            raise ArtifactError(f"a palette of {tuple(palette.shape)} does not colour {shape} by {bits} bits: {BAD}")
+            raise ArtifactError(
+                f"a palette of {tuple(palette.shape)} does not colour {shape} by {bits} bits: {DAMAGED}"
+            )
         small = (shape[0], 1, *shape[2:])
-        symbols = lossless.decode(part(parts, "symbols", torch.uint8).numpy().tobytes(), entry, small, bits)
+        symbols = lossless.decode(raw_bytes(parts, "symbols"), entry, small, bits)
         if int(symbols.max()) >= len(palette):
-            raise ArtifactError(f"a symbol of {int(symbols.max())} is none of {len(palette)} colours: {BAD}")
+            raise ArtifactError(f"a symbol of {int(symbols.max())} is none of {len(palette)} colours: {DAMAGED}")
         return _coloured(symbols, palette)
 
 
@@ -83,8 +85,7 @@ class _Colours(Grid):
     def encode(self, values: Tensor) -> Coded:
         bits = max(1, (len(self.palette) - 1).bit_length())
         stream = lossless.encode(self.symbols(values), bits, self.codec.coder)
-        data = torch.frombuffer(bytearray(stream.data), dtype=torch.uint8)
-        return Coded({"bits": bits, **stream.entry()}, {"symbols": data, "palette": self.palette})
+        return Coded({"bits": bits, **stream.entry()}, {"symbols": stream.tensor(), "palette": self.palette})
 
 
 def _coloured(symbols: Tensor, palette: Tensor) -> Tensor:

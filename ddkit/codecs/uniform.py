@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ddkit.base.ranges import Count
 from ddkit.codecs import lossless
-from ddkit.codecs.base import BAD, Codec, Coded, Grid, as_half, number, part, registry, shape_of
-from ddkit.errors import ArtifactError, ConfigError
+from ddkit.codecs.base import Codec, Coded, Grid, as_half, number, part, raw_bytes, registry, shape_of
+from ddkit.errors import DAMAGED, ArtifactError, ConfigError
 
 Group = Literal["channel", "image", "patch"]
 
@@ -75,12 +75,12 @@ class Uniform(Codec):
         shape, bits = shape_of(entry), number(entry, "bits", 1, 8)
         group, patch = entry.get("group"), number(entry, "patch", 1, 2**20)
         if group not in ("channel", "image", "patch"):
-            raise ArtifactError(f"numbers are grouped by {str(group)[:40]!r}: {BAD}")
+            raise ArtifactError(f"numbers are grouped by {str(group)[:40]!r}: {DAMAGED}")
         sizes = _groups(shape, group, patch)
         low, step = (part(parts, name, torch.float16, sizes).float() for name in ("low", "step"))
         if not bool((step >= 0).all()):
-            raise ArtifactError(f"a step is negative: {BAD}")
-        symbols = lossless.decode(part(parts, "symbols", torch.uint8).numpy().tobytes(), entry, shape, bits)
+            raise ArtifactError(f"a step is negative: {DAMAGED}")
+        symbols = lossless.decode(raw_bytes(parts, "symbols"), entry, shape, bits)
         index = _index(shape, sizes, patch)
         return _values(symbols, low.flatten()[index], step.flatten()[index])
 
@@ -101,8 +101,7 @@ class _Steps(Grid):
         codec = self.codec
         stream = lossless.encode(self.symbols(values), codec.bits, codec.coder)
         entry = {"bits": codec.bits, "group": codec.group, "patch": codec.patch, **stream.entry()}
-        data = torch.frombuffer(bytearray(stream.data), dtype=torch.uint8)
-        return Coded(entry, {"symbols": data, "low": self.low, "step": self.step})
+        return Coded(entry, {"symbols": stream.tensor(), "low": self.low, "step": self.step})
 
 
 def _values(symbols: Tensor, low: Tensor, step: Tensor) -> Tensor:
