@@ -97,7 +97,7 @@ class Method:
         now = {piece: _class(piece, wanted, objects) for piece in _PIECES}
         old = {piece: _class(piece, preset, {}) for piece in _PIECES}
         names = [called[piece] for piece in _PIECES if called[piece] != _called(piece, preset, {})]
-        changed = {piece for piece in _PIECES if not _stands_for(now[piece], old[piece], piece in objects)}
+        changed = {piece for piece in _PIECES if not _stands_for(piece, now[piece], old[piece])}
         settings: dict[str, Any] = {"composition": " x ".join([self.name, *names])} if names else {}
         synthesis, objective = now["synthesis"], now["objective"]
         if changed & {"synthesis", "objective"} and synthesis is not None and objective is not None:
@@ -178,20 +178,24 @@ def _class(piece: str, settings: Mapping[str, Any], objects: Mapping[str, Any]) 
     return _PIECES[piece].get(name) if name in _PIECES[piece] else None
 
 
-def _stands_for(now: Any, old: Any, given: bool) -> bool:
+def _stands_for(piece: str, now: Any, old: Any) -> bool:
     """Whether a piece takes the same settings as the preset's: it is the same, or an object derived from it."""
-    if now is old:
-        return True
-    registered = any(now is registry.get(name) for registry in _PIECES.values() for name in registry)
-    derived = given and not registered and None not in (now, old) and issubclass(now, old)
+    if now is old or None in (now, old):
+        return now is old
+    derived = issubclass(now, old) and _registered(piece, now) is None
     return derived and getattr(now, "gradient_scale", None) == getattr(old, "gradient_scale", None)
+
+
+def _registered(piece: str, own: type) -> str | None:
+    """Return the name under which a class is registered."""
+    return next((name for name in _PIECES[piece] if _PIECES[piece].get(name) is own), None)
 
 
 def _called(piece: str, settings: Mapping[str, Any], objects: Mapping[str, Any]) -> str:
     """Return the name of a piece; an object is called as its class is registered, else as the class itself."""
     if piece in objects:
-        own, registry = type(objects[piece]), _PIECES[piece]
-        return next((name for name in registry if registry.get(name) is own), own.__name__.lower())
+        own = type(objects[piece])
+        return _registered(piece, own) or own.__name__.lower()
     default = DistillConfig.model_fields[piece].get_default(call_default_factory=True)
     return _name(settings.get(piece) or (default.name if default else ""))
 

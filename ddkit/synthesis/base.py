@@ -79,8 +79,10 @@ class Synthesizer(nn.Module, ABC):
         Args:
             scale: of the gradients, :attr:`ddkit.objectives.Objective.gradient_scale`.
         """
-        optimiser = cls.optimisers.get(scale or "", cls.optimisers.get(ANY_SCALE))
-        return {"init": cls.inits[0], **({} if optimiser is None or scale is None else {"optimiser": optimiser})}
+        settings: dict[str, Any] = {"init": cls.inits[0]}
+        if scale is not None and (optimiser := cls.optimisers.get(scale, cls.optimisers.get(ANY_SCALE))):
+            settings["optimiser"] = optimiser
+        return settings
 
     @classmethod
     def options_for(cls, data: RealData, ipc: int) -> dict[str, Any]:
