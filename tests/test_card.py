@@ -28,3 +28,10 @@ def test_card_of_another_type_is_refused_in_one_line() -> None:
     distilled.metadata["source"] = "somewhere"
     with pytest.raises(ArtifactError, match="metadata do not follow the schema: source='somewhere'"):
         _ = distilled.card
+
+
+def test_source_without_a_name_is_refused() -> None:
+    distilled = fit_small("random", {})
+    distilled.metadata["source"] = {"split": "train"}
+    with pytest.raises(ArtifactError, match=r"metadata do not follow the schema: source\.name"):
+        distilled.to_bytes()

@@ -169,10 +169,10 @@ class DistilledReplayBuffer(ClassMemory):
             return self._fallback(material, quota, time.monotonic() - started)
         if single:
             distilled = of_single_class(distilled, quota)
-        seconds = float(distilled.metadata.get("seconds", time.monotonic() - started))
-        steps = int(distilled.metadata.get("steps") or 0)
+        card = distilled.card
+        seconds = time.monotonic() - started if card.seconds is None else card.seconds
         how = "selected" if methods.get(self.method).is_coreset else "distilled"
-        return [Made(part, how, seconds, steps) for part in parts_of(distilled, material, self.soft_labels)]
+        return [Made(part, how, seconds, card.steps or 0) for part in parts_of(distilled, material, self.soft_labels)]
 
     def shrink_parts(self, parts: list[Part], quota: int, agent: Any) -> list[Made]:
         """Distil stored images into fewer, or keep some of them."""

@@ -184,7 +184,7 @@ def parts_of(distilled: DistilledDataset, material: Material, soft: bool) -> lis
         distilled = at_rest(distilled)
     kept = soft and distilled.label_kind == "soft"
     members, labels = distilled.started_as(), distilled.labels if kept else distilled.hard_labels()
-    parts = []
+    card, parts = distilled.card, []
     for place in range(len(classes)):
         index = members == place
         one = DistilledDataset(
@@ -194,9 +194,9 @@ def parts_of(distilled: DistilledDataset, material: Material, soft: bool) -> lis
             preprocessing=Preprocessing.identity(material.images.shape[1]),
             label_kind="soft" if kept else "hard",
             metadata={
-                "method": distilled.metadata.get("method"),
-                "steps": distilled.metadata.get("steps") or 0,
-                "clipped": distilled.metadata.get("clipped", 0.0),
+                "method": card.method,
+                "steps": card.steps or 0,
+                "clipped": card.clipped,
                 "order": {"classes": [place], "per_class": int(index.sum())},
             },
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationInfo, field_validator
 
 
 class _Part(BaseModel):
@@ -16,7 +16,7 @@ class _Part(BaseModel):
 class Source(_Part):
     """The real data that was distilled."""
 
-    name: str = ""
+    name: str
     split: str | None = None
     fingerprint: str | None = None
     count: NonNegativeInt | None = None
@@ -67,7 +67,6 @@ class Card(_Part):
         networks: what the network source says of the networks; ``evaluation_model`` is the architecture with which the
             set wants to be judged.
         kernel: the kernel classifier for which a set was learned.
-        signal: how real data were accessed.
         privacy: the privacy statement, see :mod:`ddkit.data.distilled.privacy`.
         indices: for coresets, the positions of the images in the real data.
         clipped: share of the pixel values that lay outside of [0, 1] before they were rounded.
@@ -81,14 +80,13 @@ class Card(_Part):
     config: Settings = Field(default_factory=Settings)
     seed: int | None = None
     steps: NonNegativeInt | None = None
-    source: Source = Field(default_factory=Source)
+    source: Source = Field(default_factory=lambda: Source(name=""))
     recipe: dict[str, Any] = Field(default_factory=dict)
     selection: str | None = None
     order: Order | None = None
     learned: dict[str, float | list[float]] = Field(default_factory=dict)
     networks: dict[str, Any] = Field(default_factory=dict)
     kernel: Any = None
-    signal: dict[str, Any] = Field(default_factory=dict)
     privacy: Any = None
     indices: list[NonNegativeInt] | None = None
     clipped: float = 0.0
@@ -97,7 +95,9 @@ class Card(_Part):
     ddkit_version: str | None = None
     notes: str | list[str] | None = None
 
-    @field_validator("config", "source", "recipe", "learned", "networks", "signal", mode="before")
+    @field_validator("config", "source", "recipe", "learned", "networks", mode="before")
     @classmethod
-    def _nothing_is_empty(cls, value: Any) -> Any:
-        return {} if value is None else value
+    def _nothing_is_the_default(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None:
+            return value
+        return cls.model_fields[str(info.field_name)].get_default(call_default_factory=True)

@@ -56,7 +56,7 @@ from ddkit.data.distilled.coding import Coding, code
 from ddkit.data.distilled.export import Exported, ExportReport, export
 from ddkit.data.distilled.label_loss import label_loss
 from ddkit.data.preprocessing import Preprocessing
-from ddkit.errors import ArtifactError, shortened
+from ddkit.errors import DAMAGED, ArtifactError, shortened
 
 FORMAT = "ddkit.distilled-dataset"
 #: Of a set that is stored as it is, and of a coded one.
@@ -197,7 +197,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             outputs: of a network, (N, K).
             labels: as the items of this set give them, (N,) or (N, K).
         """
-        return label_loss(outputs, labels, self.label_kind, self.card.recipe)
+        return label_loss(outputs, labels, self.label_kind, self.metadata.get("recipe") or {})
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         self._say_how_to_train()
@@ -468,6 +468,4 @@ def _only_artifact_errors(where: str) -> Iterator[None]:
         raise ArtifactError(shortened(f"cannot load {where}: {error}", 600)) from None
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        raise ArtifactError(
-            shortened(f"cannot load {where}: {reason}: the file is damaged, write it anew", 600)
-        ) from error
+        raise ArtifactError(shortened(f"cannot load {where}: {reason}: {DAMAGED}", 600)) from error
