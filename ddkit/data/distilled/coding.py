@@ -13,10 +13,9 @@ from ddkit.base.config import piece_from_text
 from ddkit.codecs.base import Codec, Coded, decode, encode, registry, shape_of
 from ddkit.codecs.labels import decode_labels, encode_labels
 from ddkit.codecs.plain import Float16
+from ddkit.data.distilled.budget import LABELS
 from ddkit.data.distilled.limits import most_numbers
 from ddkit.errors import ArtifactError
-
-LABELS = "labels"
 
 
 @dataclass(frozen=True)

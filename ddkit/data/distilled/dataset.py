@@ -49,7 +49,7 @@ from ddkit.base.container import canonical_json, pack, unpack, written_checksum
 from ddkit.base.files import write_atomically
 from ddkit.base.version import __version__
 from ddkit.data.distilled import syntheses
-from ddkit.data.distilled.budget import Budget
+from ddkit.data.distilled.budget import Budget, payload
 from ddkit.data.distilled.card import Card
 from ddkit.data.distilled.checks import Content, LabelKind, check, checked
 from ddkit.data.distilled.coding import Coding, code
@@ -127,6 +127,13 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         self.budget = budget
         self._check()
         self._check_stored()
+        self.budget = replace(budget, payload=self._payload(), file=None)
+
+    def _payload(self) -> int:
+        whitening = self.preprocessing.to_tensors().values()
+        if self.coding is None:
+            return payload(self.stored, self.num_classes, whitening)
+        return payload(self.coding.parts(), self.num_classes, whitening)
 
     def _check(self) -> None:
         check(
@@ -322,7 +329,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         content: dict[str, Any] = {
             "label_kind": self.label_kind,
             "class_names": list(self.class_names),
-            "budget": self.budget.as_dict(),
+            "budget": self.budget.kept(),
             "preprocessing": self.preprocessing.metadata(),
             "synthesis": self.synthesis,
             "synthesis_options": self.synthesis_options,
@@ -357,7 +364,9 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         def write(temporary: Path) -> None:
             temporary.write_bytes(content)
 
-        return write_atomically(path, write)
+        written = write_atomically(path, write)
+        self.budget = replace(self.budget, file=len(content))
+        return written
 
     @classmethod
     def from_bytes(cls, content: bytes) -> DistilledDataset:
@@ -422,6 +431,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             synthesis=content.synthesis,
             synthesis_options=content.synthesis_options,
         )
+        dataset.budget = replace(dataset.budget, file=size)
         dataset.metadata = content.metadata  # as written, also when it does not name a ddkit version
         return dataset
 
