@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -74,12 +74,28 @@ class Piece(BaseModel):
         """Everything but the name."""
         return dict(self.model_extra or {})
 
+    @property
+    def text(self) -> str:
+        """How users write it: ``name`` or ``name:option=value,option=value``."""
+        options = ",".join(f"{key}={json.dumps(value).strip(chr(34))}" for key, value in self.options.items())
+        return f"{self.name}:{options}" if options else self.name
 
-#: Settings of an optimiser that configurations of the first release do not have.
-_LATER = ("betas", "floor", "clip")
+
+class _Later(BaseModel):
+    """Settings of which some are written only where they are set, so that older runs and files stay the same."""
+
+    #: Settings that configurations of the first release do not have.
+    later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _leave_out_later_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = serialise(self)
+        fields = type(self).model_fields
+        unset = [name for name in self.later if name in values and getattr(self, name) == fields[name].default]
+        return {name: value for name, value in values.items() if name not in unset}
 
 
-class OptimiserSettings(BaseModel):
+class OptimiserSettings(_Later):
     """One optimiser over one group of learnable tensors.
 
     Args:
@@ -96,6 +112,7 @@ class OptimiserSettings(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    later = ("betas", "floor", "clip")
 
     name: Literal["sgd", "adam", "lamb", "adabelief"] = "sgd"
     lr: float = Field(default=1.0, gt=0, le=1e30)
@@ -106,14 +123,6 @@ class OptimiserSettings(BaseModel):
     gamma: float = Field(default=0.1, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     floor: float = Field(default=0.0, ge=0, lt=1)
-
-    @model_serializer(mode="wrap")
-    def _leave_out_later_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Write what came after the first release only where it is set, so that older runs and files stay the same."""
-        values: dict[str, Any] = serialise(self)
-        fields = type(self).model_fields
-        later = [name for name in _LATER if name in values and getattr(self, name) == fields[name].default]
-        return {name: value for name, value in values.items() if name not in later}
 
     @field_validator("betas")
     @classmethod
@@ -183,7 +192,7 @@ class OptimiserConfig(OptimiserSettings):
         return self
 
 
-class DistillConfig(BaseModel):
+class DistillConfig(_Later):
     """Everything that decides what a distillation computes.
 
     Args:
@@ -208,6 +217,9 @@ class DistillConfig(BaseModel):
         augmentation_options: constants of its families, for instance ``{"rotate_degrees": 45}``.
         optimiser: of the synthetic data.
         ema: decay of an exponential moving average of the synthetic data that becomes the result; None for none.
+        codec: through which the synthetic data are optimised and in which they are stored; None to store them as they
+            are.
+        bytes: most bytes of the result's payload; needs a codec. None for no limit.
         recipe: how networks are trained on the result, with its options.
         precision: number format of the heavy passes.
         compile: whether these passes are compiled.
@@ -215,6 +227,7 @@ class DistillConfig(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    later = ("codec", "bytes")
 
     method: str = "custom"
     composition: str | None = None
@@ -234,6 +247,8 @@ class DistillConfig(BaseModel):
     augmentation_options: dict[str, float] = Field(default_factory=dict)
     optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
     ema: float | None = Field(default=None, gt=0, lt=1)
+    codec: Piece | None = None
+    bytes: int | None = Field(default=None, ge=1)
     recipe: Piece = Field(default_factory=lambda: Piece(name="dsa"))
     precision: PrecisionName = "auto"
     compile: bool | Literal["auto"] = "auto"
@@ -248,7 +263,7 @@ class DistillConfig(BaseModel):
             return {"name": default.name, **value}
         return value
 
-    @field_validator("constraint", "zca", mode="before")
+    @field_validator("constraint", "zca", "codec", mode="before")
     @classmethod
     def _none_in_words(cls, value: Any) -> Any:
         return None if isinstance(value, str) and value.lower() == "none" else value

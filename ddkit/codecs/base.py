@@ -75,8 +75,13 @@ class Codec(ABC):
         """
 
 
-def encode(codec: Codec, values: Tensor) -> Coded:
+def encode(codec: Codec, values: Tensor, grid: Grid | None = None) -> Coded:
     """Return ``values`` coded by ``codec``.
+
+    Args:
+        codec: it is kept by name.
+        values: to code.
+        grid: of this codec, fitted before; None to fit it to ``values``.
 
     Raises:
         ConfigError: an empty tensor, one that is not finite float32, or one that the codec cannot hold.
@@ -87,7 +92,7 @@ def encode(codec: Codec, values: Tensor) -> Coded:
             f"numbers"
         )
     values = values.detach().cpu().contiguous()
-    coded = codec.fit(values).encode(values)
+    coded = (grid or codec.fit(values)).encode(values)
     return Coded({"kind": codec.name, "shape": list(values.shape), **coded.entry}, coded.parts)
 
 

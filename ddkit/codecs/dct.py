@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +15,9 @@ from torch import Tensor
 from ddkit.base.ranges import Rate, Weight
 from ddkit.codecs import lossless
 from ddkit.codecs.base import Codec, Coded, Grid, number, raw_bytes, registry, shape_of
-from ddkit.errors import DAMAGED, ArtifactError, ConfigError
+from ddkit.codecs.scaling import Resolution, enlarged, require_images, shrunk, smaller
+from ddkit.errors import DAMAGED, ArtifactError
 
-#: Decoded values are whole multiples of this: sums that round otherwise on another machine give the same bits.
-_GRID = 2.0**-10
 _MOST = 2**15 - 1
 
 
@@ -51,7 +50,7 @@ class DCT(Codec):
         step: Rate = 0.5,
         slope: Weight = 2.0,
         block: Annotated[int, Field(ge=0, le=64)] = 8,
-        resolution: Literal[1, 2, 4] = 1,
+        resolution: Resolution = 1,
         coder: str = "auto",
     ) -> None:
         self.step, self.slope, self.block, self.resolution, self.coder = step, slope, block, resolution, coder
@@ -62,11 +61,7 @@ class DCT(Codec):
         Raises:
             ConfigError: values that are no images, or that the resolution leaves without a pixel.
         """
-        if values.ndim != 4 or min(values.shape[2:]) < self.resolution:
-            raise ConfigError(
-                f"codec dct at 1/{self.resolution} of the resolution is for images, not for a tensor of "
-                f"{tuple(values.shape)}: use uniform"
-            )
+        require_images(values.shape, self.resolution, self.name)
         return _Frequencies(self, tuple(values.shape))
 
     @staticmethod
@@ -118,9 +113,9 @@ class _Layout:
     """
 
     def __init__(self, codec: DCT, shape: tuple[int, ...]) -> None:
-        count, channels, height, width = shape
+        count, channels = shape[:2]
         self.shape, self.factor = shape, codec.resolution
-        self.small = (-(-height // codec.resolution), -(-width // codec.resolution))
+        self.small = smaller(shape, codec.resolution)[2:]
         self.block = (codec.block, codec.block) if codec.block else self.small
         self.blocks = tuple(-(-side // block) for side, block in zip(self.small, self.block, strict=True))
         down, across = (torch.arange(block, dtype=torch.float64) for block in self.block)
@@ -137,9 +132,7 @@ class _Layout:
 
     def numbers(self, values: Tensor) -> Tensor:
         """Return whole numbers of steps (frequencies, blocks)."""
-        images = values.double()
-        if self.factor > 1:
-            images = F.interpolate(images, size=self.small, mode="area")
+        images = shrunk(values.double(), self.factor)
         if self.shape[1] == 3:
             images = torch.einsum("dc,nchw->ndhw", _opponents(), images)
         (high, wide), (rows, columns) = self.block, self.blocks
@@ -158,9 +151,7 @@ class _Layout:
         images = blocks.reshape(count, channels, rows * high, columns * wide)[:, :, : self.small[0], : self.small[1]]
         if channels == 3:
             images = torch.einsum("dc,ndhw->nchw", _opponents(), images)
-        if self.factor > 1:
-            images = F.interpolate(images, size=self.shape[2:], mode="bilinear", align_corners=False)
-        return ((images / _GRID).round() * _GRID).float()
+        return enlarged(images, self.shape)
 
 
 def _signed(unsigned: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ddkit.base.ranges import Count
 from ddkit.codecs import lossless
 from ddkit.codecs.base import Codec, Coded, Grid, as_half, number, part, raw_bytes, registry, shape_of
+from ddkit.codecs.scaling import Resolution, enlarged, require_images, shrunk, smaller
 from ddkit.errors import DAMAGED, ArtifactError, ConfigError
 
 Group = Literal["channel", "image", "patch"]
@@ -21,6 +22,8 @@ Group = Literal["channel", "image", "patch"]
 Bits = Annotated[int, Field(ge=1, le=8)]
 
 #: Shares of the range that are tried as clipped range of a group.
+#: Ranges that all images share are fitted to images with about so many numbers, evenly spaced over the set.
+_SAMPLE = 2**18
 _CLIPS = [1 - number / 21 for number in range(20)]
 
 
@@ -40,6 +43,7 @@ class Uniform(Codec):
         group: numbers that share a range: a ``channel`` of all images, a channel of every ``image``, or the same
             ``patch`` of all images and of one channel.
         patch: sides of a patch, in pixels.
+        resolution: images are shrunk by this factor first, and enlarged bilinearly when decoded.
         coder: of the symbols, see :mod:`ddkit.codecs.lossless`; ``auto`` for the smallest.
 
     Raises:
@@ -53,26 +57,35 @@ class Uniform(Codec):
         bits: Bits = 8,
         group: Group = "channel",
         patch: Count = 4,
+        resolution: Resolution = 1,
         coder: str = "auto",
     ) -> None:
-        self.bits, self.group, self.patch, self.coder = bits, group, patch, coder
+        self.bits, self.group, self.patch, self.resolution, self.coder = bits, group, patch, resolution, coder
 
     def fit(self, values: Tensor) -> Grid:
         """Choose low end and step of every group.
 
         Raises:
-            ConfigError: numbers whose range float16 cannot hold.
+            ConfigError: numbers whose range float16 cannot hold, or no images to shrink.
         """
+        full = tuple(values.shape)
+        if self.resolution > 1:
+            require_images(full, self.resolution, self.name)
+            values = shrunk(values, self.resolution)
         shape = tuple(values.shape)
         sizes = _groups(shape, self.group, self.patch)
         index = _index(shape, sizes, self.patch)
-        low, step = _ranges(values, index, math.prod(sizes), 2**self.bits - 1)
-        return _Steps(self, low.reshape(sizes), step.reshape(sizes), index)
+        every = 1 if self.group == "image" else max(1, values.numel() // _SAMPLE)
+        low, step = _ranges(values[::every], index[::every], math.prod(sizes), 2**self.bits - 1)
+        return _Steps(self, full, low.reshape(sizes), step.reshape(sizes), index)
 
     @staticmethod
     def decode(entry: Mapping[str, Any], parts: Mapping[str, Tensor]) -> Tensor:
         """Return low ends plus steps."""
-        shape, bits = shape_of(entry), number(entry, "bits", 1, 8)
+        full, bits, resolution = shape_of(entry), number(entry, "bits", 1, 8), entry.get("resolution", 1)
+        if resolution not in (1, 2, 4) or (resolution > 1 and (len(full) != 4 or min(full[2:]) < resolution)):
+            raise ArtifactError(f"{full} cannot be kept at 1/{str(resolution)[:20]} of the resolution: {DAMAGED}")
+        shape = smaller(full, resolution) if resolution > 1 else full
         group, patch = entry.get("group"), number(entry, "patch", 1, 2**20)
         if group not in ("channel", "image", "patch"):
             raise ArtifactError(f"numbers are grouped by {str(group)[:40]!r}: {DAMAGED}")
@@ -82,25 +95,30 @@ class Uniform(Codec):
             raise ArtifactError(f"a step is negative: {DAMAGED}")
         symbols = lossless.decode(raw_bytes(parts, "symbols"), entry, shape, bits)
         index = _index(shape, sizes, patch)
-        return _values(symbols, low.flatten()[index], step.flatten()[index])
+        values = _values(symbols, low.flatten()[index], step.flatten()[index])
+        return values if resolution == 1 else enlarged(values.double(), full)
 
 
 class _Steps(Grid):
-    def __init__(self, codec: Uniform, low: Tensor, step: Tensor, index: Tensor) -> None:
-        self.codec, self.low, self.step = codec, low, step
+    def __init__(self, codec: Uniform, shape: tuple[int, ...], low: Tensor, step: Tensor, index: Tensor) -> None:
+        self.codec, self.shape, self.low, self.step = codec, shape, low, step
         self._low, self._step = low.float().flatten()[index], step.float().flatten()[index]
 
     def symbols(self, values: Tensor) -> Tensor:
+        values = shrunk(values, self.codec.resolution)
         steps = torch.where(self._step > 0, (values - self._low) / self._step, 0.0)
         return steps.round().clamp(0, 2**self.codec.bits - 1).to(torch.uint8)
 
     def rounded(self, values: Tensor) -> Tensor:
-        return _values(self.symbols(values), self._low, self._step)
+        values = _values(self.symbols(values), self._low, self._step)
+        return values if self.codec.resolution == 1 else enlarged(values.double(), self.shape)
 
     def encode(self, values: Tensor) -> Coded:
         codec = self.codec
         stream = lossless.encode(self.symbols(values), codec.bits, codec.coder)
         entry = {"bits": codec.bits, "group": codec.group, "patch": codec.patch, **stream.entry()}
+        if codec.resolution > 1:
+            entry["resolution"] = codec.resolution
         return Coded(entry, {"symbols": stream.tensor(), "low": self.low, "step": self.step})
 
 

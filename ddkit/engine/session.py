@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from ddkit.base.streams import Streams
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
 from ddkit.engine.average import Average, warn_of_a_slow_average
+from ddkit.engine.coding import StraightThrough
 from ddkit.engine.devices import precision_for
 from ddkit.engine.optimisers import build_optimisers, clip_gradients
 from ddkit.engine.plausible import Plausible
@@ -96,6 +97,7 @@ class Session:
         self.rates = {name: config.optimiser.of(name).rate for name in self.groups}
         self.plausible = Plausible(self.real, config.steps, config.optimiser.lr)
         self.average = Average(self.synthesizer, config.ema) if config.ema else None
+        self.coding = self._coding()
         warn_of_a_slow_average(config)
 
     def _introductions(self, folder: Path | None) -> list[Callable[[], None]]:
@@ -156,6 +158,8 @@ class Session:
         self.synthesizer.initialise(self.real, self.config.init, self.streams("initialisation"))
         if self.average is not None:
             self.average.restart(self.synthesizer)
+        if self.coding is not None:
+            self.coding.begin()
 
     def _piece(self, kind: str, registry: Registry[Any], objects: Mapping[str, Any]) -> Any:
         """Return the piece that was given as an object, else the one that the configuration names, if it names one."""
@@ -188,6 +192,17 @@ class Session:
             )
         return synthesizer
 
+    def _coding(self) -> StraightThrough | None:
+        config = self.config
+        if config.codec is None:
+            if config.bytes is not None:
+                raise ConfigError(
+                    f"bytes={config.bytes} limits a coded set: give a codec as well, such as codec=uniform"
+                )
+            return None
+        whitening = sum(tensor.nbytes for tensor in self.real.preprocessing.to_tensors().values())
+        return StraightThrough(self.synthesizer, config.codec, config.steps, config.bytes, whitening)
+
     def _precision(self) -> Precision:
         config = self.config
         self.objective.largest_class = int(self.real.class_counts.max())
@@ -212,10 +227,11 @@ class Session:
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
                 group["lr"] = self.rates[name](number, self.config.steps)
-        scalars = self.objective.backward(self.synthesizer)
-        self._check_objective(scalars)
-        if self.constraint is not None:
-            scalars = {**scalars, **self.constraint.backward(self.synthesizer)}
+        with self._as_stored():
+            scalars = self.objective.backward(self.synthesizer)
+            self._check_objective(scalars)
+            if self.constraint is not None:
+                scalars = {**scalars, **self.constraint.backward(self.synthesizer)}
         for name, value in scalars.items():
             if not math.isfinite(value):
                 raise self._diverged(number, f"{name} is {value}")
@@ -228,17 +244,25 @@ class Session:
         for optimiser in self.optimisers.values():
             optimiser.step()
         self.synthesizer.after_step()
-        self.objective.after_step(self.synthesizer)
-        if self.constraint is not None:
-            self.constraint.after_step(self.synthesizer)
+        if self.coding is not None:
+            self.coding.after_step(number)
+        with self._as_stored():
+            self.objective.after_step(self.synthesizer)
+            if self.constraint is not None:
+                self.constraint.after_step(self.synthesizer)
         for name, parameter in learnt:
             if not bool(torch.isfinite(parameter.detach()).all()):
                 raise self._diverged(number, f"'{name}' is not finite after the update")
         self.plausible.check(self.synthesizer, number)
         if self.average is not None:
             self.average.update(self.synthesizer)
-        self.networks.after_step(self.synthesizer, last=number == self.config.steps)
+        with self._as_stored():
+            self.networks.after_step(self.synthesizer, last=number == self.config.steps)
         return scalars
+
+    def _as_stored(self) -> AbstractContextManager[None]:
+        """Let the synthesizer hold what a file would decode to."""
+        return nullcontext() if self.coding is None else self.coding.applied()
 
     def _check_objective(self, scalars: Mapping[str, float]) -> None:
         """Refuse an objective that does not say its loss, or by which nothing would be learned.
@@ -287,8 +311,10 @@ class Session:
             learned = {name: value for name, value in changes.items() if value and name not in _NOT_LEARNED}
             metadata["learned"] = {**metadata.get("learned", {}), **learned}
         average = nullcontext() if self.average is None or last else self.average.in_place_of(self.synthesizer)
-        with average, self.objective.finishing(self.synthesizer):
-            return self.synthesizer.materialise(self.real.preprocessing, self.real.class_names, metadata)
+        fitting = nullcontext() if self.coding is None else self.coding.final()
+        with average, self.objective.finishing(self.synthesizer), fitting:
+            made = self.synthesizer.materialise(self.real.preprocessing, self.real.class_names, metadata)
+            return made if self.coding is None else made.coded(self.coding.text, self.coding.grids)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next step depends on."""
@@ -301,6 +327,7 @@ class Session:
             "streams": self.streams.state_dict(),
             "average": self.average.state_dict() if self.average is not None else {},
             "constraint": self.constraint.state_dict() if self.constraint is not None else {},
+            **({"coding": self.coding.state_dict()} if self.coding is not None else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -316,6 +343,8 @@ class Session:
             self.average.load_state_dict(state["average"])
         if self.constraint is not None:
             self.constraint.load_state_dict(state["constraint"])
+        if self.coding is not None:
+            self.coding.load_state_dict(state["coding"])
 
 
 def _check_no_class_is_empty(real: RealData) -> None:

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ddkit.data.coresets.features import pixel_features
+from ddkit.data.coresets.herding import herding_indices
 from ddkit.data.real import RealData
 from ddkit.errors import DataError
 from ddkit.synthesis.base import StoredImages, registry
@@ -18,8 +20,9 @@ from ddkit.synthesis.labels import LabelKind
 class Pixels(StoredImages):
     """One learnable image per stored image, in the preprocessed (normalised) space, without any clamp.
 
-    Initialisation: ``real`` takes distinct random real images of each class, ``noise`` draws N(0, 1) per pixel,
-    ``mean`` takes the class mean with N(0, 0.1) added when there is more than one image per class, so that they differ.
+    Initialisation: ``real`` takes distinct random real images of each class, ``herded`` those whose mean follows the
+    class mean most closely, ``noise`` draws N(0, 1) per pixel, ``mean`` takes the class mean with N(0, 0.1) added when
+    there is more than one image per class, so that they differ.
 
     Args:
         num_classes: K.
@@ -33,7 +36,7 @@ class Pixels(StoredImages):
     """
 
     name = "pixels"
-    inits: ClassVar[tuple[str, ...]] = ("real", "noise", "mean")
+    inits: ClassVar[tuple[str, ...]] = ("real", "noise", "mean", "herded")
 
     #: The rates of DM for features, of DC for gradients, of MTT for trajectories; Adam where a trained student or a
     #: regression is judged on real data (DD).
@@ -65,7 +68,7 @@ class Pixels(StoredImages):
     def check(self, real: RealData, how: str) -> None:
         """Refuse more images per class than there are, for ``real``; see the base for the rest."""
         super().check(real, how)
-        if how == "real":
+        if how in ("real", "herded"):
             check_ipc_fits(real, self.ipc, self.present)
 
     def initialise(self, real: RealData, how: str, generator: torch.Generator) -> None:
@@ -73,8 +76,8 @@ class Pixels(StoredImages):
         self.check(real, how)
         if how == "noise":
             start = torch.randn(self.images.shape, generator=generator)
-        elif how == "real":
-            index = real.sample_indices(self.present, self.ipc, generator)
+        elif how in ("real", "herded"):
+            index = real.sample_indices(self.present, self.ipc, generator) if how == "real" else self._herded(real)
             start = real.batch(index)
             self.pairs.copy_(index)
         else:
@@ -83,6 +86,10 @@ class Pixels(StoredImages):
                 start = start + 0.1 * torch.randn(start.shape, generator=generator)
         with torch.no_grad():
             self.images.copy_(start)
+
+    def _herded(self, real: RealData) -> Tensor:
+        features, members = pixel_features(real), [real.class_index[label] for label in self.present]
+        return herding_indices(features, members, self.ipc)
 
     def stored(self) -> dict[str, Tensor]:
         """Return ``images`` and ``labels``."""

@@ -24,7 +24,7 @@ class Budget:
         decoded_images: training images after decoding; equals ``images`` without a decoder.
         floats: stored numbers, labels and decoders included (a hard label counts as one number).
         bytes: stored bytes at the precision in which they are stored, every label as a number of its own.
-        payload: bytes by which sets are compared, real ones included, see :func:`payload`; a set counts them itself, None for no set.
+        payload: bytes by which sets are compared, real ones included, see :func:`payload`; a set counts them itself.
         file: bytes of the file, header and all; None for a set that is no file yet.
     """
 

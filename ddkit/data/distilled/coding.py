@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ddkit.base.config import piece_from_text
-from ddkit.codecs.base import Codec, Coded, decode, encode, registry, shape_of
+from ddkit.codecs.base import Codec, Coded, Grid, decode, encode, registry, shape_of
 from ddkit.codecs.labels import decode_labels, encode_labels
 from ddkit.codecs.plain import Float16
 from ddkit.data.distilled.budget import LABELS
@@ -77,7 +77,13 @@ class Coding:
 
 
 def code(
-    stored: Mapping[str, Tensor], codec: str, images: Collection[str], classes: int, *, probabilities: bool
+    stored: Mapping[str, Tensor],
+    codec: str,
+    images: Collection[str],
+    classes: int,
+    *,
+    probabilities: bool,
+    grids: Mapping[str, Grid] | None = None,
 ) -> Coding:
     """Return the coded form of stored tensors.
 
@@ -90,6 +96,7 @@ def code(
         images: names of the tensors that look like images.
         classes: K.
         probabilities: whether rows of labels are.
+        grids: by name, what the codec was fitted to before; it is fitted to the other tensors here.
 
     Raises:
         UnknownNameError: no such codec.
@@ -103,5 +110,6 @@ def code(
         if name == LABELS:
             tensors[name] = encode_labels(tensor, classes, probabilities=probabilities)
         else:
-            tensors[name] = encode(chosen if name in images and tensor.ndim == 4 else rest, tensor)
+            suits = chosen if name in images and tensor.ndim == 4 else rest
+            tensors[name] = encode(suits, tensor, (grids or {}).get(name))
     return Coding(codec, tensors)

@@ -48,6 +48,7 @@ from torch.utils.data import Dataset
 from ddkit.base.container import canonical_json, pack, unpack, written_checksum
 from ddkit.base.files import write_atomically
 from ddkit.base.version import __version__
+from ddkit.codecs.base import Grid
 from ddkit.data.distilled import syntheses
 from ddkit.data.distilled.budget import Budget, payload
 from ddkit.data.distilled.card import Card
@@ -266,7 +267,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             return self.images.float() / 255.0
         return self.preprocessing.invert(self.images)
 
-    def coded(self, codec: str) -> DistilledDataset:
+    def coded(self, codec: str, grids: Mapping[str, Grid] | None = None) -> DistilledDataset:
         """Return this set in fewer bytes: what a codec keeps of its stored tensors, decoded.
 
         Hard labels in the order of the classes cost nothing, rows one byte a class; tensors that do not look like
@@ -278,6 +279,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
 
         Args:
             codec: a name of :data:`ddkit.codecs.registry` with its options, such as ``uniform:bits=3``.
+            grids: ranges by the name of a stored tensor, fitted before; None to fit them to this set.
 
         Raises:
             UnknownNameError: no such codec.
@@ -285,7 +287,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         """
         stored = {"images": self.tensors()[0], "labels": self.labels} if self.synthesis == "pixels" else self.stored
         images = syntheses.decoder(self.synthesis, self.card.synthesis_package).image_like
-        coding = code(stored, codec, images, self.num_classes, probabilities=self.label_kind == "soft")
+        coding = code(stored, codec, images, self.num_classes, probabilities=self.label_kind == "soft", grids=grids)
         return self._from_stored(
             coding.decoded(self.num_classes),
             coding,
