@@ -18,6 +18,7 @@ from ddkit.data.distilled.privacy import figures_folder, folder_for_figures
 from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, DataError
 from ddkit.evaluation.baselines import baseline_sets
+from ddkit.evaluation.best_form import PASSES
 from ddkit.evaluation.choice import common_recipe, recipe_for_others, recipe_of, whole_recipe
 from ddkit.evaluation.compatibility import check_compatible
 from ddkit.evaluation.evaluate import evaluate, evaluate_real
@@ -65,6 +66,7 @@ def assess(
     whole_epochs: int | None = None,
     seed: int = 0,
     draws: int = 3,
+    search_passes: int = PASSES,
     report_progress: Callable[[str], None] = lambda _: None,
     on_results: Callable[[list[tuple[str, EvaluationResult]]], None] = lambda _: None,
     **options: Any,
@@ -94,6 +96,8 @@ def assess(
         whole_epochs: epochs on the whole training set; None for those of its recipe.
         seed: of networks and draws.
         draws: sets per random baseline, at most ``repeats``.
+        search_passes: images shown to networks to choose the form of ``random-best``, see
+            :func:`~ddkit.evaluation.best_form.best_form`.
         report_progress: called with a line of text before every evaluation.
         on_results: called with all results so far, each of them complete, whenever there is a new one.
         options: device, precision, compile, executor, stacked, progress and finished of
@@ -120,7 +124,13 @@ def assess(
     own = recipe_of(distilled) if recipe is None else recipe
     others = recipe_for_others(distilled, own)
     ways = _Ways(distilled, test, repeats, seed, options) if recipe is None else None
-    sets = baseline_sets(train, distilled, baselines, seed, draws) if train is not None and baselines else {}
+    nets = common if others.name != own.name else specs
+    search = {"model": nets[0], "recipe": others, "passes": search_passes, "device": options.get("device", "auto")}
+    sets = (
+        baseline_sets(train, distilled, baselines, seed, draws, report=report_progress, **search)
+        if train is not None and baselines
+        else {}
+    )
     report_progress(f"training {repeats} network{'s' * (repeats != 1)} on the distilled set")
     networks: dict[ModelSpec, list[nn.Module]] = {}
     keep = networks.__setitem__ if ways is not None and ways.kernel_is_of_networks() else None
@@ -140,7 +150,6 @@ def assess(
             whole = whole if whole_epochs is None else whole.replace(epochs=whole_epochs)
             add((kind, evaluate_real(members, test, specs, min(repeats, 3), whole, seed, **options)))
             continue
-        nets = common if others.name != own.name else specs
         add((kind, _pooled(members, test, nets, repeats, others, seed, options)))
         for one in ways.further_of_baseline(kind, members, specs, common, others) if ways else ():
             add(one)
@@ -231,7 +240,8 @@ def _pooled(
     """Train ``repeats`` networks in all on the draws of a baseline."""
     pairs = zip(members, _shares(repeats, len(members)), strict=True)
     results = [evaluate(one, test, specs, share, recipe, seed + d, **options) for d, (one, share) in enumerate(pairs)]
-    return merge_draws(results)
+    merged, form = merge_draws(results), members[0].metadata.get("form")
+    return merged.model_copy(update={"note": f"{merged.note}; kept as {form}"}) if form else merged
 
 
 def _shares(total: int, parts: int) -> list[int]:

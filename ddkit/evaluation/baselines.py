@@ -214,11 +214,12 @@ def _herding_coded(request: _Request) -> list[DistilledDataset]:
 def _random_best(request: _Request) -> list[DistilledDataset]:
     distilled, report = request.distilled, request.search.get("report", lambda _: None)
     search = {
+        "forms": all_forms(),
         "model": own_model(distilled),
         "recipe": recipe_for_others(distilled, recipe_of(distilled)),
         **request.search,
     }
-    best = best_form(request.real, request.available, all_forms(), seed=request.seed, **search)[0]
+    best = best_form(request.real, request.available, seed=request.seed, **search)[0]
     report(
         f"real images are worth most as {best.form}: {best.images_per_class} a class, {100 * best.accuracy:.1f} % of "
         f"the training images held out"
@@ -332,7 +333,7 @@ def baseline_sets(
         kinds: which ones; None takes all that apply ("random-soft" needs soft labels).
         seed: of the draws.
         draws: sets per random kind.
-        search: model, recipe, passes, device and report of :func:`~ddkit.evaluation.best_form.best_form`.
+        search: forms, model, recipe, passes, device and report of :func:`~ddkit.evaluation.best_form.best_form`.
 
     Returns:
         Sets by kind, in the order of ``kinds``; for ``whole`` the training set with the distilled

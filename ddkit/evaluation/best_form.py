@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +28,8 @@ PASSES = 200_000
 HELD_OUT, MOST_HELD_OUT = 0.2, 1000
 #: Of so many forms the longest trained one is taken.
 FINALISTS = 3
-#: Batches of the search, so that few passes are many steps.
-BATCH = 64
+#: Batches and rate of Adam in rungs before the last one, so that few passes say enough.
+BATCH, RATE = 64, 0.003
 
 Order = Callable[[int], Tensor]
 
@@ -40,7 +41,7 @@ class Tried:
     Args:
         form: its name.
         images_per_class: how many fitted; classes that have fewer gave all.
-        accuracy: of the networks trained longest on them, on the images held out, a fraction.
+        accuracy: of the network trained longest on them, on the images held out, a fraction.
     """
 
     form: str
@@ -94,8 +95,9 @@ def best_form(
     """Find the form in which random real images that fit some bytes are worth most, by successive halving.
 
     A share of the training set is held out. Networks are trained on as many of the others as fit in each form and
-    tested on what is held out: one network on each form first, then more and longer ones on the best quarter, until
-    :data:`FINALISTS` are left. Every rung has the same number of passes. Of equal forms the first one leads.
+    tested on what is held out: one network on each form for a short time by Adam, then longer on the best quarter,
+    until :data:`FINALISTS` are left, which are trained by the recipe and have half of the passes. The other rungs share
+    the other half; inside a rung passes grow with the root of the number of images. Of equal forms the first one leads.
 
     Args:
         train: training images; their preprocessing is that of the networks.
@@ -105,7 +107,7 @@ def best_form(
         model: what is trained.
         recipe: by which, but for epochs and batches.
         seed: of what is held out, of the order of images and of the networks.
-        passes: images shown to all networks together, those of the first epoch of each not limited by it.
+        passes: images shown to all networks together; every network sees all of its images at least once.
         device: where to train.
         report: called with a line of text before every rung.
 
@@ -136,7 +138,8 @@ def best_form(
             smallest = min(smallest or (keep(1).nbytes, form.name), (keep(1).nbytes, form.name))
     if not left:
         raise too_few(train, available_bytes, smallest)
-    search = _Search(rest, held_out, ModelSpec.parse(model), recipe, seed, str(resolve_device(device)))
+    network = derive_seed(seed, "best-form")
+    search = _Search(rest, held_out, ModelSpec.parse(model), recipe, network, str(resolve_device(device)))
     sizes = [len(left)]
     while sizes[-1] > FINALISTS:
         sizes.append(-(-sizes[-1] // 4))
@@ -145,8 +148,11 @@ def best_form(
         behind, left = left[size:], left[:size]
         ranked = [one.tried for one in behind] + ranked
         report(f"training networks on real images in {size} form{'s' * (size != 1)} of {available_bytes:,} bytes")
-        for one in left:
-            one.accuracy = search.accuracy(one, rung + 1, passes // len(sizes) // size)
+        last = rung + 1 == len(sizes)
+        together = passes / (1 if len(sizes) == 1 else 2 if last else 2 * (len(sizes) - 1))
+        roots = [math.sqrt(len(one.labels)) for one in left]
+        for one, root in zip(left, roots, strict=True):
+            one.accuracy = search.accuracy(one, together * root / sum(roots), last)
         left.sort(key=lambda one: (-one.accuracy, one.place))
     return [one.tried for one in left] + ranked
 
@@ -185,18 +191,19 @@ class _Search:
     seed: int
     device: str
 
-    def accuracy(self, one: _Candidate, networks: int, passes: int) -> float:
-        """Train networks on a candidate, all together for about ``passes``; return their mean held-out accuracy."""
+    def accuracy(self, one: _Candidate, passes: float, last: bool) -> float:
+        """Train a network on a candidate for about so many passes; return its accuracy on what is held out."""
         images = one.kept.decoded()
         images = self.rest.preprocessing.apply(images) if images.dtype == torch.uint8 else images
-        epochs = max(1, round(passes / networks / len(images)))
         how = self.recipe.replace(
-            epochs=epochs, batch_size=min(BATCH, self.recipe.batch_size), loss=self.recipe.loss_for("hard")
+            epochs=max(1, round(passes / len(images))),
+            batch_size=min(BATCH, self.recipe.batch_size),
+            loss=self.recipe.loss_for("hard"),
+            **({} if last else {"optimiser": "adam", "lr": RATE}),
         )
-        seeds = [derive_seed(self.seed, "best-form", number) for number in range(networks)]
         options: dict[str, Any] = {"num_classes": self.rest.num_classes, "device": self.device}
         try:
-            trained = train_networks(images, one.labels, self.spec, how, seeds, **options)
+            trained = train_networks(images, one.labels, self.spec, how, [self.seed], **options)
         except DivergedError:
             return 0.0
-        return sum(accuracies(trained, self.held_out)) / networks
+        return accuracies(trained, self.held_out)[0]
