@@ -37,8 +37,10 @@ from ddkit.training.recipe import TrainingRecipe
 
 #: Real images in as many bytes as a distilled set takes.
 AT_EQUAL_BYTES = ("random-bytes", "random-coded", "random-best")
-#: Images shown to a network that is trained on real images at equal bytes.
-MOST_PASSES = 100_000
+#: Images shown to a network that is trained on real images at equal bytes, as many as on small whole data.
+MOST_PASSES = 80_000
+#: Above so many images one draw is evaluated.
+MANY = 500
 
 
 class Search(Frozen):
@@ -165,7 +167,7 @@ class Comparison:
     def equal_bytes(self, control: tuple[Plan, str]) -> EvaluationResult:
         """Evaluate random real images, in a form, that fit the bytes of a distilled set.
 
-        Where they are many, their networks see them in fewer epochs, :data:`MOST_PASSES` in all.
+        Where they are many, one network sees them, :data:`MOST_PASSES` in all.
         """
         plan, kind = control
         distilled, settings = DistilledDataset.load(plan.out), self.settings
@@ -173,7 +175,8 @@ class Comparison:
         sets = baseline_sets(self.train, distilled, (kind,), settings.seed, settings.draws, **search)[kind]
         assert isinstance(sets, list)
         epochs = max(1, min(self.how.epochs, MOST_PASSES // len(sets[0])))
-        return merge_draws(self._evaluate(sets, how=self.how.replace(epochs=epochs)))
+        draws = sets[:1] if len(sets[0]) > MANY else sets
+        return merge_draws(self._evaluate(draws, how=self.how.replace(epochs=epochs)))
 
     def whole(self) -> EvaluationResult:
         """Train one network on all real images, compiled where the set is large enough to repay it."""

@@ -127,8 +127,7 @@ def _baselines(kinds: list[str], tell: Callable[[str], None]) -> list[str]:
     """Return kinds of baselines; raw pixels in as many bytes never stand alone."""
     from ddkit.evaluation.baselines import expanded
 
-    kinds = expanded(kinds)
-    if "random-bytes" not in kinds or "random-coded" in kinds:
+    if "random-bytes" not in expanded(kinds) or "random-coded" in expanded(kinds):
         return kinds
     tell("random-bytes are raw pixels, the weakest form of real images: random-coded is evaluated beside them")
     place = kinds.index("random-bytes") + 1

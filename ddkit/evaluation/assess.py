@@ -18,7 +18,6 @@ from ddkit.data.distilled.privacy import figures_folder, folder_for_figures
 from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, DataError
 from ddkit.evaluation.baselines import baseline_sets
-from ddkit.evaluation.best_form import PASSES
 from ddkit.evaluation.choice import common_recipe, recipe_for_others, recipe_of, whole_recipe
 from ddkit.evaluation.compatibility import check_compatible
 from ddkit.evaluation.evaluate import evaluate, evaluate_real
@@ -66,7 +65,6 @@ def assess(
     whole_epochs: int | None = None,
     seed: int = 0,
     draws: int = 3,
-    search_passes: int = PASSES,
     report_progress: Callable[[str], None] = lambda _: None,
     on_results: Callable[[list[tuple[str, EvaluationResult]]], None] = lambda _: None,
     **options: Any,
@@ -96,8 +94,6 @@ def assess(
         whole_epochs: epochs on the whole training set; None for those of its recipe.
         seed: of networks and draws.
         draws: sets per random baseline, at most ``repeats``.
-        search_passes: images shown to networks to choose the form of ``random-best``, see
-            :func:`~ddkit.evaluation.best_form.best_form`.
         report_progress: called with a line of text before every evaluation.
         on_results: called with all results so far, each of them complete, whenever there is a new one.
         options: device, precision, compile, executor, stacked, progress and finished of
@@ -125,7 +121,7 @@ def assess(
     others = recipe_for_others(distilled, own)
     ways = _Ways(distilled, test, repeats, seed, options) if recipe is None else None
     nets = common if others.name != own.name else specs
-    search = {"model": nets[0], "recipe": others, "passes": search_passes, "device": options.get("device", "auto")}
+    search = {"model": nets[0], "recipe": others, "device": options.get("device", "auto")}
     sets = (
         baseline_sets(train, distilled, baselines, seed, draws, report=report_progress, **search)
         if train is not None and baselines

@@ -18,7 +18,7 @@ from ddkit.data.coresets.random import random_indices
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, DataError, unknown_name
-from ddkit.evaluation.best_form import Order, best_form, fit_in, random_order, too_few
+from ddkit.evaluation.best_form import Order, TooFewBytesError, best_form, fit_in, random_order
 from ddkit.evaluation.choice import own_model, recipe_for_others, recipe_of
 from ddkit.evaluation.coded_reals import CodecForm, Form, all_forms, form_of, most_that_fit, sha256
 
@@ -73,6 +73,10 @@ class _Request:
         """Bytes that the distilled set leaves for real images."""
         assert self.distilled.budget.payload is not None
         return self.distilled.budget.payload - self.whitening
+
+    def report(self, line: str) -> None:
+        """Tell the caller a line of text."""
+        self.search.get("report", lambda _: None)(line)
 
     @functools.cached_property
     def real(self) -> RealData:
@@ -129,11 +133,11 @@ class _Request:
         """Return as many real images in a form as fit, decoded.
 
         Raises:
-            ConfigError: not even one of each class fits.
+            TooFewBytesError: not even one of each class fits.
         """
         count, keep = fit_in(form, self.real, order, self.available)
         if not count:
-            raise too_few(self.train, self.available, (keep(1).nbytes, form.name))
+            raise TooFewBytesError(self.train, self.available, f"{form.name} takes {keep(1).nbytes:,}")
         index, kept = order(count), keep(count)
         metadata |= {"form": form.name, "images_per_class": count}
         plain = self.real_set(kind, index, **metadata)
@@ -212,7 +216,7 @@ def _herding_coded(request: _Request) -> list[DistilledDataset]:
 
 
 def _random_best(request: _Request) -> list[DistilledDataset]:
-    distilled, report = request.distilled, request.search.get("report", lambda _: None)
+    distilled = request.distilled
     search = {
         "forms": all_forms(),
         "model": own_model(distilled),
@@ -220,7 +224,7 @@ def _random_best(request: _Request) -> list[DistilledDataset]:
         **request.search,
     }
     best = best_form(request.real, request.available, seed=request.seed, **search)[0]
-    report(
+    request.report(
         f"real images are worth most as {best.form}: {best.images_per_class} a class, {100 * best.accuracy:.1f} % of "
         f"the training images held out"
     )
@@ -282,7 +286,7 @@ def images_per_class_for_bytes(train: RealData, available: int) -> int:
     give all that they have.
 
     Raises:
-        ConfigError: not even one image per class fits.
+        TooFewBytesError: not even one image per class fits.
     """
     channels, height, width = train.shape
     each, counts = channels * height * width, train.class_counts
@@ -292,7 +296,7 @@ def images_per_class_for_bytes(train: RealData, available: int) -> int:
 
     count = most_that_fit(size, available, int(counts.max()))
     if not count:
-        raise too_few(train, available, (size(1), "8 bits a value"))
+        raise TooFewBytesError(train, available, f"8 bits a value take {size(1):,}")
     return count
 
 
@@ -323,7 +327,7 @@ def baseline_sets(
     - ``random-best``: as many random ones as fit in the form in which they are worth most, chosen on held-out training
       images by :func:`~ddkit.evaluation.best_form.best_form` from few bits, lower resolutions, cosine transforms, JPEG
       and WebP;
-    - ``bytes``: these four;
+    - ``bytes``: those of these four that hold at least one image a class;
     - ``class-mean``: the mean image of every class, one per class;
     - ``whole``: the whole real training set.
 
@@ -341,8 +345,8 @@ def baseline_sets(
 
     Raises:
         UnknownNameError: there is no such kind.
-        ConfigError: fewer than one draw, a kind that does not apply, or a payload in which not one real image a class
-            fits.
+        ConfigError: fewer than one draw, or a kind that does not apply.
+        TooFewBytesError: a payload in which not one real image a class fits; for ``bytes``, in none of the forms.
         DataError: the training set has other classes or image shapes than the distilled one.
     """
     if draws < 1:
@@ -353,13 +357,19 @@ def baseline_sets(
             f"training set {train.num_classes} of {tuple(train.shape)}; use the data that was distilled"
         )
     if kinds is None:
-        kinds = [kind for kind in (*_KINDS, "whole") if kind != "random-soft" or distilled.label_kind != "hard"]
-    kinds = expanded(kinds)
+        soft = distilled.label_kind != "hard"
+        kinds = [*(kind for kind in _KINDS if soft or kind != "random-soft"), "bytes", "whole"]
+    may_lack, kinds = "bytes" in kinds, expanded(kinds)
     for kind in kinds:
         if kind not in (*_KINDS, "whole"):
             raise unknown_name("baseline", kind, (*_KINDS, "bytes", "whole"))
     request = _Request(train, distilled, seed, draws, search)
     sets: dict[str, list[DistilledDataset] | RealData] = {}
     for kind in sorted(kinds, key=lambda kind: kind == "random-best"):  # what can be refused at once comes first
-        sets[kind] = request.real if kind == "whole" else _KINDS[kind](request)
-    return {kind: sets[kind] for kind in kinds}
+        try:
+            sets[kind] = request.real if kind == "whole" else _KINDS[kind](request)
+        except TooFewBytesError as error:
+            if not may_lack or (kind == "random-best" and not any(one in sets for one in AT_EQUAL_BYTES)):
+                raise
+            request.report(f"'{kind}' is left out: {error.reason}")
+    return {kind: sets[kind] for kind in kinds if kind in sets}

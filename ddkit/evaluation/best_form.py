@@ -21,9 +21,9 @@ from ddkit.training.accuracy import accuracies
 from ddkit.training.recipe import TrainingRecipe
 from ddkit.training.train import train_networks
 
-#: Images that are shown to networks in one search, about as many as two networks see that are trained on 100 images by
-#: the common protocol.
-PASSES = 200_000
+#: Images that are shown to networks in one search for every epoch of the recipe, and the most in all: by the common
+#: protocol about as many as two networks see that are trained on 100 images.
+PASSES_PER_EPOCH, MOST_PASSES = 200, 200_000
 #: Share of the training set that is held out, and the most images.
 HELD_OUT, MOST_HELD_OUT = 0.2, 1000
 #: Of so many forms the longest trained one is taken.
@@ -88,7 +88,7 @@ def best_form(
     model: str | ModelSpec,
     recipe: TrainingRecipe,
     seed: int = 0,
-    passes: int = PASSES,
+    passes: int | None = None,
     device: str | torch.device = "auto",
     report: Callable[[str], None] = lambda _: None,
 ) -> list[Tried]:
@@ -107,7 +107,8 @@ def best_form(
         model: what is trained.
         recipe: by which, but for epochs and batches.
         seed: of what is held out, of the order of images and of the networks.
-        passes: images shown to all networks together; every network sees all of its images at least once.
+        passes: images shown to all networks together, each of which sees all of its own at least once; None for
+            :data:`PASSES_PER_EPOCH` for every epoch of the recipe, :data:`MOST_PASSES` at most.
         device: where to train.
         report: called with a line of text before every rung.
 
@@ -116,11 +117,13 @@ def best_form(
 
     Raises:
         UnknownNameError: no such form.
-        ConfigError: not one image of each class fits, or no passes.
+        TooFewBytesError: not one image of each class fits.
+        ConfigError: no passes, or an option of a form out of range.
         DataError: the test split, or too few images to hold some out.
     """
     if train.split == "test":
         raise DataError("a form that is chosen on the test split leaks test images: pass the training split")
+    passes = min(MOST_PASSES, PASSES_PER_EPOCH * recipe.epochs) if passes is None else passes
     if passes < 1:
         raise ConfigError(f"{passes} passes: a network must see at least 1 image")
     share = min(HELD_OUT, MOST_HELD_OUT / len(train))
@@ -137,7 +140,8 @@ def best_form(
         elif not left:
             smallest = min(smallest or (keep(1).nbytes, form.name), (keep(1).nbytes, form.name))
     if not left:
-        raise too_few(train, available_bytes, smallest)
+        takes = f"{smallest[1]}, the smallest form, takes {smallest[0]:,}" if smallest else "no form is for such images"
+        raise TooFewBytesError(train, available_bytes, takes)
     network = derive_seed(seed, "best-form")
     search = _Search(rest, held_out, ModelSpec.parse(model), recipe, network, str(resolve_device(device)))
     sizes = [len(left)]
@@ -157,13 +161,18 @@ def best_form(
     return [one.tried for one in left] + ranked
 
 
-def too_few(train: RealData, available: int, smallest: tuple[int, str] | None) -> ConfigError:
-    """Return the error that not one image of each class fits, which names what the smallest form takes."""
-    takes = f"{smallest[1]}, the smallest form, takes {smallest[0]:,}" if smallest else "no form holds such images"
-    return ConfigError(
-        f"{available:,} bytes do not hold one real image of each of {train.num_classes} classes: {takes}; leave the "
-        f"baselines at equal bytes out"
-    )
+class TooFewBytesError(ConfigError):
+    """Not one real image of each class fits.
+
+    Args:
+        train: the real images.
+        available: bytes.
+        takes: what would be enough, in words.
+    """
+
+    def __init__(self, train: RealData, available: int, takes: str) -> None:
+        self.reason = f"{available:,} bytes do not hold one real image of each of {train.num_classes} classes: {takes}"
+        super().__init__(f"{self.reason}; leave this baseline out")
 
 
 @dataclass

@@ -6,11 +6,10 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from ddkit.base.config import piece_from_text
@@ -116,7 +115,9 @@ class PictureForm(Form):
         super().__init__(text, resolution)
         piece = piece_from_text(text)
         self._kind = piece.pop("name")
-        self._quality = checked_options(f"form '{self._kind}'", _picture, piece)["quality"]
+        self._quality: int = checked_options(f"form '{self._kind}'", _picture, piece)["quality"]
+        if not 1 <= self._quality <= 95:
+            raise ConfigError(f"form '{text}': qualities are 1 to 95")
 
     def suits(self, shape: tuple[int, ...]) -> bool:
         """Ask the kind of picture."""
@@ -133,7 +134,7 @@ class PictureForm(Form):
         return Kept(len(data), decoded, {"pillow": _pillow()})
 
 
-def _picture(quality: Annotated[int, Field(ge=1, le=95)]) -> None:
+def _picture(quality: int) -> None:
     """Options of a picture."""
 
 
