@@ -11,15 +11,16 @@ A set whose method has a way of its own (learned steps, Adam on squared errors, 
 ``own`` and ``kernel`` stand beside the common protocol in its row.
 
 Cells are named method-data-ipc. ``random`` is real images at equal IPC, ``random@bytes`` as many 8-bit real images as
-float32 pixels of that IPC take, ``random@METHOD`` as many as the result of METHOD takes, ``start@METHOD`` the starting
-point of a method that decodes its images (its control: nothing was matched).
+float32 pixels of that IPC take, ``random@METHOD`` as many as the result of METHOD takes; ``coded@`` and ``best@`` in
+place of ``random@`` are as many as fit in the codec of the set and in the form in which they are worth most, chosen on
+held-out training images. ``start@METHOD`` is the starting point of a method that decodes its images (its control:
+nothing was matched).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from pathlib import Path
@@ -33,15 +34,27 @@ from ddkit.base.files import write_text
 from ddkit.data import RealData
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.engine import environment, peak_memory_bytes
-from ddkit.evaluation import EvaluationResult, evaluate, evaluate_kernel, kernel_of, own_model, published, recipe_of
+from ddkit.evaluation import (
+    EvaluationResult,
+    baseline_sets,
+    evaluate,
+    evaluate_kernel,
+    kernel_of,
+    own_model,
+    published,
+    recipe_for_others,
+    recipe_of,
+)
 from ddkit.models.kernels import NetworkFeatures
 from ddkit.training import OWN_RECIPES
 
 CONTROLS = tuple(
     f"{control}-{cell}"
-    for control in ("random", "random@bytes")
+    for control in ("random", "random@bytes", "coded@bytes", "best@bytes")
     for cell in ("mnist-1", "mnist-10", "cifar10-1", "cifar10-10")
 )
+#: Baselines at equal bytes, by the prefix of their cells.
+AT_EQUAL_BYTES = {"random": "random-bytes", "coded": "random-coded", "best": "random-best"}
 NETWORKS = 3
 #: Networks of evaluations of a few steps.
 OWN_NETWORKS = 20
@@ -73,16 +86,18 @@ def main() -> None:
 def cell(name: str, method: str, train: RealData, test: RealData, ipc: int, seed: int) -> dict[str, Any]:
     """Distil (or draw) and evaluate one cell."""
     started, cpu_started = time.perf_counter(), time.process_time()
-    if method.startswith("random"):
-        count = ipc if method == "random" else images_for_bytes(method, name, train, ipc)
-        sets = [Distiller("random", count, seed=seed + draw).fit(train) for draw in range(DRAWS[ipc])]
+    control, _, of = method.partition("@")
+    if method == "random":
+        sets = [Distiller("random", ipc, seed=seed + draw).fit(train) for draw in range(DRAWS[ipc])]
+    elif control in AT_EQUAL_BYTES:
+        sets = at_equal_bytes(AT_EQUAL_BYTES[control], of, name.split("-", 1)[1], train, ipc, seed)
     elif method.startswith("start@"):
         of = name.removeprefix("start@")
         sets = [Distiller(method.removeprefix("start@"), ipc, seed=seed, **{**CELLS[of], "steps": 0}).fit(train)]
     else:
         sets = [distil(name, method, train, ipc, seed)]
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
-    networks = 1 if method.startswith("random") else NETWORKS
+    networks = 1 if control in AT_EQUAL_BYTES else NETWORKS
     protocol = how_to_train(train.name, sets[0])
     outcomes: list[EvaluationResult] = [
         evaluate(one, test, repeats=networks, recipe=protocol, seed=seed + i, precision="bfloat16", compile=True)
@@ -113,7 +128,8 @@ def cell(name: str, method: str, train: RealData, test: RealData, ipc: int, seed
         "evaluation_seconds": round(sum(outcome.rows[0].seconds for outcome in outcomes), 1),
         "recipe": protocol.model_dump(mode="json"),
         "evaluation_precision": "bfloat16 training, float32 test pass",
-        "config": sets[0].metadata["config"],
+        "config": sets[0].metadata.get("config"),
+        "form": sets[0].metadata.get("form"),
         "overrides": CELLS.get(name, {}),
         "seed": seed,
         "peak_memory_mib": peak_memory_bytes("cpu") // 2**20,
@@ -152,16 +168,23 @@ def figures(outcome: EvaluationResult) -> dict[str, Any]:
     }
 
 
-def images_for_bytes(method: str, name: str, train: RealData, ipc: int) -> int:
-    """Return how many 8-bit real images per class fit the bytes of float32 pixels, or of a method's result."""
-    numbers = math.prod(train.shape)
-    of = method.removeprefix("random@")
+def at_equal_bytes(kind: str, of: str, setting: str, train: RealData, ipc: int, seed: int) -> list[DistilledDataset]:
+    """Return draws of real images that fit the bytes of float32 pixels, or of the result of a method."""
     if of == "bytes":
-        size = ipc * train.num_classes * (4 * numbers + 8)
+        images = Distiller("random", ipc, seed=seed).fit(train)
+        beside = DistilledDataset(
+            images.tensors()[0],
+            images.labels,
+            class_names=images.class_names,
+            preprocessing=images.preprocessing,
+            metadata=images.metadata,
+        )
     else:
-        cell = Path("runs/accuracy") / f"{of}-{name.split('-', 1)[1]}"
-        size = DistilledDataset.load(cell / "distilled.safetensors").budget.bytes
-    return max(1, size // (train.num_classes * (numbers + 8)))
+        beside = DistilledDataset.load(Path("runs/accuracy") / f"{of}-{setting}")
+    protocol = recipe_for_others(beside, how_to_train(train.name, beside))
+    sets = baseline_sets(train, beside, (kind,), seed, DRAWS[ipc], model="convnet", recipe=protocol)[kind]
+    assert isinstance(sets, list)
+    return sets
 
 
 if __name__ == "__main__":

@@ -35,6 +35,20 @@ from ddkit.recipes.job import Frozen, Job, checked, of_size
 from ddkit.training.named import recipe
 from ddkit.training.recipe import TrainingRecipe
 
+#: Real images in as many bytes as a distilled set takes.
+AT_EQUAL_BYTES = ("random-bytes", "random-coded", "random-best")
+#: Images shown to a network that is trained on real images at equal bytes, as many as on small whole data.
+MOST_PASSES = 80_000
+#: Above so many images one draw is evaluated.
+MANY = 500
+
+
+class Search(Frozen):
+    """How the form of the real images of ``random-best`` is chosen, on training images that are held out."""
+
+    forms: list[str] = Field(min_length=1)
+    passes: int = Field(ge=1)
+
 
 class Settings(Frozen):
     """The settings of the recipe's file, checked."""
@@ -49,6 +63,7 @@ class Settings(Frozen):
     draws: int = Field(ge=1)
     recipe: dict[str, Any]
     whole_epochs: int | None = Field(ge=1)
+    search: Search
     budgets: dict[str, dict[str, Any]]
 
 
@@ -60,23 +75,22 @@ def run(job: Job) -> dict[str, Any]:
     how = recipe(str(options.pop("name", "dsa")), train.name, **options)
     this = Comparison(job, settings, train, test, how)
     plans = this.plans()
-    first: dict[str, Plan] = {}  # distilled at each number of images
+    equal: dict[str, tuple[Plan, str]] = {}  # beside the first that distils at each number of images
     for plan in plans:
-        if plan.distils:
-            first.setdefault(f"random-bytes-{plan.ipc}", plan)
-    cells = job.cells(1 + len(plans) + len(first))
+        for kind in AT_EQUAL_BYTES if plan.distils else ():
+            equal.setdefault(f"{kind}-{plan.ipc}", (plan, kind))
+    cells = job.cells(1 + len(plans) + len(equal))
     job.say(f"{train.name}: {len(train)} training and {len(test)} test images; whole data first")
     whole = cells.of(EvaluationResult, "whole", this.whole)
     found = cells.map(EvaluationResult, this.distil_and_evaluate, {plan.name: plan for plan in plans})
-    same_bytes = cells.map(EvaluationResult, this.equal_bytes, first)
-    equal_bytes = {plan.ipc: result for plan, result in zip(first.values(), same_bytes, strict=True)}
+    same_bytes = cells.map(EvaluationResult, this.equal_bytes, equal)
+    equal_bytes = [(kind, one.ipc, result) for (one, kind), result in zip(equal.values(), same_bytes, strict=True)]
     for plan, own in zip(plans, found, strict=True):
         beside = [(p.method, one) for p, one in zip(plans, found, strict=True) if p.ipc == plan.ipc and p != plan]
-        if plan.ipc in equal_bytes:
-            beside.append(("random-bytes", equal_bytes[plan.ipc]))
+        beside += [(kind, result) for kind, ipc, result in equal_bytes if ipc == plan.ipc]
         write_evaluation(plan.out, [(plan.method, own), *beside, ("whole", whole)], job.command)
     table = [this.row(plan.method, plan.ipc, one, plan.seconds) for plan, one in zip(plans, found, strict=True)]
-    table += [this.row("random-bytes", ipc, result) for ipc, result in equal_bytes.items()]
+    table += [this.row(kind, ipc, result) for kind, ipc, result in equal_bytes]
     table.append(this.row("whole", None, whole))
     order = sorted(plans, key=lambda plan: not plan.distils)
     report = write_report([plan.out for plan in order], job.out / "report.html")
@@ -132,10 +146,12 @@ class Comparison:
                 plans.append(Plan(method, ipc, config, self.job.out / f"{method}-{ipc}"))
         return plans
 
-    def _evaluate(self, sets: list[DistilledDataset], repeats: int = 1) -> list[EvaluationResult]:
+    def _evaluate(
+        self, sets: list[DistilledDataset], repeats: int = 1, how: TrainingRecipe | None = None
+    ) -> list[EvaluationResult]:
         """Train networks on sets, those of each set with another seed."""
-        model, seed = self.settings.model, self.settings.seed
-        return [evaluate(one, self.test, (model,), repeats, self.how, seed + draw) for draw, one in enumerate(sets)]
+        model, seed, how = self.settings.model, self.settings.seed, how or self.how
+        return [evaluate(one, self.test, (model,), repeats, how, seed + draw) for draw, one in enumerate(sets)]
 
     def distil_and_evaluate(self, plan: Plan) -> EvaluationResult:
         """Make a set, or go on making it, and train networks on it; on several draws of random images, one each."""
@@ -148,13 +164,19 @@ class Comparison:
         further = [Distiller("random", plan.ipc, seed=seed).fit(self.train) for seed in seeds]
         return merge_draws(self._evaluate([distilled, *further]))
 
-    def equal_bytes(self, plan: Plan) -> EvaluationResult:
-        """Evaluate as many random real images, at 8 bits a pixel, as fit the bytes of a distilled set."""
-        distilled = DistilledDataset.load(plan.out)
-        kind = "random-bytes"
-        sets = baseline_sets(self.train, distilled, (kind,), self.settings.seed, self.settings.draws)[kind]
+    def equal_bytes(self, control: tuple[Plan, str]) -> EvaluationResult:
+        """Evaluate random real images, in a form, that fit the bytes of a distilled set.
+
+        Where they are many, one network sees them, :data:`MOST_PASSES` in all.
+        """
+        plan, kind = control
+        distilled, settings = DistilledDataset.load(plan.out), self.settings
+        search = {"model": settings.model, "recipe": self.how, **settings.search.model_dump()}
+        sets = baseline_sets(self.train, distilled, (kind,), settings.seed, settings.draws, **search)[kind]
         assert isinstance(sets, list)
-        return merge_draws(self._evaluate(sets))
+        epochs = max(1, min(self.how.epochs, MOST_PASSES // len(sets[0])))
+        draws = sets[:1] if len(sets[0]) > MANY else sets
+        return merge_draws(self._evaluate(draws, how=self.how.replace(epochs=epochs)))
 
     def whole(self) -> EvaluationResult:
         """Train one network on all real images, compiled where the set is large enough to repay it."""
@@ -173,6 +195,7 @@ class Comparison:
             "set": method,
             "ipc": ipc,
             "images": result.train_images,
+            "bytes": result.budget.get("payload"),
             "accuracy %": f"{100 * row.mean:.1f} ± {100 * row.std:.1f}",
             "networks": len(row.accuracies),
             "published % (ConvNet, full schedule)": f"{figure.accuracy:.1f}" if figure else None,

@@ -137,6 +137,31 @@ def test_commands_that_distill_prints_run_on_a_long_tail(ddkit: Command, tmp_pat
     ).refused("class '1', which has 2 images", "ipc <= 2")
 
 
+def test_real_images_in_as_many_bytes_stand_together(
+    ddkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ddkit.evaluation.baselines.all_forms", lambda: ["uniform:bits=4", "uniform:bits=2"])
+    run = tmp_path / "run"
+    ddkit(*TOY, "--data", write_toy(tmp_path / "toy.npz"), "--out", run)
+    done = ddkit("evaluate", run, *EVALUATE, "--baseline", "bytes", "--json").document
+    labels = [entry["label"] for entry in done["results"]]
+    assert labels == ["dm", "random-bytes", "random-coded", "herding-coded", "random-best"]
+    payloads = [entry["result"]["budget"]["payload"] for entry in done["results"]]
+    assert payloads[0] == 3 * 64 * 4 == max(payloads) and min(payloads) > 0
+    alone = ddkit("evaluate", run, *EVALUATE, "--baseline", "random-bytes")
+    assert "random-coded is evaluated beside them" in alone.err
+    rows = [line.split() for line in alone.out.splitlines() if line.startswith(("dm", "random"))]
+    assert [row[0] for row in rows] == ["dm", "random-bytes", "random-coded"] and "768" in rows[0]
+    pair = ddkit("evaluate", run, *EVALUATE, "--baseline", "random-coded", "--baseline", "random-bytes", "--json")
+    assert "beside them" not in pair.err and len(pair.document["results"]) == 3
+    small = tmp_path / "small.safetensors"
+    ddkit("encode", run, "--codec", "uniform:bits=2", "--out", small)
+    few = ddkit("evaluate", small, *EVALUATE, "--baseline", "random-bytes", "--data", tmp_path / "toy.npz")
+    assert (
+        few.status == 2 and "bytes do not hold one real image of each of 3 classes: 8 bits a value take 192" in few.err
+    )
+
+
 def test_read_only_run_is_evaluated_and_nothing_kept(
     ddkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ TINY: dict[str, Any] = {
     "draws": 2,
     "recipe": {"epochs": 2},
     "whole_epochs": 1,
+    "search": {"passes": 1, "forms": ["uniform:bits=2"]},
     "budgets": {"dm": {"steps": 2, "objective": {"real_batch": 8}}},
 }
 
@@ -67,20 +68,24 @@ def test_quickstart_distils_evaluates_and_reports(tmp_path: Path) -> None:
         ("random", 1),
         ("dm", 1),
         ("random-bytes", 1),
+        ("random-coded", 1),
+        ("random-best", 1),
         ("whole", None),
     ]
-    assert [row["networks"] for row in outcome["table"]] == [2, 1, 2, 1]  # two draws of one network each
-    assert outcome["table"][3]["images"] == 1347
+    assert [row["networks"] for row in outcome["table"]] == [2, 1, 2, 2, 2, 1]  # two draws of one network each
+    assert outcome["table"][5]["images"] == 1347
+    assert outcome["table"][2]["bytes"] == outcome["table"][1]["bytes"] == 10 * 64 * 4
+    assert all(0 < row["bytes"] <= 10 * 64 * 4 for row in outcome["table"][3:5])
     assert Path(outcome["report"]).read_text().count("dm") > 0
     assert json.loads((tmp_path / "out" / "table.json").read_text()) == outcome
     assert DistilledDataset.load(tmp_path / "out" / "dm-1").metadata["steps"] == 2
     kept = json.loads((tmp_path / "out" / "dm-1" / "evaluation.json").read_text())
-    assert [entry["label"] for entry in kept["results"]] == ["dm", "random", "random-bytes", "whole"]
+    equal = ("random-bytes", "random-coded", "random-best")
+    assert [entry["label"] for entry in kept["results"]] == ["dm", "random", *equal, "whole"]
     assert kept["command"] == "what was typed"
-    assert said[0] == f"running {recipes.FOLDER / 'quickstart.py'}" and len(said) == 2 + 4
-    assert said[2:] == [
-        f"{name}: {k} of 4 cells" for k, name in enumerate(("whole", "random-1", "dm-1", "random-bytes-1"), 1)
-    ]
+    assert said[0] == f"running {recipes.FOLDER / 'quickstart.py'}" and len(said) == 2 + 6
+    names = ("whole", "random-1", "dm-1", *(f"{kind}-1" for kind in equal))
+    assert said[2:] == [f"{name}: {k} of 6 cells" for k, name in enumerate(names, 1)]
 
 
 def test_the_same_settings_give_the_same_table(tmp_path: Path) -> None:

@@ -44,7 +44,10 @@ def evaluate(
     repeats: Annotated[int, typer.Option(help="Networks per architecture.")] = 5,
     baseline: Annotated[
         list[str] | None,
-        typer.Option(help="random, herding, random-soft, random-bytes, class-mean or whole; repeatable."),
+        typer.Option(
+            help="random, herding, random-soft, class-mean, whole, or real images in as many bytes: random-bytes, "
+            "random-coded, herding-coded, random-best (bytes: these four); repeatable."
+        ),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="dc, dsa, idc, quick, ... (default: the artifact's own, and the common one).")
@@ -98,7 +101,7 @@ def evaluate(
             distilled,
             test,
             train=train,
-            baselines=baseline or (),
+            baselines=_baselines(baseline or [], tell),
             architectures=architectures,
             common_architectures=None if arch or chosen else ["convnet"],
             report_progress=tell,
@@ -118,6 +121,17 @@ def evaluate(
     for name, value in extra.get("scores", {}).items():
         if isinstance(value, float):
             typer.echo(f"{name}: {value:.3f}")
+
+
+def _baselines(kinds: list[str], tell: Callable[[str], None]) -> list[str]:
+    """Return kinds of baselines; raw pixels in as many bytes never stand alone."""
+    from ddkit.evaluation.baselines import expanded
+
+    if "random-bytes" not in expanded(kinds) or "random-coded" in expanded(kinds):
+        return kinds
+    tell("random-bytes are raw pixels, the weakest form of real images: random-coded is evaluated beside them")
+    place = kinds.index("random-bytes") + 1
+    return [*kinds[:place], "random-coded", *kinds[place:]]
 
 
 def _where_it_is_kept(run: Path, tell: Callable[[str], None]) -> Path | None:
@@ -203,6 +217,7 @@ def _rows(label: str, result: EvaluationResult, distilled: DistilledDataset) -> 
                 "recipe": result.recipe.name,
                 "architecture": row.architecture,
                 "images": result.train_images,
+                "bytes": result.budget.get("payload", "-"),
                 "accuracy %": f"{100 * row.mean:.1f} ± {100 * row.std:.1f}",
                 "95% interval": f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}" if interval else "-",
                 "networks": len(row.accuracies),

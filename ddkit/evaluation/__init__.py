@@ -2,7 +2,9 @@
 
 from ddkit.evaluation.assess import assess, merge_draws, read_evaluation, write_evaluation
 from ddkit.evaluation.baselines import baseline_sets, images_per_class_for_bytes
+from ddkit.evaluation.best_form import Tried, best_form
 from ddkit.evaluation.choice import common_recipe, own_model, recipe_for_others, recipe_of, whole_recipe
+from ddkit.evaluation.coded_reals import all_forms
 from ddkit.evaluation.compatibility import check_compatible
 from ddkit.evaluation.evaluate import evaluate, evaluate_real, network_seeds
 from ddkit.evaluation.fairness import (
@@ -31,10 +33,13 @@ __all__ = [
     "PublishedFigure",
     "RobustScores",
     "Summary",
+    "Tried",
     "TwoLevelSummary",
+    "all_forms",
     "assess",
     "augmentation_robust_score",
     "baseline_sets",
+    "best_form",
     "check_compatible",
     "common_recipe",
     "evaluate",

@@ -120,7 +120,13 @@ def assess(
     own = recipe_of(distilled) if recipe is None else recipe
     others = recipe_for_others(distilled, own)
     ways = _Ways(distilled, test, repeats, seed, options) if recipe is None else None
-    sets = baseline_sets(train, distilled, baselines, seed, draws) if train is not None and baselines else {}
+    nets = common if others.name != own.name else specs
+    search = {"model": nets[0], "recipe": others, "device": options.get("device", "auto")}
+    sets = (
+        baseline_sets(train, distilled, baselines, seed, draws, report=report_progress, **search)
+        if train is not None and baselines
+        else {}
+    )
     report_progress(f"training {repeats} network{'s' * (repeats != 1)} on the distilled set")
     networks: dict[ModelSpec, list[nn.Module]] = {}
     keep = networks.__setitem__ if ways is not None and ways.kernel_is_of_networks() else None
@@ -140,7 +146,6 @@ def assess(
             whole = whole if whole_epochs is None else whole.replace(epochs=whole_epochs)
             add((kind, evaluate_real(members, test, specs, min(repeats, 3), whole, seed, **options)))
             continue
-        nets = common if others.name != own.name else specs
         add((kind, _pooled(members, test, nets, repeats, others, seed, options)))
         for one in ways.further_of_baseline(kind, members, specs, common, others) if ways else ():
             add(one)
@@ -231,7 +236,8 @@ def _pooled(
     """Train ``repeats`` networks in all on the draws of a baseline."""
     pairs = zip(members, _shares(repeats, len(members)), strict=True)
     results = [evaluate(one, test, specs, share, recipe, seed + d, **options) for d, (one, share) in enumerate(pairs)]
-    return merge_draws(results)
+    merged, form = merge_draws(results), members[0].metadata.get("form")
+    return merged.model_copy(update={"note": f"{merged.note}; kept as {form}"}) if form else merged
 
 
 def _shares(total: int, parts: int) -> list[int]:

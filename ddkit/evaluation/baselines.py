@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,10 +18,14 @@ from ddkit.data.coresets.random import random_indices
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, DataError, unknown_name
-from ddkit.evaluation.choice import recipe_for_others, recipe_of
+from ddkit.evaluation.best_form import Order, TooFewBytesError, best_form, fit_in, random_order
+from ddkit.evaluation.choice import own_model, recipe_for_others, recipe_of
+from ddkit.evaluation.coded_reals import CodecForm, Form, all_forms, form_of, most_that_fit, sha256
 
-#: Bytes of a stored hard label.
-LABEL_BYTES = 8
+#: What ``bytes`` stands for: real images in as many bytes as the distilled set takes.
+AT_EQUAL_BYTES = ("random-bytes", "random-coded", "herding-coded", "random-best")
+#: Codec of real images beside a set that is not coded.
+PLAIN_CODEC = "uniform:bits=8"
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class _Request:
     distilled: DistilledDataset
     seed: int
     draws: int
+    search: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def decoded_counts(self) -> list[int]:
@@ -58,32 +64,55 @@ class _Request:
         return [min(count, size) for count, size in zip(counts, sizes, strict=True)]
 
     @property
-    def counts_for_bytes(self) -> list[int]:
-        """Real images per class that fit the distilled set's bytes."""
-        ipc = images_per_class_for_bytes(self.train, self.distilled.budget.bytes)
-        return [ipc] * self.train.num_classes
+    def whitening(self) -> int:
+        """Bytes of the whitening, which real images carry as well."""
+        return sum(tensor.nbytes for tensor in self.distilled.preprocessing.to_tensors().values())
+
+    @property
+    def available(self) -> int:
+        """Bytes that the distilled set leaves for real images."""
+        assert self.distilled.budget.payload is not None
+        return self.distilled.budget.payload - self.whitening
+
+    def report(self, line: str) -> None:
+        """Tell the caller a line of text."""
+        self.search.get("report", lambda _: None)(line)
+
+    @functools.cached_property
+    def real(self) -> RealData:
+        """The training set with the preprocessing of the distilled one."""
+        return self.train.with_preprocessing(self.distilled.preprocessing)
 
     def generator(self, kind: str, draw: int) -> torch.Generator:
         """Return the generator of one draw of one kind."""
         return Streams(self.seed)(f"baseline/{kind}/{draw}")
 
-    def real_set(self, kind: str, index: Tensor, labels: Tensor | None = None) -> DistilledDataset:
+    def real_set(
+        self,
+        kind: str,
+        index: Tensor,
+        labels: Tensor | None = None,
+        images: Tensor | None = None,
+        **metadata: Any,
+    ) -> DistilledDataset:
         """Return real images, stored as bytes, as a set that is evaluated like the distilled one.
 
         Args:
             kind: name of the baseline.
             index: positions of the images in the training set.
             labels: rows to carry instead of the images' own labels.
+            images: what became of them in a form of fewer bytes.
+            metadata: what else to record.
         """
         at = index.to(self.train.images.device)
         own = self.train.labels[index.to(self.train.labels.device)].cpu()
         return DistilledDataset(
-            images=self.train.images[at],
+            images=self.train.images[at] if images is None else images,
             labels=own if labels is None else labels,
             label_kind="hard" if labels is None else self.distilled.label_kind,
             class_names=self.distilled.class_names,
             preprocessing=self.distilled.preprocessing,
-            metadata={**self.provenance(kind), "indices": index.tolist()},
+            metadata={**self.provenance(kind), **metadata, "indices": index.tolist()},
         )
 
     def provenance(self, kind: str) -> dict[str, Any]:
@@ -100,6 +129,44 @@ class _Request:
             provenance["recipe"] = recipe.model_dump(mode="json")
         return provenance
 
+    def kept_set(self, kind: str, form: Form, order: Order, **metadata: Any) -> DistilledDataset:
+        """Return as many real images in a form as fit, decoded.
+
+        Raises:
+            TooFewBytesError: not even one of each class fits.
+        """
+        count, keep = fit_in(form, self.real, order, self.available)
+        if not count:
+            raise TooFewBytesError(self.train, self.available, f"{form.name} takes {keep(1).nbytes:,}")
+        index, kept = order(count), keep(count)
+        metadata |= {"form": form.name, "images_per_class": count}
+        plain = self.real_set(kind, index, **metadata)
+        if isinstance(form, CodecForm) and form.resolution == 1:
+            return plain.coded(form.name)
+        images = kept.decoded()
+        if kept.about:
+            metadata["picture"] = {**kept.about, "bytes": kept.nbytes, "sha256": sha256(images)}
+        one = self.real_set(kind, index, images=images, **metadata)
+        one.budget = replace(one.budget, bytes=kept.nbytes, payload=kept.nbytes + self.whitening)
+        return one
+
+    def order(self, kind: str, draw: int) -> Order:
+        """Return the random order of every class of one draw."""
+        return random_order(self.train, self.generator(kind, draw))
+
+    def herded_order(self) -> Order:
+        """Return the herded order of every class, computed as far as it is asked for."""
+        herded: list[Tensor] = []
+
+        def order(n: int) -> Tensor:
+            counts = [min(n, size) for size in self.train.class_counts.tolist()]
+            if not herded or any(len(row) < count for row, count in zip(herded, counts, strict=True)):
+                further = [min(2 * n, size) for size in self.train.class_counts.tolist()]
+                herded[:] = self.herded(further).split(further)
+            return torch.cat([row[:count] for row, count in zip(herded, counts, strict=True)])
+
+        return order
+
     def random(self, kind: str, draw: int, counts: Sequence[int]) -> Tensor:
         """Draw ``counts[c]`` real images of every class."""
         generator = self.generator(kind, draw)
@@ -108,7 +175,7 @@ class _Request:
 
     def herded(self, counts: Sequence[int]) -> Tensor:
         """Choose ``counts[c]`` real images of every class by herding on preprocessed pixels."""
-        features = pixel_features(self.train.with_preprocessing(self.distilled.preprocessing))
+        features = pixel_features(self.real)
         index, most = self.train.class_index, max(counts)
         if most <= int(self.train.class_counts.min()):
             rows = herding_indices(features, index, most).view(len(counts), most)
@@ -120,13 +187,50 @@ class _Request:
         return torch.cat(chosen)
 
 
-def _random(request: _Request, kind: str = "random", counts: Sequence[int] | None = None) -> list[DistilledDataset]:
-    counts = request.counts if counts is None else counts
-    return [request.real_set(kind, request.random(kind, draw, counts)) for draw in range(request.draws)]
+def _random(request: _Request) -> list[DistilledDataset]:
+    counts = request.counts
+    return [request.real_set("random", request.random("random", draw, counts)) for draw in range(request.draws)]
 
 
-def _herding(request: _Request, kind: str = "herding", counts: Sequence[int] | None = None) -> list[DistilledDataset]:
-    return [request.real_set(kind, request.herded(request.counts if counts is None else counts))]
+def _herding(request: _Request) -> list[DistilledDataset]:
+    return [request.real_set("herding", request.herded(request.counts))]
+
+
+def _random_bytes(request: _Request) -> list[DistilledDataset]:
+    kind, count = "random-bytes", images_per_class_for_bytes(request.train, request.available)
+    return [request.real_set(kind, request.order(kind, draw)(count)) for draw in range(request.draws)]
+
+
+def _codec(request: _Request) -> Form:
+    coding = request.distilled.coding
+    return form_of(PLAIN_CODEC if coding is None else coding.codec)
+
+
+def _random_coded(request: _Request) -> list[DistilledDataset]:
+    kind, form = "random-coded", _codec(request)
+    return [request.kept_set(kind, form, request.order(kind, draw)) for draw in range(request.draws)]
+
+
+def _herding_coded(request: _Request) -> list[DistilledDataset]:
+    return [request.kept_set("herding-coded", _codec(request), request.herded_order())]
+
+
+def _random_best(request: _Request) -> list[DistilledDataset]:
+    distilled = request.distilled
+    search = {
+        "forms": all_forms(),
+        "model": own_model(distilled),
+        "recipe": recipe_for_others(distilled, recipe_of(distilled)),
+        **request.search,
+    }
+    best = best_form(request.real, request.available, seed=request.seed, **search)[0]
+    request.report(
+        f"real images are worth most as {best.form}: {best.images_per_class} a class, {100 * best.accuracy:.1f} % of "
+        f"the training images held out"
+    )
+    kind, form = "random-best", form_of(best.form)
+    found = {"held_out_accuracy": best.accuracy}
+    return [request.kept_set(kind, form, request.order(kind, draw), **found) for draw in range(request.draws)]
 
 
 def _random_soft(request: _Request) -> list[DistilledDataset]:
@@ -143,12 +247,11 @@ def _random_soft(request: _Request) -> list[DistilledDataset]:
 
 
 def _class_mean(request: _Request) -> list[DistilledDataset]:
-    train = request.train.with_preprocessing(request.distilled.preprocessing)
-    means = torch.stack([_mean_image(train, index) for index in train.class_index])
+    means = torch.stack([_mean_image(request.real, index) for index in request.train.class_index])
     return [
         DistilledDataset(
             images=means,
-            labels=torch.arange(train.num_classes),
+            labels=torch.arange(request.train.num_classes),
             label_kind="hard",
             class_names=request.distilled.class_names,
             preprocessing=request.distilled.preprocessing,
@@ -169,29 +272,38 @@ _KINDS: dict[str, Callable[[_Request], list[DistilledDataset]]] = {
     "herding": _herding,
     "random-soft": _random_soft,
     "class-mean": _class_mean,
-    "random-bytes": lambda request: _random(request, "random-bytes", request.counts_for_bytes),
-    "herding-bytes": lambda request: _herding(request, "herding-bytes", request.counts_for_bytes),
+    "random-bytes": _random_bytes,
+    "random-coded": _random_coded,
+    "herding-coded": _herding_coded,
+    "random-best": _random_best,
 }
 
 
 def images_per_class_for_bytes(train: RealData, available: int) -> int:
-    """Return how many real images per class fit ``available`` bytes.
+    """Return how many real images per class fit ``available`` bytes at 8 bits a value.
 
-    An image costs C * H * W bytes (8 bits per value) and its label ``LABEL_BYTES``; no class gives more
-    images than the smallest one has.
+    An image costs C * H * W bytes; labels in the order of the classes cost nothing. Classes that have fewer images
+    give all that they have.
 
     Raises:
-        ConfigError: not even one image per class fits.
+        TooFewBytesError: not even one image per class fits.
     """
     channels, height, width = train.shape
-    each = channels * height * width + LABEL_BYTES
-    fits = available // (each * train.num_classes)
-    if fits < 1:
-        raise ConfigError(
-            f"{available} bytes do not hold one real image of {each} bytes for each of {train.num_classes} "
-            "classes; leave the baselines at equal bytes out"
-        )
-    return min(fits, int(train.class_counts.min()))
+    each, counts = channels * height * width, train.class_counts
+
+    def size(n: int) -> int:
+        return each * int(counts.clamp(max=n).sum())
+
+    count = most_that_fit(size, available, int(counts.max()))
+    if not count:
+        raise TooFewBytesError(train, available, f"8 bits a value take {size(1):,}")
+    return count
+
+
+def expanded(kinds: Sequence[str]) -> list[str]:
+    """Return kinds of baselines, ``bytes`` replaced by :data:`AT_EQUAL_BYTES`, none of them twice."""
+    named = [one for kind in kinds for one in (AT_EQUAL_BYTES if kind == "bytes" else (kind,))]
+    return list(dict.fromkeys(named))
 
 
 def baseline_sets(
@@ -200,6 +312,7 @@ def baseline_sets(
     kinds: Sequence[str] | None = None,
     seed: int = 0,
     draws: int = 1,
+    **search: Any,
 ) -> dict[str, list[DistilledDataset] | RealData]:
     """Build the controls that stand beside a distilled set; evaluate them with its recipe and seed.
 
@@ -208,8 +321,13 @@ def baseline_sets(
       deterministic);
     - ``random-soft``: random real images that carry the distilled set's soft labels, class by class, which
       separates what the labels give from what the images give;
-    - ``random-bytes`` and ``herding-bytes``: as many random or herded real images, stored as 8-bit pixels, as fit
-      the distilled set's bytes;
+    - ``random-bytes``: as many random real images, stored as 8-bit pixels, as fit the distilled set's payload;
+    - ``random-coded`` and ``herding-coded``: as many random or herded ones as fit in the set's own codec, fitted to
+      them; beside a set that is not coded, as 8 bits a value in their smallest lossless form;
+    - ``random-best``: as many random ones as fit in the form in which they are worth most, chosen on held-out training
+      images by :func:`~ddkit.evaluation.best_form.best_form` from few bits, lower resolutions, cosine transforms, JPEG
+      and WebP;
+    - ``bytes``: those of these four that hold at least one image a class;
     - ``class-mean``: the mean image of every class, one per class;
     - ``whole``: the whole real training set.
 
@@ -219,6 +337,7 @@ def baseline_sets(
         kinds: which ones; None takes all that apply ("random-soft" needs soft labels).
         seed: of the draws.
         draws: sets per random kind.
+        search: forms, model, recipe, passes, device and report of :func:`~ddkit.evaluation.best_form.best_form`.
 
     Returns:
         Sets by kind, in the order of ``kinds``; for ``whole`` the training set with the distilled
@@ -227,6 +346,7 @@ def baseline_sets(
     Raises:
         UnknownNameError: there is no such kind.
         ConfigError: fewer than one draw, or a kind that does not apply.
+        TooFewBytesError: a payload in which not one real image a class fits; for ``bytes``, in none of the forms.
         DataError: the training set has other classes or image shapes than the distilled one.
     """
     if draws < 1:
@@ -237,14 +357,19 @@ def baseline_sets(
             f"training set {train.num_classes} of {tuple(train.shape)}; use the data that was distilled"
         )
     if kinds is None:
-        kinds = [kind for kind in (*_KINDS, "whole") if kind != "random-soft" or distilled.label_kind != "hard"]
-    request = _Request(train, distilled, seed, draws)
-    sets: dict[str, list[DistilledDataset] | RealData] = {}
+        soft = distilled.label_kind != "hard"
+        kinds = [*(kind for kind in _KINDS if soft or kind != "random-soft"), "bytes", "whole"]
+    may_lack, kinds = "bytes" in kinds, expanded(kinds)
     for kind in kinds:
-        if kind == "whole":
-            sets[kind] = train.with_preprocessing(distilled.preprocessing)
-        elif kind in _KINDS:
-            sets[kind] = _KINDS[kind](request)
-        else:
-            raise unknown_name("baseline", kind, (*_KINDS, "whole"))
-    return sets
+        if kind not in (*_KINDS, "whole"):
+            raise unknown_name("baseline", kind, (*_KINDS, "bytes", "whole"))
+    request = _Request(train, distilled, seed, draws, search)
+    sets: dict[str, list[DistilledDataset] | RealData] = {}
+    for kind in sorted(kinds, key=lambda kind: kind == "random-best"):  # what can be refused at once comes first
+        try:
+            sets[kind] = request.real if kind == "whole" else _KINDS[kind](request)
+        except TooFewBytesError as error:
+            if not may_lack or (kind == "random-best" and not any(one in sets for one in AT_EQUAL_BYTES)):
+                raise
+            request.report(f"'{kind}' is left out: {error.reason}")
+    return {kind: sets[kind] for kind in kinds if kind in sets}

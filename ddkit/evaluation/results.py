@@ -99,7 +99,8 @@ class EvaluationResult(BaseModel):
         test_size: number of test images.
         label_kind: ``"hard"``, ``"soft"`` or ``"regression"``.
         train_images: training images after decoding.
-        budget: stored images, decoded images, floats and bytes of the set; empty for a whole real set.
+        budget: of the set, :meth:`ddkit.data.distilled.budget.Budget.as_dict`, by whose ``payload`` sets are compared;
+            empty for a whole real set.
         note: what a reader has to know beside the figures.
     """
 

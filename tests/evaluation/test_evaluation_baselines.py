@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from ddkit.data import RealData
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ConfigError, DataError, UnknownNameError
-from ddkit.evaluation import baseline_sets, evaluate, images_per_class_for_bytes
+from ddkit.evaluation import baseline_sets, evaluate
 from ddkit.training import TrainingRecipe
 
 from .conftest import TINY, random_set, with_labels
@@ -63,25 +63,6 @@ def test_unequal_classes_stay_unequal(digits: Pair) -> None:
         assert torch.equal(torch.bincount(one.labels, minlength=10), counts)
 
 
-def test_random_bytes_fill_the_distilled_budget_and_not_more(digits: Pair) -> None:
-    train, _ = digits
-    distilled = random_set(train, 2)
-    sets = baseline_sets(train, distilled, ("random-bytes", "herding-bytes"))
-    one, herded = only(sets["random-bytes"]), only(sets["herding-bytes"])
-    assert herded.budget == one.budget
-    assert distilled.budget.bytes == 20 * (64 * 4 + 8)
-    assert one.ipc == distilled.budget.bytes // (10 * (64 + 8)) == 7
-    assert one.budget.bytes <= distilled.budget.bytes < one.budget.bytes + 10 * (64 + 8)
-
-
-def test_bytes_are_limited_by_the_smallest_class_and_by_one_image(digits: Pair) -> None:
-    train, _ = digits
-    assert images_per_class_for_bytes(train, 10**9) == int(train.class_counts.min())
-    assert images_per_class_for_bytes(train, 720) == 1
-    with pytest.raises(ConfigError, match="719 bytes"):
-        images_per_class_for_bytes(train, 719)
-
-
 def test_random_soft_carries_the_distilled_labels_class_by_class(digits: Pair) -> None:
     train, _ = digits
     distilled = soft_set(train, 2)
@@ -97,8 +78,9 @@ def test_random_soft_needs_soft_labels(digits: Pair) -> None:
     hard = random_set(train, 1)
     with pytest.raises(ConfigError, match="random-soft"):
         baseline_sets(train, hard, ("random-soft",))
-    assert "random-soft" not in baseline_sets(train, hard)
-    assert "random-soft" in baseline_sets(train, soft_set(train, 1))
+    search = {"forms": ["uniform:bits=2"], "passes": 1}
+    assert "random-soft" not in baseline_sets(train, hard, **search)
+    assert "random-soft" in baseline_sets(train, soft_set(train, 1), **search)
 
 
 def test_class_means_are_the_means_of_preprocessed_images(digits: Pair) -> None:
@@ -111,8 +93,9 @@ def test_class_means_are_the_means_of_preprocessed_images(digits: Pair) -> None:
 def test_every_control_can_be_evaluated(digits: Pair) -> None:
     train, test = digits
     recipe = TrainingRecipe(epochs=1, batch_size=16)
-    sets = baseline_sets(train, random_set(train, 1))
-    assert list(sets) == ["random", "herding", "class-mean", "random-bytes", "herding-bytes", "whole"]
+    sets = baseline_sets(train, random_set(train, 1), forms=["uniform:bits=2"], passes=1)
+    at_equal_bytes = ["random-bytes", "random-coded", "herding-coded", "random-best"]
+    assert list(sets) == ["random", "herding", "class-mean", *at_equal_bytes, "whole"]
     assert isinstance(sets.pop("whole"), RealData)
     for built in sets.values():
         assert evaluate(only(built), test, [TINY], 1, recipe).rows[0].steps >= 2

@@ -37,7 +37,7 @@ class AccuracyRow:
         repeats: networks trained.
         seconds: training and testing, all repeats together.
         images: training images.
-        bytes: stored bytes of the training set.
+        bytes: payload of the training set; stored bytes where an older evaluation has none.
         label_kind: ``hard``, ``soft`` or ``regression``.
         recipe: name of the recipe that trained them, ``kernel`` for a kernel classifier; None where nothing says.
         distilled: whether this is the run's own set, as opposed to a baseline.
@@ -128,7 +128,7 @@ def _row(
     low, high = _finite(ends[0]), _finite(ends[1])
     budget = result.get("budget")
     budget = budget if isinstance(budget, Mapping) else {}
-    images, stored = _whole(budget.get("images")), _whole(budget.get("bytes"))
+    images, stored = _whole(budget.get("images")), _whole(budget.get("payload", budget.get("bytes")))
     if images is None:
         images = _whole(result.get("train_images"))
         stored = run.real_bytes if images == run.real_count else None

@@ -50,7 +50,7 @@ def _row(run: RunContent, measured: AccuracyRow | None) -> dict[str, Any]:
         "ipc": run.ipc,
         "seed": run.find("seed"),
         "images": budget.images if budget else measured.images if measured else None,
-        "bytes": budget.bytes if budget else measured.bytes if measured else None,
+        "bytes": budget.payload if budget else measured.bytes if measured else None,
         "label_kind": run.distilled.label_kind if run.distilled is not None and own else None,
         "steps": run.steps if own else None,
         "seconds": run.seconds if own else None,

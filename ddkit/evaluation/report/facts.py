@@ -11,7 +11,7 @@ from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import DDKitError
 from ddkit.evaluation.report import formats
 from ddkit.evaluation.report.accuracy import AccuracyRow
-from ddkit.evaluation.report.runs import LABEL_BYTES, RunContent
+from ddkit.evaluation.report.runs import RunContent
 from ddkit.methods.base import Method
 
 _NAMES = {
@@ -126,8 +126,8 @@ def key_figures(run: RunContent, rows: Sequence[AccuracyRow]) -> list[tuple[str,
         else:
             decoded = f"in a budget of {formats.count(budget.images)} images"
             figures.append(("Decoded images", formats.count(budget.decoded_images), decoded))
-        smaller = f"{formats.ratio(_per(real_bytes, budget.bytes))} smaller" if real_bytes else "stored"
-        figures.append(("Size", formats.size(budget.bytes), smaller))
+        smaller = f"{formats.ratio(_per(real_bytes, budget.payload))} smaller" if real_bytes else "stored"
+        figures.append(("Size", formats.size(budget.payload), smaller))
     if run.privacy is not None:
         terms = f"delta {run.privacy['delta']}, {run.privacy['adjacency']}"
         figures.append(("Epsilon", run.privacy["epsilon"] if run.privacy.private else "not private", terms))
@@ -169,7 +169,7 @@ def cost(run: RunContent) -> list[tuple[str, str]]:
     real_bytes, steps, seconds = run.real_bytes, run.steps, run.seconds
     if run.distilled is not None:
         budget = run.distilled.budget
-        values["Distilled set"] = f"{formats.size(budget.bytes)} ({formats.count(budget.floats)} stored numbers)"
+        values["Distilled set"] = f"{formats.size(budget.payload)} ({formats.count(budget.floats)} stored numbers)"
         shared = _decoder_numbers(run.distilled)
         if shared:
             values["Decoder"] = f"{formats.count(shared)} of these numbers, shared by all images"
@@ -178,8 +178,8 @@ def cost(run: RunContent) -> list[tuple[str, str]]:
                 f"{formats.count(budget.decoded_images)} from a budget of {formats.count(budget.images)}"
             )
         if real_bytes:
-            values["Real data"] = f"{formats.size(real_bytes)} (8-bit pixels and {LABEL_BYTES}-byte labels)"
-            values["Compression"] = formats.ratio(_per(real_bytes, budget.bytes))
+            values["Real data"] = f"{formats.size(real_bytes)} (8-bit pixels, labels in the order of the classes)"
+            values["Compression"] = formats.ratio(_per(real_bytes, budget.payload))
     values["Distillation"] = formats.duration(seconds) if seconds is not None else None
     logged = run.info.get("prepare_seconds")
     before = logged if formats.known(logged) else 0.0
@@ -325,7 +325,7 @@ def _evaluation_notes(run: RunContent) -> list[str]:
     ]
 
 
-def _per(amount: float, unit: float) -> float | None:
+def _per(amount: float, unit: float | None) -> float | None:
     """Divide; None when there is nothing to divide by."""
     return amount / unit if unit else None
 

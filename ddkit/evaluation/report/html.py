@@ -187,7 +187,7 @@ def _accuracy(run: RunContent, rows: list[AccuracyRow]) -> dict[str, Any]:
         {
             "row": row,
             "images": run.distilled.budget.images if run.distilled is not None and row.distilled else row.images,
-            "bytes": run.distilled.budget.bytes if run.distilled is not None and row.distilled else row.bytes,
+            "bytes": run.distilled.budget.payload if run.distilled is not None and row.distilled else row.bytes,
             "dot": _position(row.mean, low, high),
             "left": _position(row.low if row.low is not None else row.mean, low, high),
             "right": _position(row.high if row.high is not None else row.mean, low, high),

@@ -6,6 +6,7 @@ A folder may be incomplete (interrupted, not evaluated yet, a bare artifact): ab
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,6 @@ from ddkit.data.distilled.dataset import FILE_NAME, DistilledDataset
 from ddkit.data.distilled.privacy import Statement, figures_folder, statement_of
 from ddkit.errors import DataError, shortened
 from ddkit.evaluation.report.formats import known
-
-LABEL_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -78,11 +77,11 @@ class RunContent:
 
     @property
     def real_bytes(self) -> int | None:
-        """What the real images cost at rest: one byte a pixel value and an int64 label; None when unknown."""
+        """What the real images cost at rest: one byte a pixel value, and the whitening; None when unknown."""
         if self.real_count is None or self.distilled is None:
             return None
-        channels, height, width = self.distilled.shape
-        return self.real_count * (channels * height * width + LABEL_BYTES)
+        whitening = sum(tensor.nbytes for tensor in self.distilled.preprocessing.to_tensors().values())
+        return self.real_count * math.prod(self.distilled.shape) + whitening
 
     @property
     def ipc(self) -> int | None:
