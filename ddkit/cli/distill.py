@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
 def distill(
     out: Annotated[Path, typer.Option(help="Folder that keeps the run.")],
-    method: Annotated[str | None, typer.Option(help="A name from `ddkit methods`.")] = None,
+    method: Annotated[str | None, typer.Option(help="A name from `ddkit methods` (default: auto).")] = None,
     data: Data = None,
-    ipc: Annotated[int | None, typer.Option(help="Images per class (default: 10).")] = None,
+    ipc: Annotated[int | None, typer.Option(help="Images per class (default: 10, or what fits --bytes).")] = None,
+    size: Annotated[str | None, typer.Option("--bytes", help="Most bytes of the set, such as 4000 or 64KiB.")] = None,
+    codec: Annotated[str | None, typer.Option(help="In which it is kept, such as uniform:bits=3.")] = None,
     seed: GivenSeed = None,
     steps: Annotated[int | None, typer.Option(help="Outer steps (default: the published schedule).")] = None,
     synthesis: Annotated[str | None, typer.Option(help="What is learned, NAME or NAME:option=value,...")] = None,
@@ -43,13 +45,16 @@ def distill(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Distil a dataset into IPC images per class.
+    """Distil a dataset into IPC images per class, or into a number of bytes.
+
+    With --bytes, codec and images per class are chosen on held-out training images, and the better of the result and
+    its coded start is kept. --method auto does that with what ddkit recommends, by default in the bytes of IPC real
+    images per class.
 
     A method is a composition and every piece can be replaced: --synthesis multi-formation:factor=2, --objective
     gradient, --networks fresh (`ddkit methods --pieces` lists them). Any setting can be overridden: --set
     optimiser.lr=0.5 --set model=convnet:width=64 --set augmentation=none. Ctrl-C saves the state; --resume goes on.
     """
-    from ddkit import methods
     from ddkit.cli import runs
     from ddkit.data.distilled.dataset import DistilledDataset
     from ddkit.engine.distiller import Distiller
@@ -58,7 +63,8 @@ def distill(
     folder = RunFolder(out)
     stored = runs.stored_in(folder, resume)
     data = runs.data_of(folder, stored, data)
-    method, ipc, seed = runs.identity(folder, stored, resume, method, ipc, seed)
+    limit = runs.bytes_of(size)
+    method, ipc, seed = runs.identity(folder, stored, resume, method, ipc, seed, limit)
     if stored is None and data_root:
         data_root = str(Path(data_root).expanduser().resolve())
     kept = stored and stored["data"].get("options", {})
@@ -67,8 +73,8 @@ def distill(
     kept = stored and stored.get("callbacks", {})
     watching = runs.CallbackOptions.of(folder, kept, **watch, tensorboard=tensorboard or None)
     pieces = {"synthesis": synthesis, "objective": objective, "networks": networks}
-    overrides = runs.overrides(settings or [], steps=steps, device=device, **pieces)
-    config = runs.same_config(folder, stored, overrides) if stored else None
+    overrides = runs.overrides(settings or [], steps=steps, device=device, codec=codec, **pieces)
+    config = runs.same_config(folder, stored, {**overrides, "bytes": limit} if limit else overrides) if stored else None
     if folder.finished:  # which needs neither data nor experts any more
         folder.tidy()
         result = DistilledDataset.load(folder.artifact)
@@ -78,8 +84,9 @@ def distill(
     runs.check(loading, watching)
     real, held_out = runs.load_data(folder, data, seed, loading)
     callbacks = runs.callbacks(watching, held_out, show_progress=not as_json)
-    config = config or methods.get(method).configure(real, ipc, seed, overrides)
-    result = Distiller(config, callbacks=callbacks, checkpoint_every=checkpoint_every).fit(
+    way: dict[str, Any] = {"method": config} if config else {"method": method, "ipc": ipc, "bytes": limit, "seed": seed}
+    way |= {} if config else overrides
+    result = Distiller(**way, callbacks=callbacks, checkpoint_every=checkpoint_every).fit(
         real,
         out=out,
         resume=resume,
@@ -93,10 +100,14 @@ def distill(
 
 def _print_run(folder: RunFolder, result: DistilledDataset, as_json: bool) -> None:
     if as_json:
-        keep = ("method", "seed", "steps", "source", "selection")
+        keep = ("method", "seed", "steps", "source", "selection", "promise")
         kept = {key: result.metadata[key] for key in keep if key in result.metadata}
         return print_json({"artifact": str(folder.artifact), "budget": result.budget.as_dict(), **kept})
     size = f"{folder.artifact.stat().st_size:,} bytes"
     typer.echo(f"{len(result)} images of {result.num_classes} classes in {folder.artifact} ({size})")
+    if result.coding is not None:
+        typer.echo(f"codec {result.coding.codec}: {result.budget.payload:,} bytes without the card")
+    if result.card.promise is not None:
+        typer.echo(f"kept: {result.card.selection}")
     where = shlex.quote(str(folder.path))
     typer.echo(f"next: ddkit evaluate {where} --baseline random    then: ddkit show {where}")

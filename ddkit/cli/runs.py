@@ -5,6 +5,7 @@ A run that is continued takes everything from ``config.json``; an option given a
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ddkit import methods
 from ddkit.base.config import DistillConfig, merge, parse_assignments, piece_from_text
 from ddkit.base.registry import describe_validation_error
 from ddkit.base.streams import Streams
@@ -28,9 +28,10 @@ from ddkit.engine.callbacks import (
     ProgressLines,
     TensorBoard,
 )
+from ddkit.engine.planning import AUTO, method_and_overrides
 from ddkit.engine.resume import how_to_go_on
 from ddkit.engine.run import PATHS, RunFolder, absolute_path, without_paths
-from ddkit.errors import ConfigError, InterruptedRunError, unknown_name
+from ddkit.errors import ConfigError, InterruptedRunError, shortened, unknown_name
 
 #: What ``config.json`` holds.
 Stored = Mapping[str, Any]
@@ -135,26 +136,53 @@ def data_of(folder: RunFolder, stored: Stored | None, given: str | None) -> str:
     return given
 
 
-def identity(
-    folder: RunFolder, stored: Stored | None, resume: bool, method: str | None, ipc: int | None, seed: int | None
-) -> tuple[str, int, int]:
-    """Return method, images per class and seed.
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "kib": 2**10, "mb": 10**6, "mib": 2**20, "gb": 10**9, "gib": 2**30}
+
+
+def bytes_of(text: str | None) -> int | None:
+    """Return the number of bytes that ``4000``, ``1.5kB`` or ``64KiB`` says; None for None.
 
     Raises:
-        ConfigError: no method, an unknown one, too few images, or something else than the run was started with.
+        ConfigError: it is no number of bytes, or none at all.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", text.strip().lower())
+    unit = _UNITS.get(found[2]) if found else None
+    if found is None or unit is None:
+        raise ConfigError(f"--bytes {shortened(text)} is no number of bytes: write 4000, 64KiB or 1.5MB")
+    if (number := int(float(found[1]) * unit)) < 1:
+        raise ConfigError(f"--bytes {shortened(text)}: at least 1 byte is needed")
+    return number
+
+
+def identity(
+    folder: RunFolder,
+    stored: Stored | None,
+    resume: bool,
+    method: str | None,
+    ipc: int | None,
+    seed: int | None,
+    limit: int | None = None,
+) -> tuple[str, int | None, int]:
+    """Return method, images per class and seed; no images per class where as many are wanted as fit the bytes.
+
+    Raises:
+        ConfigError: nothing to resume, an unknown method, too few images, or something else than the run was started
+            with.
     """
     if stored is not None:
         config = DistillConfig.create(stored["config"])
+        if method == AUTO and config.bytes is not None:
+            method = None
         for key, value in _given({"method": method, "ipc": ipc, "seed": seed}).items():
             if value != getattr(config, key):
                 raise _other(folder, f"--{key} {getattr(config, key)}", value)
         return config.method, config.ipc, config.seed
-    if method is None:
-        none = f"'{folder.path}' holds no run to resume, and " if resume else ""
-        raise ConfigError(f"{none}--method is missing: choose one from `ddkit methods`")
-    methods.get(method)
-    ipc = DEFAULT_IPC if ipc is None else ipc
-    if ipc < 1:
+    method = method or AUTO
+    method_and_overrides(method, {})
+    ipc = DEFAULT_IPC if ipc is None and limit is None else ipc
+    if ipc is not None and ipc < 1:
         raise ConfigError(f"--ipc {ipc}: at least 1 image per class is needed")
     return method, ipc, seed or 0
 
@@ -173,7 +201,7 @@ def overrides(settings: list[str], **shortcuts: Any) -> dict[str, Any]:
             that says something else than that option.
     """
     assigned = parse_assignments(settings)
-    for key in ("method", "ipc", "seed"):
+    for key in ("method", "ipc", "seed", "bytes"):
         if key in assigned:
             raise ConfigError(f"--set {key}={assigned[key]}: write --{key} {assigned[key]}")
     shortcuts = _given(shortcuts)

@@ -27,6 +27,9 @@ class Callback:
     stopped.
     """
 
+    def say(self, line: str) -> None:
+        """Tell the user what is being done before or after the steps."""
+
     def on_prepare(self, run: Run, what: str, done: int, total: int) -> None:
         """``done`` of ``total`` parts of ``what`` are done, before the first step (a generator to train, ...)."""
 
@@ -57,6 +60,10 @@ class ProgressBar(Callback):
         self._preparing: Any = None
         self._parts: dict[str, Any] = {}
         self._progress: Any = None
+
+    def say(self, line: str) -> None:
+        """Write the line to standard error."""
+        _to_standard_error(line)
 
     def on_prepare(self, run: Run, what: str, done: int, total: int) -> None:
         """Show a bar for what takes a while before the first step."""
@@ -119,7 +126,12 @@ class ProgressLines(Callback):
     """
 
     def __init__(self, say: Callable[[str], None] | None = None) -> None:
-        self._lines = Lines(say or _to_standard_error)
+        self._to = say or _to_standard_error
+        self._lines = Lines(self._to)
+
+    def say(self, line: str) -> None:
+        """Write the line."""
+        self._to(line)
 
     def on_prepare(self, run: Run, what: str, done: int, total: int) -> None:
         """Say how far it is with what takes a while before the first step."""

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from ddkit import methods
 from ddkit.base.config import DistillConfig
 from ddkit.base.interrupt import Interrupt
 from ddkit.base.lock import locked
 from ddkit.base.memory import require_memory
-from ddkit.base.progress import Report
+from ddkit.base.progress import Report, silent
 from ddkit.base.streams import Streams
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
+from ddkit.engine import planning, promise
 from ddkit.engine.callbacks import Callback, JsonlMetrics, ProgressBar, ProgressLines
 from ddkit.engine.resume import Checkpoints, how_to_go_on
 from ddkit.engine.run import Run, RunFolder, environment, peak_memory_bytes
@@ -41,9 +41,21 @@ class Distiller:
     A method is a composition, so every choice can be overridden by name (``augmentation="none"``,
     ``objective={"name": "gradient", "metric": "cos"}``) or by an object of one's own (``objective=MyObjective()``).
 
+    A number of bytes takes the place of images per class: codec, resolution and images per class are chosen on held-out
+    training images, the images are optimised through the codec, and what is returned is the better of the result and
+    its coded start: a set is never worse than real images of the same size, as far as held-out images tell.
+
+    >>> small = Distiller(bytes=1500).fit(train)
+    >>> small.budget.payload <= 1500
+    True
+
     Args:
-        method: name of a preset, or a complete :class:`~ddkit.base.config.DistillConfig`.
-        ipc: images (or codes) per class; needed with a method name.
+        method: name of a preset, ``auto`` for what ddkit recommends for a number of bytes, or a complete
+            :class:`~ddkit.base.config.DistillConfig`.
+        ipc: images (or codes) per class; needed with a method name unless bytes are given. With ``auto`` and no bytes,
+            as many bytes as so many real images a class take at 8 bits a value.
+        bytes: most bytes of the payload of the set, see :class:`~ddkit.data.distilled.budget.Budget`; give a ``codec``
+            among the overrides to choose it yourself.
         seed: the only seed; the same seed on the same machine gives the same bytes. None for that of a configuration
             given as ``method``, and 0 with a name.
         callbacks: what happens around the loop; metrics are always kept when there is an output folder.
@@ -62,9 +74,10 @@ class Distiller:
 
     def __init__(
         self,
-        method: str | DistillConfig,
+        method: str | DistillConfig = planning.AUTO,
         ipc: int | None = None,
         *,
+        bytes: int | None = None,
         seed: int | None = None,
         callbacks: Sequence[Callback] = (),
         synthesizer: Synthesizer | None = None,
@@ -78,15 +91,20 @@ class Distiller:
     ) -> None:
         if checkpoint_every is not None and checkpoint_every < 1:
             raise ConfigError(f"checkpoint_every={checkpoint_every} must be at least 1 step")
-        self._method = method if isinstance(method, DistillConfig) else methods.get(method)
-        if isinstance(self._method, DistillConfig):
+        self._method = method
+        if isinstance(method, DistillConfig):
             if seed is not None:
-                self._method = DistillConfig.create({**self._method.as_dict(), "seed": seed})
-            if ipc is not None or overrides:
+                self._method = DistillConfig.create({**method.as_dict(), "seed": seed})
+            if ipc is not None or bytes is not None or overrides:
                 raise ConfigError("give either a complete configuration or a method name with ipc and options")
-        elif ipc is None:
-            raise ConfigError("ipc is missing: say how many images per class to learn, for instance ipc=10")
-        self.ipc, self.seed = ipc, seed or 0
+        elif ipc is None and bytes is None:
+            raise ConfigError(
+                "ipc is missing: say how many images per class to learn, for instance ipc=10, or how many bytes they "
+                "may take, for instance bytes=10000"
+            )
+        else:
+            planning.method_and_overrides(method, {})  # which refuses an unknown name
+        self.ipc, self.bytes, self.seed = ipc, bytes, seed or 0
         self.callbacks = list(callbacks)
         self.checkpoint_every = checkpoint_every
         self.objects: dict[str, Any] = {}
@@ -107,12 +125,24 @@ class Distiller:
                 overrides[name] = type(value).__name__
         self.overrides = overrides
 
-    def configure(self, real: RealData) -> DistillConfig:
-        """Return the full configuration for ``real``: the preset's official settings under the overrides."""
+    def configure(self, real: RealData, say: Callable[[str], None] = lambda _: None) -> DistillConfig:
+        """Return the full configuration for ``real``: the preset's official settings under the overrides.
+
+        Args:
+            real: the training data.
+            say: told what is being done, as the choices for a number of bytes take a while.
+        """
         if isinstance(self._method, DistillConfig):
             return self._method
-        assert self.ipc is not None
-        return self._method.configure(real, self.ipc, self.seed, self.overrides, self.objects)
+        method, overrides = planning.method_and_overrides(self._method, self.overrides)
+        ipc, limit = self.ipc, self.bytes
+        if limit is None:
+            assert ipc is not None
+            if self._method != planning.AUTO:
+                return method.configure(real, ipc, self.seed, overrides, self.objects)
+            ipc, limit = None, planning.raw_bytes(real, ipc)
+        part, _ = promise.held_out(real, self.seed)
+        return planning.plan(method, part, ipc, self.seed, {**overrides, "bytes": limit}, self.objects, say)
 
     def fit(
         self,
@@ -179,17 +209,18 @@ class Distiller:
     def _fit(
         self, real: RealData, folder: RunFolder | None, interrupt: Interrupt, resume: bool, kept: Mapping[str, Any]
     ) -> DistilledDataset:
-        config = self.configure(real)
-        session = self._session(config, real, folder)
+        config = self.configure(real, self._say)
+        part, held_out = promise.held_out(real, config.seed) if config.bytes is not None else (real, None)
+        session = self._session(config, part, folder)
         metadata = result_metadata(config, real, getattr(session, "neighbouring_views", 1))
         if folder is None:
-            return self._distil(session, None, metadata, interrupt)[0]
+            return self._distil(session, None, metadata, interrupt, held_out)[0]
         folder.claim(config, real, resume=resume, **kept)
         if folder.finished:
             folder.tidy()
             return DistilledDataset.load(folder.artifact)
         command = folder.command or kept["command"]
-        result, cost = self._distil(session, folder, metadata, interrupt)
+        result, cost = self._distil(session, folder, metadata, interrupt, held_out)
         with interrupt.waiting():  # what is left is short, and ends the run
             result.save(folder.artifact)
             device = str(session.device)
@@ -205,6 +236,7 @@ class Distiller:
         folder: RunFolder | None,
         metadata: dict[str, Any],
         interrupt: Interrupt,
+        held_out: RealData | None,
     ) -> tuple[DistilledDataset, dict[str, Any]]:
         """Run a session to its end; return the result and what ``run.json`` says of its steps and seconds."""
         if isinstance(session, CoresetSession):
@@ -219,12 +251,32 @@ class Distiller:
             if folder is not None and session.average is not None:
                 last = session.materialise({**metadata, "ema": "the data of the last step, not averaged"}, last=True)
                 last.save(folder.last)
+        if held_out is not None:
+            result = self._kept(session, result, held_out)
         return result, {
             "steps": run.step,
             "seconds": round(run.seconds, 3),
             "prepare_seconds": round(run.prepare_seconds, 3),
             "state": f"stopped early: {run.stop}" if run.stop else "finished",
         }
+
+    def _kept(self, session: Session, distilled: DistilledDataset, held_out: RealData) -> DistilledDataset:
+        """Return the better of a result and its coded start, as held-out training images tell."""
+        self._say("comparing the result with the coded real images at which it started")
+        first = Session(session.config, session.real, self.objects)
+        first.prepare(silent)
+        first.start()
+        start = first.materialise({**distilled.metadata, "steps": 0})
+        sets = {promise.DISTILLED: distilled, promise.START: start}
+        name, card = promise.better(sets, held_out, session.config)
+        chosen = sets[name]
+        chosen.metadata = {**chosen.metadata, "promise": card, "selection": promise.in_words(card)}
+        return chosen
+
+    def _say(self, line: str) -> None:
+        """Tell the user a line, where there are callbacks that show progress."""
+        for callback in self.callbacks:
+            callback.say(line)
 
     @contextmanager
     def _reporting(self, session: CoresetSession, folder: RunFolder | None) -> Iterator[Report]:

@@ -51,6 +51,20 @@ class Order(BaseModel):
         return self.per_class if isinstance(self.per_class, list) else [self.per_class] * len(self.classes)
 
 
+class Promise(_Part):
+    """How a set of few bytes compared with the coded real images at which it started.
+
+    Args:
+        returned: ``distilled`` or ``start``.
+        held_out: training images on which networks were tested.
+        accuracies: of every network, by what it was trained on.
+    """
+
+    returned: str
+    held_out: PositiveInt
+    accuracies: dict[str, list[float]]
+
+
 class Card(_Part):
     """The keys of an artifact's ``metadata`` whose meaning is fixed; all are optional and others may stand beside them.
 
@@ -62,6 +76,7 @@ class Card(_Part):
         source: the real data.
         recipe: how to train on the set, fields of :class:`ddkit.training.TrainingRecipe`.
         selection: which step the set was taken from, and on which data that was decided.
+        promise: why this set was returned and not its coded start, or the other way round.
         order: of which class each image was meant to be, for soft labels.
         learned: learned numbers that are not images or labels, such as a learning rate.
         networks: what the network source says of the networks; ``evaluation_model`` is the architecture with which the
@@ -83,6 +98,7 @@ class Card(_Part):
     source: Source = Field(default_factory=lambda: Source(name=""))
     recipe: dict[str, Any] = Field(default_factory=dict)
     selection: str | None = None
+    promise: Promise | None = None
     order: Order | None = None
     learned: dict[str, float | list[float]] = Field(default_factory=dict)
     networks: dict[str, Any] = Field(default_factory=dict)
