@@ -25,6 +25,8 @@ from ddkit.data import RealData
 #: Columns of the overview.
 CELLS = ("mnist-1", "mnist-10", "cifar10-1", "cifar10-10")
 TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
+#: Real images in as many bytes, by the prefix of their cells.
+CONTROLS = {"random@bytes": "", "coded@bytes": ", coded", "best@bytes": ", in their best form"}
 #: How a point of the table of seconds was measured.
 WAYS = {"network_percent": "common protocol", "own_percent": "own way", "kernel_percent": "kernel"}
 #: Options that say where something lies, not what is computed.
@@ -60,8 +62,10 @@ def overview(results: Mapping[str, Any]) -> str:
             continue
         words = [f"`{method['name']}`", method["family"], method["learns"], *cells]
         lines.append("| " + " | ".join(words) + f" | [{method['paper']}]({method['url']}) |")
-    extra = [measured(results.get(f"random@bytes-{cell}")) for cell in CELLS]
-    lines.append("| random at the bytes of float32 pixels | coreset | nothing | " + " | ".join(extra) + " | |")
+    for control, form in CONTROLS.items():
+        extra = [measured(results.get(f"{control}-{cell}")) for cell in CELLS]
+        if any(extra):
+            lines.append(f"| random at the bytes of float32 pixels{form} | coreset | nothing | {' | '.join(extra)} | |")
     return "\n".join(lines)
 
 
@@ -102,8 +106,8 @@ def details(results: Mapping[str, Any], loaded: Mapping[str, RealData]) -> str:
             f"{row['config']['steps']:,} ({official:,})" if official is not None else "",
             f"{seconds:,.0f}" + (f" + {shared:,.0f} shared" if shared else ""),
             f"{row['decoded_images']:,}" if "decoded_images" in row else "",
-            f"{stored['bytes']:,}" if stored else "",
-            ", ".join(flat(row.get("overrides", {}))),
+            f"{stored.get('payload', stored['bytes']):,}" if stored else "",
+            row.get("form") or ", ".join(flat(row.get("overrides", {}))),
         ]
         lines.append("| " + " | ".join(words) + " |")
     return "\n".join(lines)
