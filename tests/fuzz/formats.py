@@ -23,6 +23,8 @@ from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.preprocessing import Preprocessing
 from ddkit.engine import Callback, Distiller, Run, RunFolder, read_lines
 from ddkit.evaluation.assess import read_evaluation
+from ddkit.evaluation.rate import Curve, Point
+from ddkit.evaluation.rate_kept import write_kept
 from ddkit.evaluation.report import comparison_table, write_report
 from ddkit.methods import get
 from ddkit.synthesis.gan import load_generator
@@ -211,6 +213,10 @@ def run_documents(name: str, folder: Path) -> Format:
     result = {"rows": rows, "data": "toy", "recipe": {"name": "dsa", "epochs": 3}, "label_kind": "hard", "budget": {}}
     evaluation = {"results": [{"label": "dm", "result": result}], "published": [], "command": "ddkit evaluate"}
     (whole / "evaluation.json").write_text(json.dumps(evaluation))
+    point = Point(kind="dm", distilled=True, run="whole", codec=None, payload=768.0, images=3, accuracies=((0.5, 0.6),))
+    other = point.model_copy(update={"kind": "random-bytes", "distilled": False, "payload": 700.0})
+    drawn = Curve(data="toy", classes=3, model="convnet", recipe="dsa", points=(point, other), whole=(0.9,))
+    write_kept(whole, {"a": point, "b": other}, drawn, "ddkit curve whole")
     seed = (whole / name).read_bytes()
 
     def read(raw: bytes, there: Path) -> None:
@@ -449,6 +455,7 @@ _MAKERS: dict[str, Callable[[Path], Format]] = {
     **{f"checkpoint-{method}": functools.partial(checkpoints, method) for method in RUNS},
     **{f"run-{name}": functools.partial(run_documents, name) for name in ("config.json", "run.json", "metrics.jsonl")},
     "run-evaluation.json": functools.partial(run_documents, "evaluation.json"),
+    "run-curve.json": functools.partial(run_documents, "curve.json"),
     "resumed-metrics": resumed_metrics,
     "expert": functools.partial(experts, "expert-0000.safetensors"),
     "buffer.json": functools.partial(experts, "buffer.json"),
