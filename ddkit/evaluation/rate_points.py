@@ -78,7 +78,7 @@ def all_coded(sources: Sequence[Source], codecs: Sequence[str]) -> list[Source]:
         UnknownNameError: no such codec.
     """
     if len(sources) * (1 + len(codecs)) < 2:
-        raise ConfigError("one set is one point, and a curve needs two: add --codec uniform:bits=4, or further runs")
+        raise ConfigError("one set is one point, and a curve needs two: add --codec uniform, or further runs")
     return [
         one if codec is None else replace(one, codec=codec, distilled=one.distilled.coded(codec))
         for one in sources

@@ -30,16 +30,16 @@ class Section:
         text: paragraphs, separated by empty lines; plain text.
         table: rows with the same keys, which become the head; None is shown as a dash, numbers as they are.
         figure: a PNG, SVG or JPEG file, embedded.
-        picture: a figure that is HTML already, and follows the reader's preferences.
         caption: of the figure, and what it shows for those who cannot see it.
+        picture: a figure that is HTML already, and follows the reader's preferences.
     """
 
     heading: str
     text: str = ""
     table: Sequence[Mapping[str, Any]] | None = None
     figure: Path | None = None
-    picture: Markup | None = None
     caption: str = ""
+    picture: Markup | None = None
 
 
 def write_document(path: Path | str, title: str, sections: Sequence[Section], command: str) -> Path:
