@@ -20,8 +20,8 @@ def write_page(path: Path, curve: Curve, command: str) -> Path:
         said.append(f"The whole set reaches {percent(summary(curve.whole).mean)} %.")
     caption = (
         f"Networks: {display_name(curve.model)}, recipe {curve.recipe}. The line of a kind is what one can have for at "
-        f"most so many bytes: the best of its points so far (filled), as the test set says for all kinds alike. Bars "
-        f"are 95 % intervals."
+        f"most so many bytes: the best of its points so far (filled), as the test set says for all alike; between "
+        f"two points it may reach more than was measured. Bars are 95 % intervals."
     )
     members = [point for points in curve.kinds().values() for point in points]
     sections = [
