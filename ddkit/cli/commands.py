@@ -9,6 +9,7 @@ import typer
 
 from ddkit.cli.audit import audit
 from ddkit.cli.compare import compare
+from ddkit.cli.curve import curve
 from ddkit.cli.distill import distill
 from ddkit.cli.doctor import doctor
 from ddkit.cli.encode import encode
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (methods, distill, evaluate, show, export, encode, compare, experts, doctor, audit):
+for command in (methods, distill, evaluate, show, export, encode, compare, curve, experts, doctor, audit):
     app.command()(command)
 app.add_typer(recipe_app, name="recipe")
 

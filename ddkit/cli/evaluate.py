@@ -82,14 +82,14 @@ def evaluate(
     how: dict[str, Any] = {"device": resolve_device(device), "precision": precision, "compile": compile}
     distilled = DistilledDataset.load(run)
     folder = _where_it_is_kept(run, tell)
-    spec, root = _where_the_data_are(run, distilled, data, data_root)
-    chosen = _recipe(distilled, recipe, settings or [], spec)
+    spec, root = data_of(run, distilled, data, data_root)
+    chosen = recipe_for(distilled, recipe, settings or [], spec)
     architectures = arch or [ev.own_model(distilled)]
     for text in architectures:
         ModelSpec.parse(text)
     workers = make_executor(executor)
     how |= {"repeats": repeats, "recipe": chosen, "seed": seed, "executor": workers if executor != "local" else None}
-    with workers, _stopped(folder, command) as finished:
+    with workers, stopped(folder, command) as finished:
         how |= {"finished": finished, "progress": Lines(tell, "network epochs")}
         train, test = load_pair(spec, root=root)
 
@@ -153,7 +153,7 @@ def _where_it_is_kept(run: Path, tell: Callable[[str], None]) -> Path | None:
 
 
 @contextmanager
-def _stopped(folder: Path | None, command: str) -> Iterator[Finished]:
+def stopped(folder: Path | None, command: str) -> Iterator[Finished]:
     """Give the place of finished trainings, and say what is kept when a signal stops the evaluation."""
     from ddkit.evaluation.finished import FOLDER_NAME, Finished
 
@@ -168,9 +168,7 @@ def _stopped(folder: Path | None, command: str) -> Iterator[Finished]:
         raise InterruptedRunError(f"interrupted: {kept}; go on with `{command}`") from None
 
 
-def _where_the_data_are(
-    run: Path, distilled: DistilledDataset, data: str | None, root: str | None
-) -> tuple[str, str | None]:
+def data_of(run: Path, distilled: DistilledDataset, data: str | None, root: str | None) -> tuple[str, str | None]:
     """Return name and root of the test data: as given, else as the run kept them, else as the artifact says."""
     from ddkit.engine.run import RunFolder
 
@@ -186,7 +184,7 @@ def _where_the_data_are(
     return where_data_are({"spec": name}, run), root
 
 
-def _recipe(distilled: DistilledDataset, name: str | None, settings: list[str], spec: str) -> TrainingRecipe | None:
+def recipe_for(distilled: DistilledDataset, name: str | None, settings: list[str], spec: str) -> TrainingRecipe | None:
     """Return the recipe that was asked for; None for all the ways in which the set wants to be judged."""
     from ddkit.base.config import parse_assignments
     from ddkit.evaluation.choice import recipe_of

@@ -107,7 +107,10 @@ def decode(entry: Mapping[str, Any], parts: Mapping[str, Tensor]) -> Tensor:
         raise ArtifactError(
             f"no installed package registers codec {str(kind)[:40]!r}, by which this is coded: install one"
         )
-    return registry.get(kind).decode(entry, parts)
+    decoded = registry.get(kind).decode(entry, parts)
+    if not bool(torch.isfinite(decoded).all()):
+        raise ArtifactError(f"a coded tensor decodes to NaN or infinity: {DAMAGED}")
+    return decoded
 
 
 def shape_of(entry: Mapping[str, Any]) -> tuple[int, ...]:
@@ -133,6 +136,16 @@ def number(entry: Mapping[str, Any], name: str, least: int, most: int) -> int:
     if type(value) is not int or not least <= value <= most:
         raise ArtifactError(f"a coded tensor has {name}={str(value)[:40]}, not {least} to {most}: {DAMAGED}")
     return value
+
+
+def only(parts: Mapping[str, Tensor], *names: str) -> None:
+    """Refuse parts that are left over.
+
+    Raises:
+        ArtifactError: naming one of them.
+    """
+    if left := sorted(set(parts) - set(names)):
+        raise ArtifactError(f"the part '{left[0][:40]}' belongs to no coded tensor: {DAMAGED}")
 
 
 def part(parts: Mapping[str, Tensor], name: str, dtype: torch.dtype, shape: tuple[int, ...] | None = None) -> Tensor:

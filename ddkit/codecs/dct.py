@@ -14,11 +14,15 @@ from torch import Tensor
 
 from ddkit.base.ranges import Rate, Weight
 from ddkit.codecs import lossless
-from ddkit.codecs.base import Codec, Coded, Grid, number, raw_bytes, registry, shape_of
-from ddkit.codecs.scaling import Resolution, enlarged, require_images, shrunk, smaller
-from ddkit.errors import DAMAGED, ArtifactError
+from ddkit.codecs.base import Codec, Coded, Grid, number, only, raw_bytes, registry, shape_of
+from ddkit.codecs.scaling import Resolution, enlarged, shrunk, smaller
+from ddkit.errors import DAMAGED, ArtifactError, ConfigError
 
 _MOST = 2**15 - 1
+#: Longest side of an image that is transformed as one block.
+_WHOLE = 256
+#: Numbers that are transformed at once.
+_AT_ONCE = 2**22
 
 
 @registry.register("dct")
@@ -35,7 +39,7 @@ class DCT(Codec):
     Args:
         step: s, in units of the preprocessed images, whose channels have a standard deviation of about 1.
         slope: :math:`\lambda`, how much coarser the highest frequency is.
-        block: B, sides of a block; 0 for whole images.
+        block: B, longest sides of a block: images are split evenly; 0 for whole images.
         resolution: images are shrunk by this factor first, and enlarged bilinearly when decoded.
         coder: of the symbols, see :mod:`ddkit.codecs.lossless`.
 
@@ -59,10 +63,20 @@ class DCT(Codec):
         """Refuse what has no two sides.
 
         Raises:
-            ConfigError: values that are no images, or that the resolution leaves without a pixel.
+            ConfigError: values that are no images, that are too large, or that the resolution leaves without a pixel.
         """
-        require_images(values.shape, self.resolution, self.name)
+        if not self.holds(tuple(values.shape)):
+            raise ConfigError(
+                f"codec dct at 1/{self.resolution} of the resolution is for images of up to {_AT_ONCE:,} numbers, and "
+                f"{_WHOLE} pixels a side in one block, not for a tensor of {tuple(values.shape)}: use uniform"
+            )
         return _Frequencies(self, tuple(values.shape))
+
+    def holds(self, shape: tuple[int, ...]) -> bool:
+        """Whether tensors of this shape can be coded, and decoded in bounded memory and time."""
+        if len(shape) != 4 or math.prod(shape[1:]) > _AT_ONCE or min(shape[2:]) < self.resolution:
+            return False
+        return bool(self.block) or max(shape[2:]) <= _WHOLE * self.resolution
 
     @staticmethod
     def decode(entry: Mapping[str, Any], parts: Mapping[str, Tensor]) -> Tensor:
@@ -71,9 +85,11 @@ class DCT(Codec):
         step, slope = entry.get("step"), entry.get("slope")
         numbers = isinstance(step, float) and isinstance(slope, float) and 0 < step < math.inf and 0 <= slope < math.inf
         resolution = number(entry, "resolution", 1, 4)
-        if not numbers or len(shape) != 4 or resolution == 3 or min(shape[2:]) < resolution:
+        block = number(entry, "block", 0, 64)
+        codec = DCT(step, slope, block, resolution) if numbers and resolution != 3 else None  # type: ignore[arg-type]
+        if codec is None or not codec.holds(shape):
             raise ArtifactError(f"cosine transforms of {shape} in steps of {str(step)[:20]} make no sense: {DAMAGED}")
-        codec = DCT(step, slope, number(entry, "block", 0, 64), resolution)  # type: ignore[arg-type]
+        only(parts, "low", "high")
         layout = _Layout.of(codec, shape)
         planes = []
         for plane in ("low", "high"):
@@ -81,8 +97,11 @@ class DCT(Codec):
             stream = entry.get(plane)
             if not isinstance(stream, Mapping):
                 raise ArtifactError(f"cosine transforms lack their coder: {DAMAGED}")
-            planes.append(lossless.decode(data, stream, layout.symbols, 8).int())
-        return layout.images(_signed(planes[0] + 256 * planes[1]))
+            planes.append(lossless.decode(data, stream, layout.symbols, 8))
+        low, high = planes
+        if bool(((low == 255) & (high == 255)).any()):
+            raise ArtifactError(f"a symbol is above {2 * _MOST}, the largest of cosine transforms: {DAMAGED}")
+        return layout.images(_signed(low, high))
 
 
 class _Frequencies(Grid):
@@ -116,12 +135,14 @@ class _Layout:
         count, channels = shape[:2]
         self.shape, self.factor = shape, codec.resolution
         self.small = smaller(shape, codec.resolution)[2:]
-        self.block = (codec.block, codec.block) if codec.block else self.small
+        self.block = tuple(-(-side // -(-side // (codec.block or side))) for side in self.small)
         self.blocks = tuple(-(-side // block) for side, block in zip(self.small, self.block, strict=True))
         down, across = (torch.arange(block, dtype=torch.float64) for block in self.block)
         far = max(1, sum(self.block) - 2)
         steps = codec.step * (1 + codec.slope * (down[:, None] + across[None]) / far)
-        coarse = torch.tensor([1.0, 2.0, 2.0] if channels == 3 else [1.0] * channels, dtype=torch.float64)
+        coarse = torch.ones(channels, dtype=torch.float64)
+        if channels == 3:
+            coarse[1:] = 2
         self.steps = coarse[:, None, None] * steps
         #: Frequencies first, then images and blocks.
         self.symbols = (self.block[0] * self.block[1] * channels, count * self.blocks[0] * self.blocks[1])
@@ -145,8 +166,14 @@ class _Layout:
     def images(self, numbers: Tensor) -> Tensor:
         """Return the images of such numbers."""
         (high, wide), (rows, columns), (count, channels) = self.block, self.blocks, self.shape[:2]
-        found = numbers.double().reshape(high, wide, channels, count, rows, columns).permute(3, 2, 4, 5, 0, 1)
-        found = found * self.steps[None, :, None, None]
+        found = numbers.reshape(high, wide, channels, count, rows, columns).permute(3, 2, 4, 5, 0, 1)
+        few = _AT_ONCE // math.prod(self.shape[1:])
+        return torch.cat([self._few_images(some) for some in found.split(few)])
+
+    def _few_images(self, numbers: Tensor) -> Tensor:
+        """Return images of such numbers (images, channels, blocks down and across, frequencies down and across)."""
+        (high, wide), (rows, columns), (count, channels) = self.block, self.blocks, numbers.shape[:2]
+        found = numbers.double() * self.steps[None, :, None, None]
         blocks = torch.einsum("uh,ncrkuv,vw->ncrhkw", _cosines(high), found, _cosines(wide))
         images = blocks.reshape(count, channels, rows * high, columns * wide)[:, :, : self.small[0], : self.small[1]]
         if channels == 3:
@@ -154,8 +181,10 @@ class _Layout:
         return enlarged(images, self.shape)
 
 
-def _signed(unsigned: Tensor) -> Tensor:
-    return torch.where(unsigned % 2 == 1, (unsigned + 1) // 2, -(unsigned // 2))
+def _signed(low: Tensor, high: Tensor) -> Tensor:
+    """Return signed numbers in int16: odd ones are positive."""
+    half = high.to(torch.int16) * 128 + (low // 2)
+    return torch.where(low % 2 == 1, half + 1, -half)
 
 
 @functools.cache

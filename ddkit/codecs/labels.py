@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddkit.codecs import lossless
-from ddkit.codecs.base import Coded, number, raw_bytes, shape_of
+from ddkit.codecs.base import Coded, number, only, raw_bytes, shape_of
 from ddkit.codecs.uniform import Uniform
 from ddkit.errors import DAMAGED, ArtifactError, ConfigError
 
@@ -51,12 +51,14 @@ def decode_labels(entry: Mapping[str, Any], parts: Mapping[str, Tensor], classes
         ArtifactError: entry and parts contradict each other or the number of classes.
     """
     shape, kind = shape_of(entry), entry.get("kind")
-    if kind == "rows" and len(shape) == 2 and shape[1] == classes:
+    probabilities = entry.get("probabilities")
+    if kind == "rows" and len(shape) == 2 and shape[1] == classes and isinstance(probabilities, bool):
         rows = Uniform.decode({**entry, "shape": [shape[0], 1, classes]}, parts)[:, 0]
-        return rows.softmax(1) if entry.get("probabilities") is True else rows
+        return rows.softmax(1) if probabilities else rows
     if kind != "classes" or len(shape) != 1:
         raise ArtifactError(f"coded labels of {shape} do not fit {classes} classes: {DAMAGED}")
     counts = entry.get("counts")
+    only(parts, *(() if counts is not None else ("symbols",)))
     if counts is None:
         bits = number(entry, "bits", 1, 8)
         return lossless.decode(raw_bytes(parts, "symbols"), entry, shape, bits).long()

@@ -28,6 +28,8 @@ Bytes = NDArray[np.uint8]
 _SLOW = 2**23
 #: Up to this many symbols every coder sees every order and packing; above, the one that zstd makes smallest.
 _ALL_FORMS = 2**16
+#: Symbols that are unpacked at once, a multiple of 8.
+_AT_ONCE = 2**20
 _LZMA = [{"id": lzma.FILTER_LZMA1, "preset": 9, "lc": 0, "lp": 0, "pb": 0, "dict_size": 2**22}]
 
 
@@ -133,12 +135,16 @@ def _packed(values: Bytes, bits: int) -> Bytes:
 
 
 def _unpacked(raw: Bytes, bits: int, count: int) -> Bytes:
-    planes = np.unpackbits(raw)
-    if planes[count * bits :].any():
-        raise ArtifactError(f"packed symbols end in bits that belong to none: {DAMAGED}")
-    wide = np.zeros((count, 8), np.uint8)
-    wide[:, 8 - bits :] = planes[: count * bits].reshape(count, bits)
-    return np.packbits(wide, axis=1).reshape(-1)
+    values = np.empty(count, np.uint8)
+    for start in range(0, count, _AT_ONCE):
+        own = min(_AT_ONCE, count - start)
+        planes = np.unpackbits(raw[start * bits // 8 :][: -(-own * bits // 8)])
+        if planes[own * bits :].any():
+            raise ArtifactError(f"packed symbols end in bits that belong to none: {DAMAGED}")
+        wide = np.zeros((own, 8), np.uint8)
+        wide[:, 8 - bits :] = planes[: own * bits].reshape(own, bits)
+        values[start : start + own] = np.packbits(wide, axis=1)[:, 0]
+    return values
 
 
 def _inflated(data: bytes, size: int) -> bytes:
@@ -168,7 +174,8 @@ def _arrow(name: str, level: int) -> tuple[Callable[[bytes], bytes], Callable[[b
     def decode(data: bytes, size: int) -> bytes:
         import pyarrow as pa
 
-        return bytes(pa.Codec(name).decompress(data, decompressed_size=size, asbytes=True))
+        # Codec.decompress returns memory that nobody wrote where a stream ends early.
+        return bytes(pa.CompressedInputStream(pa.BufferReader(data), name).read(size + 1))
 
     return encode, decode
 
@@ -240,9 +247,14 @@ class Sheet(Coder):
 
         if len(shape) != 4 or shape[1] not in (1, 3) or max(_sheet_size(shape)) >= 2**14:
             raise ArtifactError(f"a sheet cannot hold {shape} symbols: {DAMAGED}")
+        wide, high = _sheet_size(shape)
+        sides = (wide - 1 | high - 1 << 14).to_bytes(4, "little")  # no alpha, version 0
+        length = int.from_bytes(data[16:20], "little")
+        whole = len(data) == 20 + length + length % 2 == 8 + int.from_bytes(data[4:8], "little")
+        # One lossless picture of this size: lossy ones, animations and profiles are not even opened.
+        if not whole or data[8:16] != b"WEBPVP8L" or data[20:25] != b"/" + sides:
+            raise ArtifactError(f"the bytes are no lossless sheet of {wide}x{high}, which {shape} needs: {DAMAGED}")
         picture = Image.open(io.BytesIO(data), formats=["WEBP"])
-        if picture.size != _sheet_size(shape) or picture.mode != "RGB":
-            raise ArtifactError(f"a sheet of {picture.size} does not hold {shape} symbols: {DAMAGED}")
         count, channels, height, width = shape
         columns, rows = _grid(shape)
         sheet = np.asarray(picture)[:, :, :channels].reshape(rows, height, columns, width, channels)

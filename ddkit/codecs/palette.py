@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ddkit.codecs import lossless
-from ddkit.codecs.base import Codec, Coded, Grid, as_half, number, part, raw_bytes, registry, shape_of
+from ddkit.codecs.base import Codec, Coded, Grid, as_half, number, only, part, raw_bytes, registry, shape_of
 from ddkit.errors import DAMAGED, ArtifactError, ConfigError
 
 #: Rounds of Lloyd's algorithm, and pixels at the most from which colours are found.
@@ -58,6 +58,7 @@ class Palette(Codec):
         shape, bits = shape_of(entry), number(entry, "bits", 1, 8)
         if len(shape) != 4:
             raise ArtifactError(f"a palette colours images, not a tensor of {shape}: {DAMAGED}")
+        only(parts, "symbols", "palette")
         palette = part(parts, "palette", torch.float16)
         if palette.ndim != 2 or palette.shape[1] != shape[1] or not 2 <= len(palette) <= 2**bits:
             raise ArtifactError(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddkit.codecs.base import Codec, Coded, Grid, as_half, part, registry, shape_of
+from ddkit.codecs.base import Codec, Coded, Grid, as_half, only, part, registry, shape_of
 
 
 @registry.register("float32")
@@ -24,6 +24,7 @@ class Float32(Codec):
     @staticmethod
     def decode(entry: Mapping[str, Any], parts: Mapping[str, Tensor]) -> Tensor:
         """Return the numbers."""
+        only(parts, "values")
         return part(parts, "values", torch.float32, shape_of(entry))
 
 
@@ -48,6 +49,7 @@ class Float16(Codec):
     @staticmethod
     def decode(entry: Mapping[str, Any], parts: Mapping[str, Tensor]) -> Tensor:
         """Return the numbers in float32."""
+        only(parts, "values")
         return part(parts, "values", torch.float16, shape_of(entry)).float()
 
 

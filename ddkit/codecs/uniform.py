@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddkit.base.ranges import Count
 from ddkit.codecs import lossless
-from ddkit.codecs.base import Codec, Coded, Grid, as_half, number, part, raw_bytes, registry, shape_of
+from ddkit.codecs.base import Codec, Coded, Grid, as_half, number, only, part, raw_bytes, registry, shape_of
 from ddkit.codecs.scaling import Resolution, enlarged, require_images, shrunk, smaller
 from ddkit.errors import DAMAGED, ArtifactError, ConfigError
 
@@ -89,6 +89,7 @@ class Uniform(Codec):
         group, patch = entry.get("group"), number(entry, "patch", 1, 2**20)
         if group not in ("channel", "image", "patch"):
             raise ArtifactError(f"numbers are grouped by {str(group)[:40]!r}: {DAMAGED}")
+        only(parts, "symbols", "low", "step")
         sizes = _groups(shape, group, patch)
         low, step = (part(parts, name, torch.float16, sizes).float() for name in ("low", "step"))
         if not bool((step >= 0).all()):
@@ -124,8 +125,7 @@ class _Steps(Grid):
 
 def _values(symbols: Tensor, low: Tensor, step: Tensor) -> Tensor:
     """Two rounded operations, not one fused: the same bits everywhere."""
-    product = symbols.float() * step
-    return low + product
+    return symbols.float().mul_(step).add_(low)
 
 
 def _groups(shape: tuple[int, ...], group: Group, patch: int) -> tuple[int, ...]:
@@ -139,20 +139,16 @@ def _groups(shape: tuple[int, ...], group: Group, patch: int) -> tuple[int, ...]
 
 
 def _index(shape: tuple[int, ...], sizes: tuple[int, ...], patch: int) -> Tensor:
-    """Return the number of the group of every value, of ``shape``."""
+    """Return the number of the group of every value, in as few dimensions as broadcast to ``shape``."""
     numbers = torch.arange(math.prod(sizes)).reshape(sizes)
     if len(sizes) == 4:
-        numbers = numbers.repeat_interleave(patch, 2).repeat_interleave(patch, 3)[:, :, : shape[2], : shape[3]]
-    elif len(shape) == 1:
-        numbers = numbers[:, 0]
-    else:
-        numbers = numbers.reshape(*sizes, *(1 for _ in shape[2:]))
-    return numbers.expand(shape)
+        return numbers[:, :, torch.arange(shape[2]) // patch][..., torch.arange(shape[3]) // patch]
+    return numbers[:, 0] if len(shape) == 1 else numbers.reshape(*sizes, *(1 for _ in shape[2:]))
 
 
 def _ranges(values: Tensor, index: Tensor, count: int, most: int) -> tuple[Tensor, Tensor]:
     """Return low end and step of every group in float16: the clipped range with the smallest squared error."""
-    flat, groups = values.flatten().double(), index.flatten()
+    flat, groups = values.flatten().double(), index.expand(values.shape).flatten()
     lowest, highest = (
         torch.zeros(count, dtype=torch.float64).scatter_reduce(0, groups, flat, how, include_self=False)
         for how in ("amin", "amax")

@@ -140,7 +140,7 @@ class Distiller:
             assert ipc is not None
             if self._method != planning.AUTO:
                 return method.configure(real, ipc, self.seed, overrides, self.objects)
-            ipc, limit = None, planning.raw_bytes(real, ipc)
+            limit, ipc = planning.raw_bytes(real, ipc), None
         part, _ = promise.held_out(real, self.seed)
         return planning.plan(method, part, ipc, self.seed, {**overrides, "bytes": limit}, self.objects, say)
 

@@ -126,6 +126,19 @@ def test_cosine_transform_of_fine_steps_is_near_the_image_and_coarse_steps_are_s
     assert coarse.nbytes < encode(Uniform(1), values).nbytes
 
 
+def test_blocks_split_an_image_evenly() -> None:
+    values = images((12, 1, 10, 10))
+    for wide, same in ((8, 5), (64, 0), (63, 10)):
+        first, second = encode(DCT(block=wide), values), encode(DCT(block=same), values)
+        assert torch.equal(decode(first.entry, first.parts), decode(second.entry, second.parts))
+
+
+def test_a_patch_larger_than_the_images_is_a_channel() -> None:
+    patch, channel = encode(Uniform(3, "patch", 10**9), images()), encode(Uniform(3), images())
+    assert torch.equal(patch.parts["low"].flatten(), channel.parts["low"].flatten())
+    assert torch.equal(patch.parts["symbols"], channel.parts["symbols"])
+
+
 @pytest.mark.parametrize(
     ("build", "words"),
     [
@@ -137,6 +150,8 @@ def test_cosine_transform_of_fine_steps_is_near_the_image_and_coarse_steps_are_s
         (lambda: encode(Palette(4), images((4, 1, 8, 8))), "codec palette is for images of several channels"),
         (lambda: encode(DCT(), torch.zeros(5, 4)), "codec dct at 1/1 of the resolution is for images"),
         (lambda: encode(DCT(resolution=4), images((4, 1, 3, 3))), "codec dct at 1/4 of the resolution is for images"),
+        (lambda: encode(DCT(), torch.zeros(1, 1, 2100, 2100)), "images of up to 4,194,304 numbers"),
+        (lambda: encode(DCT(block=0), torch.zeros(1, 1, 300, 8)), "and 256 pixels a side in one block"),
         (lambda: encode(Float16(), torch.tensor([1e5])), "reach 1e.05, and float16 ends at 65504"),
         (lambda: encode(Uniform(4), torch.tensor([1e30, 0.0])), "and float16 ends at 65504"),
         (lambda: encode(Uniform(4), torch.tensor([1.0, float("nan")])), "cannot be coded: give finite float32"),

@@ -20,8 +20,11 @@ from ddkit import recipes
 from ddkit.base.checkpoint import load_checkpoint
 from ddkit.base.config import parse_assignments
 from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.preprocessing import Preprocessing
 from ddkit.engine import Callback, Distiller, Run, RunFolder, read_lines
 from ddkit.evaluation.assess import read_evaluation
+from ddkit.evaluation.rate import Curve, Point
+from ddkit.evaluation.rate_kept import write_kept
 from ddkit.evaluation.report import comparison_table, write_report
 from ddkit.methods import get
 from ddkit.synthesis.gan import load_generator
@@ -79,6 +82,49 @@ def artifacts(folder: Path) -> Format:
         repr(distilled), distilled.viewable(), distilled.started_as(), distilled[0]
 
     return Format(seeds, read, SEALED, [bomb for seed in seeds for bomb in artifact_bombs(seed)])
+
+
+#: Codecs with every form of symbols.
+CODECS = [
+    *(f"uniform:bits=3,coder={coder}" for coder in ("raw", "zlib", "lzma", "zstd", "brotli", "webp")),
+    "uniform:bits=2,group=image",
+    "uniform:bits=5,group=patch",
+    "dct:coder=raw",
+    "dct:step=0.2,resolution=2,coder=zlib",
+    "dct:resolution=4,block=0,coder=brotli",
+    "float16",
+]
+
+
+def coded_artifacts(folder: Path) -> Format:
+    data, read = toy_data(), artifacts(folder).read
+    made = {name: Distiller(name, 2, **small_overrides(name, data)).fit(data) for name in ("dm", "haba", "frepo")}
+    coloured = DistilledDataset(
+        torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([2, 0, 1, 1, 0, 2]),
+        class_names="abc",
+        preprocessing=Preprocessing(mean=(0.5,) * 3, std=(0.25,) * 3),
+    )
+    sets = [made["dm"].coded(codec) for codec in CODECS]
+    sets += [made["haba"].coded("uniform:bits=3"), made["frepo"].coded("uniform:bits=3")]
+    sets += [coloured.coded("palette:colours=5"), coloured.coded("dct")]
+    seeds = [one.to_bytes() for one in sets]
+    return Format(seeds, read, SEALED, [bomb for seed in seeds for bomb in coded_bombs(seed)])
+
+
+def coded_bombs(raw: bytes) -> list[bytes]:
+    """Enlarge every number in the entries of a coded artifact, and every side of its shapes."""
+    tensors, document = mutations.opened(raw)
+    bombs = []
+    for path in mutations.places(document["content"]["codec"]["tensors"]):
+        for factor in (50, 10**4, 10**9):
+            content = json.loads(json.dumps(document["content"]))
+            entries = content["codec"]["tensors"]
+            value = mutations.get(entries, path)
+            if type(value) in (int, float):
+                mutations.get(entries, path[:-1])[path[-1]] = factor * value
+                bombs.append(mutations.sealed(tensors, {**document, "content": content}))
+    return bombs
 
 
 def artifact_bombs(raw: bytes) -> list[bytes]:
@@ -167,6 +213,10 @@ def run_documents(name: str, folder: Path) -> Format:
     result = {"rows": rows, "data": "toy", "recipe": {"name": "dsa", "epochs": 3}, "label_kind": "hard", "budget": {}}
     evaluation = {"results": [{"label": "dm", "result": result}], "published": [], "command": "ddkit evaluate"}
     (whole / "evaluation.json").write_text(json.dumps(evaluation))
+    point = Point(kind="dm", distilled=True, run="whole", codec=None, payload=768.0, images=3, accuracies=((0.5, 0.6),))
+    other = point.model_copy(update={"kind": "random-bytes", "distilled": False, "payload": 700.0})
+    drawn = Curve(data="toy", classes=3, model="convnet", recipe="dsa", points=(point, other), whole=(0.9,))
+    write_kept(whole, {"a": point, "b": other}, drawn, "ddkit curve whole")
     seed = (whole / name).read_bytes()
 
     def read(raw: bytes, there: Path) -> None:
@@ -400,10 +450,12 @@ def outcomes_of_a_ranking(folder: Path) -> Format:
 
 _MAKERS: dict[str, Callable[[Path], Format]] = {
     "artifact": artifacts,
+    "coded-artifact": coded_artifacts,
     "generator": generators,
     **{f"checkpoint-{method}": functools.partial(checkpoints, method) for method in RUNS},
     **{f"run-{name}": functools.partial(run_documents, name) for name in ("config.json", "run.json", "metrics.jsonl")},
     "run-evaluation.json": functools.partial(run_documents, "evaluation.json"),
+    "run-curve.json": functools.partial(run_documents, "curve.json"),
     "resumed-metrics": resumed_metrics,
     "expert": functools.partial(experts, "expert-0000.safetensors"),
     "buffer.json": functools.partial(experts, "buffer.json"),

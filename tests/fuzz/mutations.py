@@ -125,7 +125,8 @@ def change_tensors(rng: random.Random, tensors: dict[str, Tensor]) -> dict[str, 
     elif kind == 6:
         changed[name] = torch.full_like(tensor, rng.choice([0, 1, 255, 100]))
     elif tensor.is_floating_point():
-        changed[name] = torch.full_like(tensor, rng.choice([1e38, -1e38, 1e-45]))
+        most = min(1e38, torch.finfo(tensor.dtype).max)
+        changed[name] = torch.full_like(tensor, rng.choice([most, -most, 1e-45]))
     return {name: tensor for name, tensor in changed.items() if tensor.numel()} or tensors
 
 

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from ddkit.errors import ConfigError
 from ddkit.evaluation.report.formats import known
 
-_LIGHT = {"accent": "#0f766e", "ink": "#1b1f24", "muted": "#5d6570", "rule": "#e3e5e8"}
-_DARK = {"accent": "#5cc4b8", "ink": "#e8eaed", "muted": "#a0a7b1", "rule": "#2c3137"}
-_STYLE: dict[Any, Any] = {
+LIGHT = {"accent": "#0f766e", "ink": "#1b1f24", "muted": "#5d6570", "rule": "#e3e5e8"}
+DARK = {"accent": "#5cc4b8", "ink": "#e8eaed", "muted": "#a0a7b1", "rule": "#2c3137"}
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": [
         "Segoe UI",
@@ -71,8 +71,8 @@ def curve(
     if not keys:
         raise ConfigError("no key to draw: give at least one, for example 'loss'")
     series = {key: _series(metrics, key) for key in keys}
-    colours = _DARK if dark else _LIGHT
-    with matplotlib.rc_context(_STYLE):
+    colours = DARK if dark else LIGHT
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11.4, 0.5 + 2.3 * len(keys)), layout=ConstrainedLayoutEngine(h_pad=0.1))
         FigureCanvasAgg(figure)
         panels = figure.subplots(len(keys), 1, sharex=True, squeeze=False)[:, 0]

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from ddkit.base.files import write_text
 from ddkit.base.version import __version__
 from ddkit.errors import CheckpointError, ConfigError
-from ddkit.evaluation.report.html import data_uri, read_resource, style_sheet
+from ddkit.evaluation.report.html import read_resource, style_sheet
+from ddkit.evaluation.report.images import data_uri
 
 _MEDIA_TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg"}
 
@@ -29,6 +31,7 @@ class Section:
         table: rows with the same keys, which become the head; None is shown as a dash, numbers as they are.
         figure: a PNG, SVG or JPEG file, embedded.
         caption: of the figure, and what it shows for those who cannot see it.
+        picture: a figure that is HTML already, and follows the reader's preferences.
     """
 
     heading: str
@@ -36,6 +39,7 @@ class Section:
     table: Sequence[Mapping[str, Any]] | None = None
     figure: Path | None = None
     caption: str = ""
+    picture: Markup | None = None
 
 
 def write_document(path: Path | str, title: str, sections: Sequence[Section], command: str) -> Path:
@@ -70,6 +74,7 @@ def _content(section: Section) -> dict[str, Any]:
         "paragraphs": [part.strip() for part in section.text.split("\n\n") if part.strip()],
         "table": _table(section) if section.table else None,
         "figure": _embedded(section.figure) if section.figure is not None else None,
+        "picture": section.picture,
         "caption": section.caption,
     }
 

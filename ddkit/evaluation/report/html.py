@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import re
@@ -19,11 +18,11 @@ from ddkit.base.files import write_text
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.distilled.privacy import folder_for_figures, refuse_inside_release
 from ddkit.errors import ConfigError
-from ddkit.evaluation.report import facts, formats
+from ddkit.evaluation.report import facts, formats, rate
 from ddkit.evaluation.report.accuracy import AccuracyRow, accuracy_rows
 from ddkit.evaluation.report.compare import comparison_table
 from ddkit.evaluation.report.curves import curve, scalar_keys
-from ddkit.evaluation.report.images import automatic_scale, images_by_class, png, resize
+from ddkit.evaluation.report.images import automatic_scale, data_uri, images_by_class, png, resize
 from ddkit.evaluation.report.runs import RunContent, read_run
 
 _PER_CLASS = 10
@@ -62,7 +61,7 @@ def write_report(run: Path | str | Sequence[Path | str], out: Path | str | None 
     out = Path(out) if out is not None else runs[0].path if len(runs) == 1 else runs[0].path.parent
     if not chosen or out.is_dir():
         out = out / "report.html"
-    if any(run.results for run in runs):
+    if any(run.results or run.rate for run in runs):
         if chosen:
             refuse_inside_release(out)
         out = folder_for_figures(out.parent) / out.name
@@ -97,11 +96,6 @@ def style_sheet() -> Markup:
     return Markup(read_resource("style.css").rstrip("\n"))
 
 
-def data_uri(content: bytes, media_type: str) -> str:
-    """Return ``content`` as an address that needs no file."""
-    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
-
-
 def _page(run: RunContent, anchor: str) -> dict[str, Any]:
     """Collect what the template prints about one run."""
     rows = accuracy_rows(run)
@@ -119,6 +113,7 @@ def _page(run: RunContent, anchor: str) -> dict[str, Any]:
         "resume_command": command if "--resume" in command else f"{command} --resume",
         "show_command": f"ddkit show {folder}",
         "curve": _curve(run),
+        "rate": _rate(run),
         "identity": facts.identity(run),
         "cost": facts.cost(run),
         "privacy": run.privacy.facts() if run.privacy is not None else [],
@@ -178,6 +173,13 @@ def _curve(run: RunContent) -> dict[str, str] | None:
         "alt": f"Curve of {names} over {formats.count(run.metrics[-1]['step'])} outer steps; "
         f"{keys[0].replace('_', ' ')} goes from {formats.number(values[0])} to {formats.number(values[-1])}.",
     }
+
+
+def _rate(run: RunContent) -> dict[str, Any] | None:
+    """Return accuracy against bytes, and what follows from it; None where it was not measured."""
+    if run.rate is None:
+        return None
+    return {"picture": rate.picture(run.rate), "sentences": [rate.sentence(lead) for lead in run.rate.leads()]}
 
 
 def _accuracy(run: RunContent, rows: list[AccuracyRow]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Sequence
 from functools import lru_cache
@@ -161,3 +162,8 @@ def _draw_class(
     ImageDraw.Draw(canvas).text((left, top), _shorten(name, tile[0], font), fill=_INK, font=font)
     for row, image in enumerate(group):
         canvas.paste(resize(image, tile).convert("RGB"), (left, top + _LABEL_HEIGHT + row * (tile[1] + _GAP)))
+
+
+def data_uri(content: bytes, media_type: str) -> str:
+    """Return ``content`` as an address that needs no file."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"

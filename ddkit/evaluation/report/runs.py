@@ -15,6 +15,8 @@ from ddkit.base.documents import read_json_object, read_metrics
 from ddkit.data.distilled.dataset import FILE_NAME, DistilledDataset
 from ddkit.data.distilled.privacy import Statement, figures_folder, statement_of
 from ddkit.errors import DataError, shortened
+from ddkit.evaluation.rate import Curve
+from ddkit.evaluation.rate_kept import read_kept
 from ddkit.evaluation.report.formats import known
 
 
@@ -30,6 +32,7 @@ class RunContent:
         evaluation: ``evaluation.json`` (beside the folder where it is a private release), or None when the run was
             not evaluated.
         distilled: the artifact, or None when the run did not get that far.
+        rate: the curve in ``curve.json`` (beside the folder where it is a private release), or None without one.
         checksum: SHA-256 of the artifact file as hexadecimal digits, or None.
     """
 
@@ -39,6 +42,7 @@ class RunContent:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     evaluation: dict[str, Any] | None = None
     distilled: DistilledDataset | None = None
+    rate: Curve | None = None
     checksum: str | None = None
 
     def find(self, *keys: str, default: Any = None) -> Any:
@@ -155,6 +159,7 @@ def read_run(path: Path | str) -> RunContent:
         metrics=_read_metrics(path / "metrics.jsonl"),
         evaluation=_read_object(evaluation) if evaluation.is_file() else None,
         distilled=DistilledDataset.load(artifact) if artifact.is_file() else None,
+        rate=read_kept(path).curve,
         checksum=_checksum(artifact) if artifact.is_file() else None,
     )
 
