@@ -19,11 +19,12 @@ from torch.utils.data import Dataset
 
 from ddkit.base.executor import executor
 from ddkit.base.streams import Streams, derive_seed
+from ddkit.data.distilled.coding import bytes_of_noise
 from ddkit.data.loading import load_pair
 from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.evaluation.statistics import summary
-from ddkit.integrations.continual.coded import CodedBuffer, bytes_of_noise
+from ddkit.integrations.continual.coded import CodedBuffer
 from ddkit.integrations.continual.coreset import CoresetReplayBuffer
 from ddkit.integrations.continual.distilled import DistilledReplayBuffer
 from ddkit.integrations.continual.host import (

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ddkit.base.config import piece_from_text
-from ddkit.codecs import registry
-from ddkit.data.distilled.coding import code
+from ddkit.data.distilled.coding import code, codec_of
 from ddkit.data.preprocessing import Preprocessing
 from ddkit.errors import ConfigError
 from ddkit.integrations.continual.exposure import exposed
 from ddkit.integrations.continual.host import AvalancheDataset, ExemplarsBuffer
-from ddkit.integrations.continual.incoming import Form, Shape, observe, read
+from ddkit.integrations.continual.incoming import Form, observe, read
 from ddkit.integrations.continual.parts import Part
 from ddkit.integrations.continual.size import parse_bytes
 from ddkit.integrations.continual.updating import waiting_parts
-
-
-def check_codec(codec: str | None) -> None:
-    """Refuse a codec that there is not, or options that it has not.
-
-    Raises:
-        UnknownNameError: an unknown codec.
-        ConfigError: an option out of range.
-    """
-    if codec is not None:
-        piece = piece_from_text(codec)
-        registry.create(piece.pop("name"), piece)
 
 
 def noise_coded(stored: Mapping[str, Tensor], codec: str, images: Collection[str], classes: int) -> dict[str, Tensor]:
@@ -46,17 +31,6 @@ def noise_coded(stored: Mapping[str, Tensor], codec: str, images: Collection[str
     generator = torch.Generator().manual_seed(0)
     noise = {name: torch.rand(tensor.shape, generator=generator) for name, tensor in stored.items()}
     return code(noise, codec, images, classes, probabilities=False).parts()
-
-
-@functools.cache
-def bytes_of_noise(codec: str, shape: Shape) -> int:
-    """Return the bytes of one image of noise.
-
-    Raises:
-        ConfigError: images that the codec cannot hold.
-    """
-    parts = noise_coded({"images": torch.empty(1, *shape)}, codec, ("images",), 1)
-    return sum(part.nbytes for part in parts.values())
 
 
 def most_that_fit(bytes_of: Callable[[int], int], room: int, most: int) -> int:
@@ -99,7 +73,7 @@ class CodedBuffer(ExemplarsBuffer):  # type: ignore[misc]
     """
 
     def __init__(self, policy: Any, max_bytes: int | str, codec: str, pixels: Preprocessing | None = None) -> None:
-        check_codec(codec)
+        codec_of(codec)
         self.policy, self.max_bytes, self.codec = policy, parse_bytes(max_bytes), codec
         self._pixels = pixels
         self._form: Form | None = None

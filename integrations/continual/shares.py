@@ -14,8 +14,9 @@ import torch
 
 from ddkit.base.streams import derive_seed
 from ddkit.data.distilled.budget import Budget
+from ddkit.data.distilled.coding import bytes_of_noise, codec_of
 from ddkit.errors import ConfigError
-from ddkit.integrations.continual.coded import bytes_of_noise, check_codec, most_that_fit
+from ddkit.integrations.continual.coded import most_that_fit
 from ddkit.integrations.continual.host import AvalancheDataset, ExemplarsBuffer
 from ddkit.integrations.continual.incoming import Arrival, Form, Shape
 from ddkit.integrations.continual.keys import Key, counted, drawn, words_of
@@ -51,7 +52,8 @@ class SharedMemory(ExemplarsBuffer):  # type: ignore[misc]
         self, size: Size, seed: int, soft_labels: bool, window: int, name: str, codec: str | None = None
     ) -> None:
         super().__init__(size.images or 0)
-        check_codec(codec)
+        if codec is not None:
+            codec_of(codec)
         self.codec = codec
         self.seed, self.soft_labels, self.name = seed, soft_labels, name
         self._size, self._window = size, Window(window)

@@ -10,10 +10,11 @@ import torch
 
 pytest.importorskip("avalanche")
 
+from ddkit.data.distilled.coding import bytes_of_noise
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ConfigError, DDKitError
 from ddkit.integrations.continual import ClassMemory, CodedBuffer, CoresetReplayBuffer, DistilledReplayBuffer
-from ddkit.integrations.continual.coded import bytes_of_noise, most_that_fit
+from ddkit.integrations.continual.coded import most_that_fit
 from ddkit.integrations.continual.host import ClassBalancedBuffer, ReservoirSamplingBuffer
 from tests.integrations.continual_streams import NORMALISED, TINY, benchmark, fed, strategy, toy_stream
 from tests.integrations.test_continual_memory import CODES, shown
@@ -152,5 +153,5 @@ def test_avalanche_s_buffers_replay_what_their_images_decode_to_within_the_bytes
     far = torch.cdist(images.flatten(1), real.flatten(1)).min(dim=1).values / 4
     assert 0 < float(far.max()) < 0.5  # three bits of about +-1.5
     assert set(buffer.buffer.targets.count) == {0, 1, 2, 3}
-    with pytest.raises(ConfigError, match="max_bytes=9 does not hold one image, of .* bytes: give at least"):
+    with pytest.raises(ConfigError, match=r"max_bytes=9 does not hold one image, of .* bytes: give at least"):
         fed(CodedBuffer(policy(10_000), 9, CODEC), long_stream())
