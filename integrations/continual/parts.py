@@ -96,9 +96,10 @@ class Part:
     def pixels(self) -> Tensor:
         """Return all images as they are replayed, on the scale where real ones lie in [0, 1] or are bytes.
 
-        Coded ones are exactly what decodes, float32.
+        Coded ones, and those that are to be coded, are float32 and not rounded.
         """
-        return self.images() if self.distilled.coding is None else self.distilled.unclipped()
+        as_bytes = self.distilled.images.dtype == torch.uint8 or (self.compact and self.distilled.coding is None)
+        return self.images() if as_bytes else self.distilled.unclipped()
 
     def coded(self, codec: str) -> Part:
         """Return this part in the bytes of a codec."""

@@ -23,8 +23,9 @@ _DIGITS, _CLASSES = 4, 2**16
 def code_graph(tensors: Mapping[str, Tensor], codec: str) -> Coding:
     """Return the coded form of a graph.
 
-    Features (n, F) share one range, or one a node with ``group=image``. Edges are the gaps between their places in the
-    n x n adjacency, so that they come back in the order of its rows; they and the labels lose nothing.
+    Features (n, F) share one range, or one a node with ``group=image``; weights share one. Edges are the gaps between
+    their places in the n x n adjacency, so that they come back in the order of its rows; they and the labels lose
+    nothing.
 
     Args:
         tensors: ``x``, ``y``, and ``edge_index`` with or without ``edge_weight`` if there are edges.
@@ -46,7 +47,7 @@ def code_graph(tensors: Mapping[str, Tensor], codec: str) -> Coding:
         order = places.argsort(stable=True)
         parts["edge_index"] = _gaps(places[order])
         if "edge_weight" in tensors:
-            parts["edge_weight"] = encode(chosen, tensors["edge_weight"][order])
+            parts["edge_weight"] = encode(chosen, tensors["edge_weight"][order][None, None])
     return Coding(codec, parts)
 
 
@@ -67,7 +68,7 @@ def decode_graph(coding: Coding, nodes: int, edges: int) -> dict[str, Tensor]:
     if edges:
         gaps = shapes.get("edge_index", ())
         fits = fits and len(gaps) == 2 and gaps[0] <= _DIGITS and gaps[1] == edges
-        fits = fits and shapes.get("edge_weight", (edges,)) == (edges,)
+        fits = fits and shapes.get("edge_weight", (1, 1, edges)) == (1, 1, edges)
     if not fits or not set(shapes) <= ({"x", "y", "edge_index", "edge_weight"} if edges else {"x", "y"}):
         raise ArtifactError(f"coded tensors do not make {nodes} nodes and {edges} edges: {DAMAGED}")
     counts = entries["y"].get("counts")
@@ -81,7 +82,7 @@ def decode_graph(coding: Coding, nodes: int, edges: int) -> dict[str, Tensor]:
         tensors["edge_index"] = torch.stack([places // nodes, places % nodes])
         if "edge_weight" in shapes:
             weight = decode(entries["edge_weight"], coding.tensors["edge_weight"].parts)
-            tensors["edge_weight"] = weight.clamp(min=0)  # a clipped range may start below 0
+            tensors["edge_weight"] = weight[0, 0].clamp(min=0)  # a clipped range may start below 0
     return tensors
 
 

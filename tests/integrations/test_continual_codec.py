@@ -10,14 +10,17 @@ import torch
 
 pytest.importorskip("avalanche")
 
+from ddkit.data import Preprocessing
 from ddkit.data.distilled.coding import bytes_of_noise
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ConfigError, DDKitError
 from ddkit.integrations.continual import ClassMemory, CodedBuffer, CoresetReplayBuffer, DistilledReplayBuffer
 from ddkit.integrations.continual.coded import most_that_fit
 from ddkit.integrations.continual.host import ClassBalancedBuffer, ReservoirSamplingBuffer
+from ddkit.integrations.continual.parts import Material, parts_of
 from tests.integrations.continual_streams import NORMALISED, TINY, benchmark, fed, strategy, toy_stream
 from tests.integrations.test_continual_memory import CODES, shown
+from tests.integrations.test_continual_plugins import dark
 
 CODEC = "uniform:bits=3"
 BYTES = 240  # fifteen 8-bit images of 4x4 pixels
@@ -107,6 +110,35 @@ def test_soft_labels_are_coded_and_count() -> None:
     buffer = fed(made("distilled", max_bytes=400, **options), long_stream())
     assert buffer.budget().bytes <= 400
     assert all("labels.symbols" in part.distilled.coding.parts() for part in buffer._parts)  # type: ignore[union-attr]
+
+
+def test_learned_labels_lie_in_order_within_a_part_so_that_they_cost_nothing() -> None:
+    images = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    learned = DistilledDataset(
+        images,
+        torch.tensor([[0.2, 0.8], [0.9, 0.1], [0.3, 0.7], [0.1, 0.9]]),
+        label_kind="soft",
+        class_names=["0", "1"],
+        preprocessing=Preprocessing.identity(1),
+        metadata={"order": {"classes": [0, 1], "per_class": [3, 1]}},
+    )
+    material = Material((0, 1), torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.arange(2), torch.ones(2), "toy")
+    for codec in (None, CODEC):
+        part = parts_of(learned, material, False, codec)[0]
+        assert part.hard_labels().tolist() == [0, 1, 1]
+        scale = 255 if codec is None else 1
+        assert torch.allclose(part.pixels().float() / scale, images[[1, 0, 2]], atol=1 / 255 if codec is None else 1e-6)
+    assert parts_of(learned, material, False, None)[0].payload == 3 * 16
+
+
+def test_logits_count_beside_coded_images() -> None:
+    buffer = made("distilled", max_bytes=600)
+    agent = dark(buffer)
+    for experience in benchmark(long_stream()).train_stream:
+        agent.train(experience)
+    logits = sum(part.logits.nbytes for part in buffer._parts if part.logits is not None)
+    assert logits == len(buffer.buffer) * 4 * 4
+    assert 0.7 * 600 < buffer.budget().bytes == sum(part.payload for part in buffer._parts) + logits <= 600
 
 
 @pytest.mark.parametrize(

@@ -247,7 +247,7 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any], dict[str, torch.Tensor]], Any
         lambda c, t: (
             c.update(edges=[10**9]),
             c["codec"]["graphs"][0]["edge_index"].update(shape=[4, 10**9]),
-            c["codec"]["graphs"][0]["edge_weight"].update(shape=[10**9]),
+            c["codec"]["graphs"][0]["edge_weight"].update(shape=[1, 1, 10**9]),
         ),
         "coded bytes announce",
     ),
