@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,11 +19,12 @@ from torch.utils.data import Dataset
 
 from ddkit.base.executor import executor
 from ddkit.base.streams import Streams, derive_seed
-from ddkit.data.distilled.parts import at_rest_bytes
+from ddkit.data.distilled.coding import bytes_of_noise
 from ddkit.data.loading import load_pair
 from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.evaluation.statistics import summary
+from ddkit.integrations.continual.coded import CodedBuffer
 from ddkit.integrations.continual.coreset import CoresetReplayBuffer
 from ddkit.integrations.continual.distilled import DistilledReplayBuffer
 from ddkit.integrations.continual.host import (
@@ -45,6 +47,8 @@ from ddkit.training.train import train_networks
 
 Policy = Literal["none", "joint", "reservoir", "adaptive", "random", "herding", "distilled"]
 Protocol = Literal["interleave", "retrain"]
+#: Policies of Avalanche itself.
+AVALANCHES: dict[str, Any] = {"reservoir": ReservoirSamplingBuffer, "adaptive": ClassBalancedBuffer}
 #: Policies without a memory: one run serves all budgets.
 WITHOUT_MEMORY = ("none", "joint")
 DATA = {"split-digits": "digits", "split-mnist": "mnist", "split-fashionmnist": "fashionmnist",
@@ -69,6 +73,7 @@ class Settings(Frozen):
     benchmark: str
     data_root: str | None
     budgets: list[int] = Field(min_length=1)
+    codec: str | None
     policies: list[Policy] = Field(min_length=1)
     protocols: list[Protocol] = Field(min_length=1)
     seeds: int = Field(ge=1)
@@ -86,7 +91,7 @@ class Settings(Frozen):
 
 @dataclass(frozen=True)
 class Run:
-    """What one task is: a policy with a memory of ``budget`` images (0 for none), and the seed of everything in it."""
+    """What one task is: a policy, the bytes of its memory in 8-bit images (0 for none), and the seed of all of it."""
 
     policy: Policy
     budget: int
@@ -102,7 +107,7 @@ class Outcome:
         interleave: accuracies of the network that went on training; None where that was not asked for.
         retrain: accuracy of fresh networks on the memory, on all classes seen, after the experiences tested.
         images: in the memory at the end.
-        bytes: of them at rest, labels included.
+        bytes: of them at rest or coded, labels included.
         seconds: of the whole run.
         distil_seconds: of them for distilling; as first measured, where a set comes from the cache.
     """
@@ -183,6 +188,8 @@ def runs_of(settings: Settings, train: RealData, cache: Path) -> list[Run]:
     """Return all runs; each memory is made once, so that a bad setting is refused before the first run."""
     ModelSpec.parse(settings.model).build(train.shape, train.num_classes, 0)
     retrain_recipe(settings.retrain, train.name)
+    if settings.codec is not None:
+        bytes_of_noise(settings.codec, train.shape)
     executor(settings.executor).close()
     runs = []
     for seed in range(settings.seeds):
@@ -227,19 +234,22 @@ def sizes_of(num_classes: int, per_experience: int) -> list[int]:
 def memory(settings: Settings, run: Run, train: RealData, cache: Path) -> Any:
     """Return the storage policy of a run; None for one without a memory.
 
-    The distilled memory gets the bytes of ``budget`` 8-bit images with hard labels, whatever its method stores.
+    All get the bytes of ``budget`` 8-bit images, whose labels cost nothing: as many images as fit in the codec.
 
     Raises:
         ConfigError: an unknown method or option of the distillation, or a memory smaller than the classes.
     """
     if run.policy in WITHOUT_MEMORY:
         return None
-    if run.policy == "reservoir":
-        return ReservoirSamplingBuffer(run.budget)
-    if run.policy == "adaptive":
-        return ClassBalancedBuffer(run.budget)
+    max_bytes = run.budget * math.prod(train.shape)
+    if run.policy in AVALANCHES:
+        make = AVALANCHES[run.policy]
+        if settings.codec is None:
+            return make(run.budget)
+        return CodedBuffer(make(len(train)), max_bytes, settings.codec, train.preprocessing)
     common: dict[str, Any] = {
-        "max_bytes": at_rest_bytes(run.budget, train.shape, train.num_classes),
+        "max_bytes": max_bytes,
+        "codec": settings.codec,
         "num_classes": train.num_classes,
         "seed": run.seed,
         "pixels": train.preprocessing,
@@ -295,7 +305,7 @@ def _stream(settings: Settings, train: RealData, test: RealData, cache: Path, ru
         if policy is not None and "retrain" in settings.protocols and wanted:
             retrained.append(_retrained(settings, policy, test, order[: sum(sizes[: number + 1])], run.seed))
     images = 0 if policy is None else len(policy.buffer)
-    size = at_rest_bytes(images, train.shape, train.num_classes)
+    size = policy.bytes if isinstance(policy, CodedBuffer) else images * math.prod(train.shape)
     distilling = 0.0
     if isinstance(policy, ClassMemory):
         size = policy.budget().bytes
@@ -440,6 +450,7 @@ def row_of(key: Cell, numbers: list[float], mine: list[Outcome], against: list[f
         "protocol": protocol,
         "memory": budget or None,
         "bytes": round(bytes_of(mine)) or None,
+        "images": round(summary([one.images for one in mine]).mean) or None,
         "policy": policy,
         "final %": percent(numbers),
         "incremental %": percent([one.incremental for one in streams] or whole),

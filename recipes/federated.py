@@ -35,6 +35,7 @@ from ddkit.integrations.federated.strategy import FedDistill
 from ddkit.integrations.federated.task import Task
 from ddkit.integrations.federated.training import train, training_data
 from ddkit.integrations.federated.weights import load_arrays, weights_to_arrays
+from ddkit.integrations.federated.wire import check_wire
 from ddkit.models.spec import ModelSpec
 from ddkit.recipes.job import Frozen, Job, checked, of_data_set
 from ddkit.recipes.page import Page, difference, panels
@@ -84,7 +85,7 @@ class Settings(Frozen):
     server: dict[str, Any]
     central: dict[str, Any]
     ipc: list[int] = Field(min_length=1)
-    wire: Literal["uint8", "float16", "float32"]
+    wire: str
     real: list[str]
     method: str
     options: dict[str, Any]
@@ -151,7 +152,8 @@ Results = dict[float, list[list[Way]]]
 def run(job: Job) -> dict[str, Any]:
     """Run every way on every partition; write ``table.json``, ``table.csv``, ``ways.json``, a figure and the page."""
     settings = checked(Settings, of_data_set(job.values)).check()
-    load_pair(settings.data, root=settings.data_root)
+    train, _ = load_pair(settings.data, root=settings.data_root)
+    check_wire(settings.wire, train.shape)
     partitions = [(alpha, number) for alpha in dict.fromkeys(settings.alpha) for number in range(settings.seeds)]
     items = {
         f"alpha-{a:.12g}-{number}-{name}": (a, number, name) for a, number in partitions for name in ways(settings)

@@ -20,7 +20,8 @@ from ddkit.base.registry import checked_options
 from ddkit.base.streams import Streams
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.evaluation.statistics import Summary, summary
-from ddkit.integrations.graph.artifact import load, save
+from ddkit.integrations.graph.artifact import coded, load, save
+from ddkit.integrations.graph.coded import code_graph
 from ddkit.integrations.graph.condenser import GraphCondenser
 from ddkit.integrations.graph.evaluation import evaluate, evaluate_whole
 from ddkit.integrations.graph.generated import block_model, karate_club, random_families
@@ -64,6 +65,7 @@ class Settings(Frozen):
     seed: int = Field(ge=0)
     methods: list[str]
     gcond: bool
+    codec: str | None
     seeds: int = Field(ge=1)
     sizes: dict[str, list[float]]
     transfer: TransferSettings
@@ -138,7 +140,9 @@ def run(job: Job) -> dict[str, Any]:
             job.say(f"{name}: {data.num_nodes} nodes, {data.num_edges // 2} edges")
             work = Condensation(settings, training, name, data, job.out / "sets", pool)
             found += cells.map(Cell, work.run, {one.name: one for one in plans[name]})
-    family_rows = condense_families(families, settings.seed, job.out / "sets", cells) if families else []
+    family_rows = (
+        condense_families(families, settings.seed, settings.codec, job.out / "sets", cells) if families else []
+    )
     table, transfer = main_rows(found), transfer_rows(found)
     page = Page(job, f"Condensing graphs: {settings.data}", {"condensed graphs of each kind": settings.seeds})
     page.add("Accuracy of a GCN", table)
@@ -152,6 +156,8 @@ def check(settings: Settings) -> Training:
     """Build every piece once, so that a bad setting is refused before the first runs."""
     if settings.data not in SETS:
         raise unknown_name("data of recipe graph", settings.data, SETS)
+    if settings.codec is not None:
+        code_graph({"x": torch.rand(2, 8), "y": torch.arange(2)}, settings.codec)
     for name in settings.transfer.models:
         if name not in MODELS:
             raise unknown_name("model", name, MODELS)
@@ -257,7 +263,7 @@ def condensed(
     path = folder / f"{stem}.safetensors"
     if not path.is_file():
         condenser = GraphCondenser("means") if size is None else condenser_of(settings, method, size, number)
-        save(condenser.condense(data), path)
+        save(kept(condenser.condense(data), settings.codec), path)
     return path
 
 
@@ -277,7 +283,14 @@ class Family:
     seconds: float
 
 
-def condense_families(settings: FamilySettings, seed: int, folder: Path, cells: Cells) -> list[dict[str, Any]]:
+def kept(made: Any, codec: str | None) -> Any:
+    """Return condensed graphs in the bytes of a codec; None leaves them as they are."""
+    return made if codec is None else coded(made, codec)
+
+
+def condense_families(
+    settings: FamilySettings, seed: int, codec: str | None, folder: Path, cells: Cells
+) -> list[dict[str, Any]]:
     """Return the table of sets of graphs, generated families: random picks beside DosCond, and the whole set."""
     graphs = random_families(settings.per_class, settings.nodes, seed=seed)
     order = torch.randperm(len(graphs), generator=Streams(seed)("families")).tolist()
@@ -290,6 +303,7 @@ def condense_families(settings: FamilySettings, seed: int, folder: Path, cells: 
             made: Any = train
             if method != "whole":
                 made = GraphCondenser(method, graphs_per_class=1, seed=1000 * seed + number).condense(train)
+                made = kept(made, codec)
                 save(made, folder / f"families-{method}-{number}.safetensors")
             result = evaluate_graphs(made, test, seeds=1, val=val, seed=1000 * seed + number)
             found.extend(result.rows[0].accuracies)

@@ -256,3 +256,19 @@ def test_pictures_say_that_they_are_not_whitened(tmp_path: Path) -> None:
     )
     assert "whitening" in (whitened.export(tmp_path / "a", "parquet").lossy or "")
     assert whitened.export(tmp_path / "b", "npz").lossy is None
+
+
+@pytest.mark.parametrize("codec", ["uniform:bits=3", "palette:colours=4"])
+def test_a_coded_set_is_one_picture_with_a_row_a_class(codec: str, tmp_path: Path) -> None:
+    coded = make(labels=torch.tensor([2, 0, 2, 0, 2, 0]), class_names=("ape", "bee", "cat")).coded(codec)
+    report = coded.export(tmp_path / "look.png", "sheet")
+    picture = pil_to_tensor(Image.open(report.path))
+    assert picture.shape == (3, 3 * 5 - 1, 3 * 6 - 1)
+    pixels = expected_pixels(coded)
+    for row, members in ((0, [1, 3, 5]), (2, [0, 2, 4])):
+        for column, number in enumerate(members):
+            tile = picture[:, 5 * row : 5 * row + 4, 6 * column : 6 * column + 5]
+            assert torch.equal(tile, pixels[number])
+    assert bool((picture[:, 5:9] == 255).all())  # no image of this class
+    assert report.lossy is not None and "labels are the rows" in report.lossy
+    assert coded.export(tmp_path / "folder", "sheet").path == tmp_path / "folder" / "distilled.png"

@@ -133,7 +133,7 @@ def test_a_run_goes_through_every_command(ddkit: Command, run: Path) -> None:
     assert ddkit("show", run, "--json").document == {"report": str(run / "report.html")}
     (row,) = ddkit("compare", run, "--json").document
     assert row["mean"] == entry["result"]["rows"][0]["accuracies"][0]
-    for form in ("npz", "parquet", "imagefolder"):
+    for form in ("npz", "parquet", "imagefolder", "sheet"):
         exported = ddkit("export", run, "--format", form, "--json").document
         assert Path(exported["path"]).exists()
     assert "dm" in ddkit("compare", run).out

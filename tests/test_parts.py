@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from ddkit import Distiller
+from ddkit.codecs import Uniform, encode, lossless
 from ddkit.data import Preprocessing, RealData, load_pair
 from ddkit.data.distilled.dataset import DistilledDataset
-from ddkit.data.distilled.parts import at_rest, at_rest_bytes, label_bytes, relabelled, union
+from ddkit.data.distilled.parts import at_rest, relabelled, union
 from ddkit.errors import ArtifactError, DataError
 
 NAMES = tuple("abcd")
@@ -77,18 +78,23 @@ def test_at_rest_is_within_half_a_level_of_the_clipped_images() -> None:
     assert (rest.viewable() - full.viewable()).abs().max() <= 0.5 / 255 + 1e-6
     outside = ((full.unclipped() < 0) | (full.unclipped() > 1)).float().mean()
     assert rest.metadata["clipped"] == pytest.approx(float(outside), abs=1e-6) and outside > 0
-    assert rest.budget.bytes == 3 * (16 + 1)
+    assert rest.budget.payload == 3 * 16
 
 
-def test_at_rest_soft_labels_are_float16_and_counted() -> None:
+def test_at_rest_soft_labels_are_float16_and_cost_what_a_file_keeps_of_them() -> None:
     rest = at_rest(small([0, 1], "soft"))
     assert torch.equal(rest.labels, rest.labels.half().float())
-    assert rest.budget.bytes == 2 * (16 + 2 * 2)
+    assert rest.budget.payload == 2 * (16 + 4 * 2)
 
 
-def test_bytes_of_labels() -> None:
-    assert [label_bytes(k, False) for k in (2, 256, 257, 65537)] == [1, 1, 2, 4]
-    assert at_rest_bytes(100, (3, 32, 32), 10) == 307_300  # CIFAR-10, ten images per class
+def test_at_rest_keeps_the_symbols_of_eight_bits_over_the_range_of_pixels() -> None:
+    pixels = torch.rand(5, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    pixels[0, :, 0, 0], pixels[0, :, 0, 1] = 0, 1
+    full = DistilledDataset(pixels, torch.zeros(5).long(), class_names=["a"], preprocessing=Preprocessing.identity(2))
+    rest, entry = at_rest(full), encode(Uniform(8, coder="raw"), at_rest(full).viewable())
+    symbols = lossless.decode(entry.parts["symbols"].numpy().tobytes(), entry.entry, (5, 2, 4, 4), 8)
+    assert torch.equal(symbols, rest.images)
+    assert full.coded("uniform:bits=8,coder=raw").budget.payload == rest.budget.payload + 2 * 4  # ends and steps
 
 
 def test_union_keeps_images_labels_and_what_was_meant() -> None:

@@ -13,7 +13,7 @@ from ddkit.cli.tables import print_json
 
 def export(
     run: RunPath,
-    format: Annotated[str, typer.Option(help="parquet, imagefolder or npz.")],
+    format: Annotated[str, typer.Option(help="parquet, imagefolder, npz or sheet.")],
     out: Annotated[Path | None, typer.Option(help="Where to (default: beside the run).")] = None,
     as_json: Json = False,
     verbose: Verbose = False,

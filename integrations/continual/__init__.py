@@ -7,6 +7,7 @@
 Any strategy that takes a ``ReplayPlugin`` takes this memory. Needs the extra ``ddkit[continual]``.
 """
 
+from ddkit.integrations.continual.coded import CodedBuffer
 from ddkit.integrations.continual.coreset import CoresetReplayBuffer
 from ddkit.integrations.continual.distilled import DistilledReplayBuffer
 from ddkit.integrations.continual.memory import ClassMemory
@@ -16,6 +17,7 @@ from ddkit.integrations.continual.replay import RepeatedMemory, SoftTargets, dis
 
 __all__ = [
     "ClassMemory",
+    "CodedBuffer",
     "CoresetReplayBuffer",
     "DistilledReplayBuffer",
     "Facts",

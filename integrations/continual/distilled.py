@@ -20,13 +20,14 @@ from ddkit.base.config import DistillConfig
 from ddkit.base.registry import Registry
 from ddkit.base.streams import Streams
 from ddkit.data.coresets.random import random_indices
-from ddkit.data.distilled.budget import Budget
+from ddkit.data.distilled.budget import Budget, payload
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
 from ddkit.engine.callbacks import Callback
 from ddkit.engine.distiller import Distiller
 from ddkit.engine.run import Run
 from ddkit.errors import ArtifactError, ConfigError, DataError, DivergedError, unknown_name
+from ddkit.integrations.continual.coded import noise_coded
 from ddkit.integrations.continual.incoming import Arrival, Shape
 from ddkit.integrations.continual.keys import Key
 from ddkit.integrations.continual.memory import MEMORY_OPTIONS, ClassMemory
@@ -113,12 +114,14 @@ class DistilledReplayBuffer(ClassMemory):
                 raise unknown_name("option", key, known | {"max_size", *MEMORY_OPTIONS})
         self.method, self.shrink, self.time_limit = method, shrink, time_limit
         self._deadline = math.inf
+        self._prices: dict[tuple[int, int, Shape], int] = {}
         self.cache = None if cache is None else Path(cache)
         self.on_model = networks == "model"
         self.overrides = dict(options)
         if networks is not None and not self.on_model:
             self.overrides["networks"] = networks
-        self.synthesis = self._checked(self._distiller(1, 0)).synthesis
+        config = self._checked(self._distiller(1, 0))
+        self.synthesis, self._whitened = config.synthesis, config.zca is not None
         if self.soft_labels and self.synthesis.options.get("labels") in ("free", "centred"):
             raise ConfigError(
                 f"'{method}' learns label rows that are no probabilities, which strategies cannot train on: "
@@ -146,7 +149,21 @@ class DistilledReplayBuffer(ClassMemory):
         if group == 1 or not self._has_codes:
             return super().bytes_of(images, group, num_classes, shape)
         budget = self._codes(images, group, shape)
-        return budget.bytes + 4 * self._outputs * budget.decoded_images
+        return self._price_of_codes(images, group, shape) + 4 * self._outputs * budget.decoded_images
+
+    def first_count(self, material: Material, quota: int, share: int) -> int:
+        """Return how many images are distilled first; the bytes of codes are not those of real images."""
+        if self._has_codes and len(material.classes) > 1:
+            return quota
+        return super().first_count(material, quota, share)
+
+    def may_repeat(self) -> bool:
+        """Whether the time limit leaves time."""
+        return time.monotonic() < self._deadline
+
+    def ordered(self, part: Part) -> Part:
+        """Return a part with its images in the order of herding."""
+        return herded(part, len(part.distilled))[0]
 
     def condense(self, material: Material, quota: int, agent: Any) -> list[Made]:
         """Distil the classes of ``material``; real images where that fails."""
@@ -172,7 +189,8 @@ class DistilledReplayBuffer(ClassMemory):
         card = distilled.card
         seconds = time.monotonic() - started if card.seconds is None else card.seconds
         how = "selected" if methods.get(self.method).is_coreset else "distilled"
-        return [Made(part, how, seconds, card.steps or 0) for part in parts_of(distilled, material, self.soft_labels)]
+        parts = parts_of(distilled, material, self.soft_labels, self.codec)
+        return [Made(part, how, seconds, card.steps or 0) for part in parts]
 
     def shrink_parts(self, parts: list[Part], quota: int, agent: Any) -> list[Made]:
         """Distil stored images into fewer, or keep some of them."""
@@ -212,10 +230,26 @@ class DistilledReplayBuffer(ClassMemory):
 
     def _codes(self, ipc: int, group: int, shape: Shape) -> Budget:
         """Return the budget of ``ipc`` codes for each of ``group`` classes."""
+        return self._synthesizer(ipc, group, shape).budget()
+
+    def _synthesizer(self, ipc: int, group: int, shape: Shape) -> Synthesizer:
         made: Synthesizer = synthesis.registry.create(
             self.synthesis.name, self.synthesis.options, num_classes=group, ipc=ipc, shape=shape
         )
-        return made.budget()
+        return made
+
+    def _price_of_codes(self, ipc: int, group: int, shape: Shape) -> int:
+        """Return the bytes of ``ipc`` codes for each of ``group`` classes and their decoders; coded, of noise."""
+        key = (ipc, group, shape)
+        if key not in self._prices:
+            made = self._synthesizer(ipc, group, shape)
+            stored = made.stored()
+            if self.codec is not None:
+                stored = noise_coded(stored, self.codec, made.image_like, group)
+            self._prices[key] = payload(stored, group) + self._whitened * 4 * (2 * math.prod(shape) + 1) * math.prod(
+                shape
+            )
+        return self._prices[key]
 
     def _distilled(self, real: RealData, material: Material, quota: int, agent: Any) -> DistilledDataset:
         """Return a set of the G classes, from the cache where it is there."""

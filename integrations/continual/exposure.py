@@ -78,7 +78,7 @@ def exposed(
         rows = FlatData([list(torch.cat(logits))], discard_elements_not_in_indices=True)
         attributes.append(TensorDataAttribute(rows, name="logits", use_in_getitem=True))
     groups = None if transform is None else TransformGroups({"train": (transform, None), "eval": None})
-    images = form.as_items(torch.cat([form.pixels.apply(part.images()) for part in parts]))
+    images = form.as_items(torch.cat([form.pixels.apply(part.pixels()) for part in parts]))
     dataset = AvalancheDataset(
         [Images(images, labels.tolist(), targets)], data_attributes=attributes, transform_groups=groups
     )
@@ -113,7 +113,7 @@ def grouped(content: Any, parts: Sequence[Part]) -> dict[int, Group]:
 def joined(
     parts: Sequence[Part], form: Form, num_classes: int, soft: bool, budget: Budget, metadata: Mapping[str, Any]
 ) -> DistilledDataset:
-    """Return all parts as one distilled dataset with images at rest; codes are decoded.
+    """Return all parts as one distilled dataset with images at rest, or as coded parts decode; codes are decoded.
 
     It has K classes; where class numbers come with several task labels, as many as there are such pairs, numbered in
     the order of tasks and named after them.
@@ -125,8 +125,9 @@ def joined(
         names, places = [words_of(key) for key in keys], {key: place for place, key in enumerate(keys)}
     members = torch.tensor([places[key] for key in keys_of(parts)])
     classes, counts = torch.unique_consecutive(members, return_counts=True)
+    as_bytes = all(part.distilled.coding is None for part in parts)
     return DistilledDataset(
-        torch.cat([part.images() for part in parts]),
+        torch.cat([part.images() if as_bytes else form.pixels.apply(part.pixels()) for part in parts]),
         torch.cat([_labels(part, places, len(names) if soft else None) for part in parts]),
         class_names=names,
         preprocessing=form.pixels,

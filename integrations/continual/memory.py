@@ -33,6 +33,7 @@ from ddkit.integrations.continual.state import dump, read_file, write_file
 #: What every memory can be given beside its size.
 MEMORY_OPTIONS = (
     "max_bytes",
+    "codec",
     "num_classes",
     "seed",
     "soft_labels",
@@ -59,6 +60,9 @@ class ClassMemory(SharedMemory):
     Args:
         max_size: images (or codes) in all; or give ``max_bytes``.
         max_bytes: bytes in all, labels and decoders included: 65536 or ``"64KiB"``.
+        codec: in whose bytes images are kept, ``uniform:bits=3``; what is replayed is what decodes. Every class then
+            holds as many images as fit its share of ``max_bytes`` once they are coded. None for one byte a number.
+            Real images that wait are not coded.
         num_classes: K: every class gets ``max_size // K`` from the start (what is left over stays unused). None
             divides the memory among the classes seen so far, so that shares shrink as classes arrive; so it does
             when more than K have come, of all tasks together. Of more classes than the memory has places for, some
@@ -74,7 +78,9 @@ class ClassMemory(SharedMemory):
         name: of the data, such as ``"mnist"``: digits and characters are not mirrored.
 
     Raises:
-        ConfigError: both sizes or none, one too small for the classes, or soft labels without a number of classes.
+        UnknownNameError: an unknown codec.
+        ConfigError: both sizes or none, one too small for the classes, soft labels without a number of classes, or an
+            option of the codec that is out of range.
     """
 
     _form: Form | None
@@ -86,6 +92,7 @@ class ClassMemory(SharedMemory):
         max_size: int | None = None,
         *,
         max_bytes: int | str | None = None,
+        codec: str | None = None,
         num_classes: int | None = None,
         seed: int = 0,
         soft_labels: bool = False,
@@ -97,7 +104,7 @@ class ClassMemory(SharedMemory):
         size = Size(max_size, None if max_bytes is None else parse_bytes(max_bytes), num_classes)
         if soft_labels and num_classes is None:
             raise ConfigError("soft_labels=True needs num_classes: rows are as long as the model's output")
-        super().__init__(size, seed, soft_labels, window, name)
+        super().__init__(size, seed, soft_labels, window, name, codec)
         self.train_transform = train_transform
         self._pixels = pixels
 
@@ -113,6 +120,7 @@ class ClassMemory(SharedMemory):
             "soft_labels": self.soft_labels,
             "window": self._window.limit,
             "name": self.name,
+            **({} if self.codec is None else {"codec": self.codec}),
         }
 
     @property

@@ -76,7 +76,7 @@ def logits_of(model: nn.Module, images: Tensor, task: int, form: Form) -> Tensor
 
     Args:
         model: the strategy's.
-        images: uint8 ``(n, C, H, W)``.
+        images: uint8 or on the [0, 1] scale, ``(n, C, H, W)``.
         task: label of them all.
         form: of the stream.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -50,8 +50,8 @@ class Part:
     Args:
         holds: classes whose images these are.
         classes: class of each label (or column of a soft label) of ``distilled``; contains ``holds``.
-        distilled: bytes for images that are stored as they are; of one class then. A set with decoders keeps its
-            compact form.
+        distilled: bytes for images that are stored as they are, or what a codec makes of them; of one class then. A set
+            with decoders keeps its compact form.
         task: task label of its images.
         logits: float32 ``(n, H)`` that a strategy's model gave for its images; None where nobody asks for them.
     """
@@ -73,6 +73,12 @@ class Part:
         return self.distilled.synthesis != "pixels"
 
     @property
+    def payload(self) -> int:
+        """Bytes of what is stored, by the one price of all sets; logits are not among them."""
+        assert self.distilled.budget.payload is not None
+        return self.distilled.budget.payload
+
+    @property
     def per_class(self) -> int:
         """Stored images (or codes) of each class."""
         return self.distilled.budget.images // len(self.holds)
@@ -86,6 +92,18 @@ class Part:
         if self.distilled.images.dtype == torch.uint8:
             return self.distilled.images
         return self.distilled.viewable().mul(255).round().to(torch.uint8)
+
+    def pixels(self) -> Tensor:
+        """Return all images as they are replayed, on the scale where real ones lie in [0, 1] or are bytes.
+
+        Coded ones, and those that are to be coded, are float32 and not rounded.
+        """
+        as_bytes = self.distilled.images.dtype == torch.uint8 or (self.compact and self.distilled.coding is None)
+        return self.images() if as_bytes else self.distilled.unclipped()
+
+    def coded(self, codec: str) -> Part:
+        """Return this part in the bytes of a codec."""
+        return replace(self, distilled=self.distilled.coded(codec))
 
     def images_of(self, label: int) -> Tensor:
         """Return the images of one class, uint8 ``(n, C, H, W)``."""
@@ -172,23 +190,26 @@ def of_single_class(distilled: DistilledDataset, quota: int) -> DistilledDataset
     )
 
 
-def parts_of(distilled: DistilledDataset, material: Material, soft: bool) -> list[Part]:
+def parts_of(distilled: DistilledDataset, material: Material, soft: bool, codec: str | None) -> list[Part]:
     """Return what is stored of a set with the G classes of ``material``.
 
-    Images become bytes, one part a class; a set with decoders stays as it is.
+    Images become bytes, or stay as they are for a codec, one part a class in the order of its labels; a set with
+    decoders stays as it is.
     """
     classes = material.classes
     if distilled.synthesis != "pixels":
         return [Part(classes, classes, distilled, material.task)]
-    if distilled.images.dtype != torch.uint8:
+    if distilled.images.dtype != torch.uint8 and codec is None:
         distilled = at_rest(distilled)
+    images = distilled.images if distilled.images.dtype == torch.uint8 else distilled.unclipped()
     kept = soft and distilled.label_kind == "soft"
     members, labels = distilled.started_as(), distilled.labels if kept else distilled.hard_labels()
     card, parts = distilled.card, []
     for place in range(len(classes)):
-        index = members == place
+        index = (members == place).nonzero().squeeze(1)
+        index = index if kept else index[labels[index].argsort(stable=True)]
         one = DistilledDataset(
-            distilled.images[index],
+            images[index],
             labels[index],
             class_names=distilled.class_names,
             preprocessing=Preprocessing.identity(material.images.shape[1]),
@@ -197,7 +218,7 @@ def parts_of(distilled: DistilledDataset, material: Material, soft: bool) -> lis
                 "method": card.method,
                 "steps": card.steps or 0,
                 "clipped": card.clipped,
-                "order": {"classes": [place], "per_class": int(index.sum())},
+                "order": {"classes": [place], "per_class": len(index)},
             },
         )
         parts.append(Part((classes[place],), classes, one, material.task))
@@ -246,17 +267,18 @@ def left_of(part: Part, keys: Collection[Key]) -> list[Part]:
 
 
 def _at(part: Part, index: Tensor, label: int | None = None) -> Part:
-    """Return the images at ``index`` of one class as bytes."""
+    """Return the images at ``index`` of one class as bytes, coded ones as they decode."""
     label = part.holds[0] if label is None else label
     place = part.classes.index(label)
     soft = part.distilled.label_kind == "soft"
+    index = index if soft else index[part.distilled.hard_labels()[index].argsort(stable=True)]
     labels = part.distilled.labels[index] if soft else part.distilled.hard_labels()[index]
     order = {"classes": [place], "per_class": len(index)}
     one = DistilledDataset(
-        part.images()[index],
+        part.pixels()[index],
         labels,
         class_names=part.distilled.class_names,
-        preprocessing=part.distilled.preprocessing,
+        preprocessing=Preprocessing.identity(part.distilled.shape[0]),
         label_kind="soft" if soft else "hard",
         metadata={**part.distilled.metadata, "order": order},
     )

@@ -28,7 +28,7 @@ from ddkit.integrations.federated.shard import UNSEEN_STARTS, distil_shard
 from ddkit.integrations.federated.task import Task
 from ddkit.integrations.federated.training import check_recipe, train, training_data
 from ddkit.integrations.federated.weights import load_arrays, weights_to_arrays
-from ddkit.integrations.federated.wire import EXAMPLES, METRICS, Wire, check_wire, pack
+from ddkit.integrations.federated.wire import EXAMPLES, METRICS, check_wire, pack
 from ddkit.models.spec import ModelSpec
 from ddkit.networks.network import Network
 from ddkit.training.recipe import TrainingRecipe
@@ -64,7 +64,8 @@ class DistillClient:
         load: returns the client's images for its context; classes without images are allowed.
         method: name of a ddkit method.
         ipc: most images per class; a smaller class sends as many as it has.
-        wire: number format of the images, ``uint8``, ``float16`` or ``float32``.
+        wire: number format of the images, ``uint8``, ``float16`` or ``float32``, or ``coded:CODEC``, such as
+            ``coded:uniform:bits=3``.
         options: overrides of the method's preset. It starts from class means unless told otherwise.
         min_class_size: classes with fewer images are left out; at least 2, as the mean of one image is that image.
         allow_real_init: send or start from real images, which are then recognisable in the message.
@@ -74,7 +75,7 @@ class DistillClient:
 
     Raises:
         ConfigError: an option out of range, real images that are not allowed, or options beside ``private``.
-        UnknownNameError: no such method or wire format.
+        UnknownNameError: no such method, wire format or codec.
     """
 
     @in_range("")
@@ -85,14 +86,14 @@ class DistillClient:
         *,
         method: str = "dm",
         ipc: Count = 10,
-        wire: Wire = "uint8",
+        wire: str = "uint8",
         options: Mapping[str, Any] | None = None,
         min_class_size: Count = 2,
         allow_real_init: bool = False,
         private: PrivateRelease | None = None,
         seed: int = 0,
     ) -> None:
-        check_wire(wire)
+        check_wire(wire, task.shape)
         if min_class_size < 2 and not allow_real_init:
             raise ConfigError(
                 "min_class_size=1 sends the copy of an image where a class has one: use at least 2, or "

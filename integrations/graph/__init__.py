@@ -8,7 +8,7 @@
 Everything is computed on the CPU; ``small.to(device)`` moves the result. Condensing gives no differential privacy.
 """
 
-from ddkit.integrations.graph.artifact import load, save
+from ddkit.integrations.graph.artifact import coded, load, save
 from ddkit.integrations.graph.budget import stored_bytes
 from ddkit.integrations.graph.condenser import GraphCondenser
 from ddkit.integrations.graph.evaluation import evaluate, evaluate_whole
@@ -33,6 +33,7 @@ __all__ = [
     "Training",
     "block_model",
     "citation_model",
+    "coded",
     "evaluate",
     "evaluate_graphs",
     "evaluate_whole",

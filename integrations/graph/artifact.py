@@ -4,6 +4,9 @@ Tensors: ``x`` (n, F) and ``y``, of all graphs one after the other; ``edge_index
 there are edges; node numbers count within their own graph. Content: ``kind`` (``nodes`` or ``graphs``), ``nodes`` and
 ``edges`` of every graph, ``weighted`` and the ``provenance`` of every graph. The envelope, its checksum and what a
 reader refuses are those of :mod:`ddkit.base.container`.
+
+Format 2 is of coded graphs: tensors ``coded.<graph>.<name>.<part>`` in place of these, and ``codec`` in the content
+(:mod:`ddkit.integrations.graph.coded`). Others are written in format 1, as ever.
 """
 
 from __future__ import annotations
@@ -17,11 +20,14 @@ from torch import Tensor
 
 from ddkit.base.container import pack, unpack
 from ddkit.base.files import write_atomically
+from ddkit.data.distilled.coding import Coding
 from ddkit.errors import ArtifactError
+from ddkit.integrations.graph.coded import code_graph, codings_of, contents, decode_graph
 from ddkit.integrations.graph.host import Data
 
 FORMAT = "ddkit.condensed-graph"
-FORMAT_VERSION = 1
+#: Of graphs that are stored as they are, and of coded ones.
+PLAIN_VERSION, FORMAT_VERSION = 1, 2
 #: Labels are compared as float64.
 MOST_LABELS = 2**53
 
@@ -33,7 +39,70 @@ def save(condensed: Data | Sequence[Data], path: Path | str) -> Path:
         ArtifactError: it cannot be stored (no graphs, NaN, features of unequal width).
         CheckpointError: the disk is full or the folder cannot be written; nothing was changed.
     """
-    graphs: list[Any] = list(condensed) if isinstance(condensed, list | tuple) else [condensed]
+    content, tensors = _stored(condensed)
+    version = PLAIN_VERSION
+    codings: list[Any] = [getattr(graph, "coding", None) for graph in _listed(condensed)]
+    if any(coding is not None for coding in codings):
+        made = _decoded(content, codings) if None not in codings and len({one.codec for one in codings}) == 1 else {}
+        if set(made) != set(tensors) or any(not torch.equal(tensors[name], own) for name, own in made.items()):
+            raise ArtifactError("graphs were changed or mixed after they were coded: code them anew")
+        content, version = {**content, "codec": contents(codings)}, FORMAT_VERSION
+        tensors = {
+            f"coded.{number}.{name}": part for number, one in enumerate(codings) for name, part in one.parts().items()
+        }
+    raw = pack(tensors, content, kind=FORMAT, version=version)
+    return write_atomically(path, lambda temporary: temporary.write_bytes(raw))
+
+
+def coded(condensed: Data | Sequence[Data], codec: str) -> Data | list[Data]:
+    """Return a condensed graph, or the graphs of a condensed set, in fewer bytes: what a codec keeps, decoded.
+
+    Features and edge weights go through the codec and change slightly; labels and edges, now in the order of their
+    rows, do not. :func:`save` writes the coded form, and ``provenance["bytes"]`` counts it.
+
+    >>> small = coded(condense(graph), "uniform:bits=4")
+
+    Args:
+        condensed: what ``condense()`` returned.
+        codec: a name of :data:`ddkit.codecs.registry` with its options.
+
+    Raises:
+        UnknownNameError: no such codec.
+        ConfigError: an option out of range, or features that the codec cannot hold.
+        ArtifactError: no graph that could be stored.
+    """
+    content, _ = _stored(condensed)
+    single = isinstance(condensed, Data)
+    codings = [code_graph(_stored(graph if single else [graph])[1], codec) for graph in _listed(condensed)]
+    told = [
+        {**own, "bytes": coding.nbytes, "codec": codec}
+        for own, coding in zip(content["provenance"], codings, strict=True)
+    ]
+    return _made({**content, "provenance": told}, _decoded(content, codings), codings)
+
+
+def _listed(condensed: Data | Sequence[Data]) -> list[Any]:
+    return list(condensed) if isinstance(condensed, list | tuple) else [condensed]
+
+
+def _decoded(content: Mapping[str, Any], codings: Sequence[Coding]) -> dict[str, Tensor]:
+    """Return the tensors of format 1 of coded graphs."""
+    made = [
+        decode_graph(coding, nodes, edges)
+        for coding, nodes, edges in zip(codings, content["nodes"], content["edges"], strict=True)
+    ]
+    tensors = _joined({name: [own[name] for own in made] for name in ("x", "y")}, 0)
+    wired = [own for own in made if "edge_index" in own]
+    if wired:
+        tensors |= _joined({"edge_index": [own["edge_index"] for own in wired]}, 1)
+        weights = [own["edge_weight"] for own in wired if "edge_weight" in own]
+        tensors |= _joined({"edge_weight": weights}, 0) if weights else {}
+    return tensors
+
+
+def _stored(condensed: Data | Sequence[Data]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return content and tensors of format 1, checked."""
+    graphs = _listed(condensed)
     if not all(isinstance(graph, Data) for graph in graphs):
         raise ArtifactError(f"a {type(condensed).__name__} is no condensed graph: give what condense() returned")
     if not graphs:
@@ -54,8 +123,7 @@ def save(condensed: Data | Sequence[Data], path: Path | str) -> Path:
         "provenance": [getattr(graph, "provenance", {}) for graph in graphs],
     }
     _check(content, tensors)
-    raw = pack(tensors, content, kind=FORMAT, version=FORMAT_VERSION)
-    return write_atomically(path, lambda temporary: temporary.write_bytes(raw))
+    return content, tensors
 
 
 def _joined(parts: Mapping[str, Sequence[Any]], dim: int) -> dict[str, Tensor]:
@@ -79,11 +147,23 @@ def load(path: Path | str) -> Data | list[Data]:
             content, tensors = unpack(stream, path.stat().st_size, kind=FORMAT, version=FORMAT_VERSION)
     except OSError as error:
         raise ArtifactError(f"cannot read '{path}': {error.strerror}; check the path") from None
+    codings = None
     try:
+        if isinstance(content, dict) and "codec" in content:
+            codec = content.pop("codec")
+            _check_content(content)
+            codings = codings_of(codec, tensors, len(content["nodes"]))
+            tensors = _decoded(content, codings)
         _check(content, tensors)
     except ArtifactError as error:
         raise ArtifactError(f"'{path}': {error}") from None
+    return _made(content, tensors, codings)
+
+
+def _made(content: dict[str, Any], tensors: dict[str, Tensor], codings: Sequence[Coding] | None) -> Data | list[Data]:
     graphs = _graphs(content, tensors)
+    for graph, coding in zip(graphs, codings or (), strict=codings is not None):
+        graph.coding = coding
     return graphs[0] if content["kind"] == "nodes" else graphs
 
 
@@ -105,8 +185,8 @@ def _graphs(content: dict[str, Any], tensors: dict[str, Tensor]) -> list[Data]:
     return graphs
 
 
-def _check(content: Any, tensors: dict[str, Tensor]) -> None:
-    """Check that document and tensors agree and that edges name nodes of their own graph."""
+def _check_content(content: Any) -> None:
+    """Check the document alone."""
     if not isinstance(content, dict) or set(content) != {"kind", "nodes", "edges", "weighted", "provenance"}:
         raise ArtifactError("the document is not that of a condensed graph")
     nodes, edges = content["nodes"], content["edges"]
@@ -123,6 +203,12 @@ def _check(content: Any, tensors: dict[str, Tensor]) -> None:
         or type(content["weighted"]) is not bool
     ):
         raise ArtifactError(f"kind {str(content['kind'])[:20]!r} with {len(nodes)} graphs is unknown")
+
+
+def _check(content: Any, tensors: dict[str, Tensor]) -> None:
+    """Check that document and tensors agree and that edges name nodes of their own graph."""
+    _check_content(content)
+    nodes, edges, single = content["nodes"], content["edges"], content["kind"] == "nodes"
     wanted: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
         "y": (torch.int64, (nodes[0] if single else len(nodes),)),
     }

@@ -107,7 +107,9 @@ def smallest_bytes(x: Tensor, edges: int, weighted: bool) -> int:
 
 
 def stored_bytes(graph: Data) -> int:
-    """Return the bytes of features, edges, weights and labels as they are saved."""
+    """Return the bytes of features, edges, weights and labels as they are saved, coded ones as the codec keeps them."""
+    if (coding := getattr(graph, "coding", None)) is not None:
+        return int(coding.nbytes)
     weight = getattr(graph, "edge_weight", None)
     kept = [graph.x, graph.edge_index, graph.y, *([] if weight is None else [weight])]
     return sum(tensor.nbytes for tensor in kept)

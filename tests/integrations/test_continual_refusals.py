@@ -115,15 +115,15 @@ def test_an_empty_memory_is_no_dataset() -> None:
 
 
 def test_bytes_that_hold_no_image_of_each_class_name_what_does() -> None:
-    with pytest.raises(ConfigError, match="4 classes, of 17 bytes each: give at least 68 bytes"):
-        fed(tiny(None, max_bytes=67))
-    assert len(fed(tiny(None, max_bytes=68)).buffer) == 4
+    with pytest.raises(ConfigError, match="4 classes, of 16 bytes each: give at least 64 bytes"):
+        fed(tiny(None, max_bytes=63))
+    assert len(fed(tiny(None, max_bytes=64)).buffer) == 4
 
 
 def test_bytes_are_filled_but_not_exceeded() -> None:
-    for size in (68, 135, 136, "0.2KiB"):
+    for size in (64, 127, 128, "0.2KiB"):
         buffer = fed(CoresetReplayBuffer(max_bytes=size, num_classes=4))
-        each = parse_bytes(size) // 4 // 17
+        each = parse_bytes(size) // 4 // 16
         assert buffer.budget().images == 4 * each == buffer.max_size
         assert buffer.budget().bytes <= parse_bytes(size)
 
@@ -143,16 +143,16 @@ def test_of_more_classes_than_places_some_are_left_out_and_stay_out() -> None:
 
 def test_bytes_for_fewer_classes_than_come_leave_some_out() -> None:
     with pytest.warns(UserWarning, match="has places for 2 of 4 classes"):
-        buffer = fed(CoresetReplayBuffer(max_bytes=2 * 17 + 16))
-    assert buffer.budget().bytes == 2 * 17
+        buffer = fed(CoresetReplayBuffer(max_bytes=2 * 16 + 15))
+    assert buffer.budget().bytes == 2 * 16
     with pytest.raises(ConfigError, match="does not hold one image"):
-        fed(CoresetReplayBuffer(max_bytes=16))
+        fed(CoresetReplayBuffer(max_bytes=15))
 
 
 def test_a_size_can_be_checked_before_there_are_images() -> None:
-    with pytest.raises(ConfigError, match="4 classes, of 17 bytes each: give at least 68 bytes"):
-        tiny(None, max_bytes=67).check((1, 4, 4))
-    tiny(None, max_bytes=68).check((1, 4, 4))
+    with pytest.raises(ConfigError, match="4 classes, of 16 bytes each: give at least 64 bytes"):
+        tiny(None, max_bytes=63).check((1, 4, 4))
+    tiny(None, max_bytes=64).check((1, 4, 4))
     with pytest.raises(ConfigError, match="of 256 bytes each: give at least 1024 bytes"):
         tiny(None, max_bytes=1023, synthesis="multi-formation").check((1, 8, 8), 2)
 

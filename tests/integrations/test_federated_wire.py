@@ -11,8 +11,10 @@ import pytest
 import torch
 from numpy.lib import format as npy_format
 
-from ddkit.data.distilled.dataset import DistilledDataset
-from ddkit.errors import ConfigError, UnknownNameError
+from ddkit.base import container
+from ddkit.data import Preprocessing
+from ddkit.data.distilled.dataset import FORMAT, FORMAT_VERSION, DistilledDataset
+from ddkit.errors import ConfigError, DDKitError, UnknownNameError
 from ddkit.integrations.federated import Limits, PayloadError
 from ddkit.integrations.federated.flower import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from ddkit.integrations.federated.npy import read_array
@@ -64,6 +66,118 @@ def test_floats_beyond_the_range_of_pixels_are_clipped_as_bytes_and_kept_as_floa
     bright = torch.full((6, 1, 8, 8), 1.5)
     assert float(unpack(pack(make(images=bright), [5] * 3, "float32"), LIMITS).distilled.unclipped().max()) > 1.49
     assert float(unpack(pack(make(images=bright), [5] * 3), LIMITS).distilled.unclipped().max()) <= 1.0
+
+
+CODED = "coded:uniform:bits=3"
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_a_coded_set_arrives_as_it_decodes_class_by_class_in_counted_bytes(kind: str) -> None:
+    sent = make(kind)
+    content = pack(sent, [5, 6, 7], CODED)
+    got = unpack(content, LIMITS).distilled
+    raw = bytes(read_array(content.array_records["distilled"]["file"].data, ("uint8",), (None,), "file"))
+    file = DistilledDataset.from_bytes(raw)
+    assert (
+        file.coding is not None and file.coding.codec == "uniform:bits=3" and not set(file.metadata) - {"ddkit_version"}
+    )
+    assert torch.equal(got.tensors()[0], TASK.preprocessing.apply(file.images)) and got.label_kind == kind
+    far = (got.unclipped() - sent.unclipped()[sent.hard_labels().argsort(stable=True)]).abs().max()
+    assert 0 < float(far) <= 1 / 14 + 1e-3  # half a step of seven
+    assert len(raw) < content_bytes(content) < len(raw) + 300
+    assert (file.budget.payload or 0) < (6 * 64 + 6) / 2 or kind == "soft"
+
+
+def file_of(distilled: DistilledDataset, codec: str | None = "uniform:bits=3") -> RecordDict:
+    """Return a reply with the file of any set."""
+    held = distilled if codec is None else distilled.coded(codec)
+    return sent_file(held.to_bytes())
+
+
+def sent_file(raw: bytes) -> RecordDict:
+    content = good()
+    content["distilled"] = ArrayRecord({"file": Array(np.frombuffer(raw, np.uint8))})
+    return content
+
+
+def pixel_set(shape: tuple[int, ...] = (6, 1, 8, 8), classes: int = 3, **more: Any) -> DistilledDataset:
+    labels = more.pop("labels", torch.arange(classes).repeat_interleave(shape[0] // classes))
+    return DistilledDataset(
+        more.pop("images", torch.rand(shape)),
+        labels,
+        class_names=[str(number) for number in range(classes)],
+        preprocessing=more.pop("preprocessing", Preprocessing.identity(shape[1])),
+        **more,
+    )
+
+
+def changed_entry(**changes: Any) -> RecordDict:
+    """Return a reply with a file whose entry of the images lies, under a correct checksum."""
+    raw = pixel_set().coded("uniform:bits=3,coder=zlib").to_bytes()
+    content, tensors = container.unpack(io.BytesIO(raw), len(raw), kind=FORMAT, version=FORMAT_VERSION)
+    content["codec"]["tensors"]["images"].update(changes)
+    return sent_file(container.pack(tensors, content, kind=FORMAT, version=FORMAT_VERSION))
+
+
+BAD_FILES: dict[str, tuple[Any, str]] = {
+    "no file": (lambda: sent_file(b"nonsense"), "file is no coded set"),
+    "a file and images": (
+        lambda: replaced("arrays", "file", Array(np.zeros(9, np.uint8))),
+        "exactly images and targets, or file",
+    ),
+    "an uncoded set": (lambda: file_of(pixel_set(), None), "file is no coded set: send one of coded:CODEC"),
+    "truncated": (lambda: sent_file(pixel_set().coded("uniform:bits=3").to_bytes()[:-5]), "truncated"),
+    "oversized": (lambda: file_of(pixel_set((90, 1, 8, 8)), "float32"), "max_bytes"),
+    "more images than allowed": (lambda: file_of(pixel_set((15, 1, 8, 8))), "announces 15 images .* at most 12"),
+    "more images of a class": (
+        lambda: file_of(pixel_set(labels=torch.tensor([0, 0, 0, 0, 0, 1]))),
+        "5 images of class 0: at most max_ipc=4",
+    ),
+    "other images": (lambda: file_of(pixel_set((6, 1, 9, 8))), r"expected images \(N, 1, 8, 8\)"),
+    "other classes": (lambda: file_of(pixel_set(classes=2)), "2 classes"),
+    "a million announced": (lambda: changed_entry(shape=[10**6, 1, 8, 8]), "announces 1000000 images"),
+    "more symbols announced": (lambda: changed_entry(shape=[7, 1, 8, 8]), "announces 7 images"),
+    "symbols that do not fill": (lambda: changed_entry(bits=4), "bytes of symbols were announced"),
+    "an unknown codec": (lambda: changed_entry(kind="mine"), "no installed package registers codec 'mine'"),
+    "another scale": (
+        lambda: file_of(pixel_set(preprocessing=Preprocessing((0.5,), (0.5,)))),
+        "on the scale of pixels",
+    ),
+    "regression rows": (
+        lambda: file_of(pixel_set(labels=torch.randn(6, 3), label_kind="regression")),
+        "regression labels",
+    ),
+    "pixels far away": (lambda: file_of(pixel_set(images=torch.rand(6, 1, 8, 8) * 9)), "allowed is -1.0 to 2.0"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_coded_file_is_refused_with_its_reason(case: str) -> None:
+    build, words = BAD_FILES[case]
+    with pytest.raises(PayloadError, match=words):
+        unpack(build(), LIMITS)
+
+
+def test_what_a_file_announces_is_checked_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decoded(*_: object) -> None:
+        raise AssertionError("decoded before the check")
+
+    monkeypatch.setattr(DistilledDataset, "from_bytes", decoded)
+    with pytest.raises(PayloadError, match="announces 1000000 images"):
+        unpack(changed_entry(shape=[10**6, 1, 8, 8]), LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("wire", "words"),
+    [
+        ("coded:uniforn", "did you mean 'uniform'"),
+        ("coded:uniform:bits=0", r"codec.bits=0 must lie in \[1, 8\]"),
+        ("coded:palette", "palette is for images of several channels"),
+    ],
+)
+def test_a_codec_that_cannot_be_sent_is_refused(wire: str, words: str) -> None:
+    with pytest.raises(DDKitError, match=words):
+        pack(make(), [5, 6, 7], wire)
 
 
 def npy(header: str, payload: bytes = b"") -> bytes:

@@ -194,3 +194,40 @@ def test_an_exported_folder_follows_the_umask(tmp_path: Path) -> None:
         os.umask(before)
     for path in (tmp_path / "images").rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
+
+
+def test_a_release_is_coded_afterwards_with_its_statement_and_its_folder_s_rules(
+    release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in release.rglob("*") if path.is_file()}
+    status, text = run(capsys, "encode", release, "--codec", "uniform:bits=3")
+    assert status == 0, text
+    plain, coded = DistilledDataset.load(release), DistilledDataset.load(release / "coded.safetensors")
+    assert coded.metadata == plain.metadata and coded.metadata["privacy"]["quote"]
+    assert (coded.budget.payload or 0) < (plain.budget.payload or 0) / 4
+    assert release_of(release / "coded.safetensors") == release.resolve()
+    report = coded.export(tmp_path / "set.npz", "npz")
+    assert report.privacy == plain.metadata["privacy"]["quote"]
+    real = records(seed=1)
+    np.savez(tmp_path / "records.npz", images=real.images.numpy(), labels=real.labels.numpy())
+    options = ("--data", tmp_path / "records.npz", "--repeats", "1", "--set", "epochs=1", "--arch", "mlp:width=4")
+    status, text = run(capsys, "evaluate", release / "coded.safetensors", *options)
+    assert status == 0, text
+    after = {path: path.read_bytes() for path in release.rglob("*") if path.is_file()}
+    assert after.pop(release / "coded.safetensors") and after == before
+
+
+def test_a_release_that_is_coded_elsewhere_is_a_release_there(
+    release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, text = run(capsys, "encode", release, "--codec", "float16", "--out", tmp_path / "coded")
+    assert status == 0, text
+    assert release_of(tmp_path / "coded") == (tmp_path / "coded").resolve()
+    assert DistilledDataset.load(tmp_path / "coded").metadata["privacy"]["quote"]
+
+
+def test_a_codec_before_the_release_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"codec=uniform:bits=3 comes after the release, .* costs no privacy: leave it"
+    ):
+        PrivateDistiller(2, method="dp-dm", ipc=2, codec="uniform:bits=3", **TINY["dp-dm"])

@@ -62,7 +62,15 @@ def test_all_policies_protocols_and_sizes_are_in_the_table(finished: tuple[Path,
 
 def test_memories_of_one_size_cost_the_same_bytes(finished: tuple[Path, dict[str, Any]]) -> None:
     for row in finished[1]["table"]:
-        assert row["bytes"] == (None if row["memory"] is None else 65 * row["memory"])
+        assert row["bytes"] == (None if row["memory"] is None else 64 * row["memory"])
+
+
+def test_in_a_codec_all_memories_hold_more_images_in_the_same_bytes(tmp_path: Path) -> None:
+    settings = {"policies": ["reservoir", "adaptive", "random", "distilled"], "budgets": [20], "seeds": 1}
+    rows = run(tmp_path / "out", **settings, codec="uniform:bits=3", protocols=["interleave"])["table"]
+    assert len(rows) == 4
+    for row in rows:
+        assert 0.7 * 64 * 20 < row["bytes"] <= 64 * 20 and row["images"] > 20
 
 
 def test_every_row_is_compared_with_the_best_memory_of_real_images(finished: tuple[Path, dict[str, Any]]) -> None:
@@ -127,6 +135,9 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "method": ({"distil": {"method": "dmm"}}, "did you mean 'dm'"),
     "option": ({"distil": {"method": "dm", "stepz": 2}}, "did you mean 'steps'"),
     "bytes": ({"distil": {"method": "idc"}}, "policy 'distilled' with budget 10: .* at least 2560 bytes"),
+    "codec": ({"codec": "uniform:bits=0"}, r"codec.bits=0 must lie in \[1, 8\]"),
+    "codec for colours": ({"codec": "palette"}, "^codec palette is for images of several channels"),
+    "decided codec": ({"distil": {"method": "dm", "codec": "float16"}}, "distil.codec is decided by the recipe"),
     "decided": ({"distil": {"method": "dm", "seed": 3}}, "distil.seed is decided by the recipe"),
     "recipe": ({"retrain": {"name": "dsaa"}}, "did you mean 'dsa'"),
     "recipe field": ({"retrain": {"epoch": 1}}, "did you mean 'epochs'"),

@@ -75,6 +75,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "training field": ({"local": {"epoch": 1}}, "epoch"),
     "feddm field": ({"feddm": {"round": 1}}, "round"),
     "wire": ({"wire": "uint4"}, "wire"),
+    "codec": ({"wire": "coded:uniform:bits=9"}, r"codec.bits=9 must lie in \[1, 8\]"),
+    "codec for colours": ({"wire": "coded:palette"}, "palette is for images of several channels"),
     "data": ({"data": "digit"}, "did you mean 'digits'"),
 }
 

@@ -70,9 +70,23 @@ def test_the_same_settings_give_the_same_accuracies(tmp_path: Path) -> None:
     assert tables[0] == tables[1]
 
 
+def test_in_a_codec_all_condensed_graphs_are_what_decodes_in_its_bytes(tmp_path: Path) -> None:
+    small = {**TINY, "sizes": {"karate": [1], "block": [1]}, "methods": ["kmeans"], "seeds": 1}
+    small |= {"transfer": {"methods": [], "seeds": 1, "models": ["gcn"]}}
+    plain = recipes.load("graph").run(small, tmp_path / "plain")["table"]
+    table = recipes.load("graph").run({**small, "codec": "float16"}, tmp_path / "coded")["table"]
+    for before, after in zip(plain, table, strict=True):
+        assert after["bytes"] == before["bytes"] if after["set"] == "whole" else after["bytes"] < before["bytes"]
+    for path in (tmp_path / "coded" / "sets").iterdir():
+        held = load(path)
+        assert (held[0] if isinstance(held, list) else held).coding.codec == "float16"
+
+
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
+        ({"codec": "uniform:bits=9"}, ConfigError, r"codec.bits=9 must lie in \[1, 8\]"),
+        ({"codec": "palette"}, ConfigError, "palette is for images"),
         ({"data": "corra"}, UnknownNameError, "did you mean 'cora'"),
         ({"methods": ["gcon"]}, UnknownNameError, "did you mean 'gcond'"),
         ({"transfer": {"methods": ["gcdm"], "seeds": 1, "models": ["gcn"]}}, ConfigError, "add it there"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ddkit.base.config import piece_from_text
@@ -76,6 +78,28 @@ class Coding:
         return cls(codec, {name: Coded(dict(entry), own[name]) for name, entry in entries.items()})
 
 
+def codec_of(text: str) -> Codec:
+    """Return the codec that users give as text.
+
+    Raises:
+        UnknownNameError: no such codec.
+        ConfigError: an unknown option, or one out of range.
+    """
+    piece = piece_from_text(text)
+    return registry.create(piece.pop("name"), piece)
+
+
+@functools.cache
+def bytes_of_noise(codec: str, shape: tuple[int, int, int]) -> int:
+    """Return the bytes of one image (C, H, W) of noise, which hardly compresses.
+
+    Raises:
+        UnknownNameError: no such codec.
+        ConfigError: an option out of range, or images that the codec cannot hold.
+    """
+    return encode(codec_of(codec), torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))).nbytes
+
+
 def code(
     stored: Mapping[str, Tensor],
     codec: str,
@@ -102,8 +126,7 @@ def code(
         UnknownNameError: no such codec.
         ConfigError: an unknown option, or a tensor that the codec cannot hold.
     """
-    piece = piece_from_text(codec)
-    chosen: Codec = registry.create(piece["name"], {key: value for key, value in piece.items() if key != "name"})
+    chosen = codec_of(codec)
     rest = chosen if chosen.name == "float32" else Float16()
     tensors = {}
     for name, tensor in stored.items():

@@ -1,4 +1,4 @@
-"""How is a distilled dataset handed to other tools: Parquet, a folder of PNGs, NumPy arrays?"""
+"""How is a distilled dataset handed to other tools: Parquet, a folder of PNGs, NumPy arrays, one picture?"""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from ddkit.errors import CheckpointError, ConfigError, unknown_name
 
 PARQUET_NAME = "train-00000-of-00001.parquet"
 NPZ_NAME = "distilled.npz"
-_FILE_NAMES = {"parquet": (".parquet", PARQUET_NAME), "npz": (".npz", NPZ_NAME)}
+SHEET_NAME = "distilled.png"
+_FILE_NAMES = {"parquet": (".parquet", PARQUET_NAME), "npz": (".npz", NPZ_NAME), "sheet": (".png", SHEET_NAME)}
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # names that Windows gives to devices
 
 
@@ -85,6 +86,8 @@ def export(content: Exported, path: Path | str, format: str) -> ExportReport:
     - ``npz``: ``images`` (float32, preprocessed), ``labels``, ``class_names``, ``label_kind``, ``mean``,
       ``std`` and the ZCA arrays if any; the decoded images exactly, read with ``allow_pickle=False``. ``path``
       is an ``.npz`` file or a folder.
+
+    - ``sheet``: all images in one PNG to look at, a row a class. ``path`` is a ``.png`` file or a folder.
 
     The privacy statement of a set goes with it: as ``privacy.json`` and ``privacy.txt`` into the folder (named after a
     file that was named), inside of Parquet and npz files, and as a dataset card into a folder with Parquet.
@@ -224,6 +227,23 @@ def _to_npz(content: Exported, path: Path) -> ExportReport:
     return ExportReport(path, 1, _sentence(_left_behind(content)), 0.0)
 
 
+def _to_sheet(content: Exported, path: Path) -> ExportReport:
+    pixels, clipped, lost = _pixels(content)
+    lost.append("labels are the rows, from the first class to the last")
+    channels, height, width = pixels.shape[1:]
+    counts = content.classes.bincount(minlength=len(content.class_names)).tolist()
+    sheet = torch.full((channels, len(counts) * (height + 1), max(counts) * (width + 1)), 255, dtype=torch.uint8)
+    for row, count in enumerate(counts):
+        mine = pixels[content.classes == row]
+        for column in range(count):
+            down, across = row * (height + 1), column * (width + 1)
+            sheet[:, down : down + height, across : across + width] = mine[column]
+    picture = _png(sheet[:, :-1, :-1])
+    path = _file_in(path, *_FILE_NAMES["sheet"])
+    write_atomically(path, lambda temporary: temporary.write_bytes(picture))
+    return ExportReport(path, 1, _sentence(lost), clipped)
+
+
 def _to_image_folder(content: Exported, path: Path) -> ExportReport:
     pixels, clipped, lost = _pixels(content)
     labels = content.classes.tolist()
@@ -263,6 +283,7 @@ _WRITERS: dict[str, Callable[[Exported, Path], ExportReport]] = {
     "parquet": _to_parquet,
     "imagefolder": _to_image_folder,
     "npz": _to_npz,
+    "sheet": _to_sheet,
 }
 
 

@@ -16,22 +16,6 @@ from ddkit.data.distilled.budget import Budget
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ArtifactError
 
-#: Bytes of a soft label's entry at rest (float16).
-SOFT_BYTES = 2
-
-
-def label_bytes(num_classes: int, soft: bool) -> int:
-    """Return the bytes of one label at rest: a float16 row when soft, else as few as tell all classes apart."""
-    if soft:
-        return SOFT_BYTES * num_classes
-    return 1 if num_classes <= 2**8 else 2 if num_classes <= 2**16 else 4
-
-
-def at_rest_bytes(images: int, shape: tuple[int, int, int], num_classes: int, soft: bool = False) -> int:
-    """Return the bytes of ``images`` images of ``shape`` (C, H, W) at one byte a number, labels included."""
-    channels, height, width = shape
-    return images * (channels * height * width + label_bytes(num_classes, soft))
-
 
 def relabelled(distilled: DistilledDataset, classes: Sequence[int], class_names: Sequence[str]) -> DistilledDataset:
     """Return a set of some classes as one of all classes.
@@ -72,27 +56,18 @@ def relabelled(distilled: DistilledDataset, classes: Sequence[int], class_names:
 def at_rest(distilled: DistilledDataset) -> DistilledDataset:
     """Return a set with its images rounded to one byte a number, soft labels to float16.
 
-    The budget counts what :func:`at_rest_bytes` counts. Values beyond the range of real pixels are clipped;
-    ``metadata["clipped"]`` is their share. Decoders are applied.
+    Of real pixels these are the symbols of codec ``uniform:bits=8``, kept as bytes in memory, too. Values beyond their
+    range are clipped; ``metadata["clipped"]`` is their share. Decoders are applied.
     """
     soft = distilled.label_kind != "hard"
     pixels = distilled.unclipped()
     outside = float(((pixels < 0) | (pixels > 1)).float().mean())
-    labels = distilled.labels.half().float() if soft else distilled.labels
-    count = len(distilled)
-    budget = Budget(
-        images=count,
-        decoded_images=count,
-        floats=distilled.images.numel() + labels.numel(),
-        bytes=at_rest_bytes(count, distilled.shape, distilled.num_classes, soft),
-    )
     return DistilledDataset(
         pixels.clamp(0, 1).mul(255).round().to(torch.uint8),
-        labels,
+        distilled.labels.half().float() if soft else distilled.labels,
         class_names=distilled.class_names,
         preprocessing=distilled.preprocessing,
         label_kind=distilled.label_kind,
-        budget=budget,
         metadata={**distilled.metadata, "clipped": round(outside, 6)},
     )
 
