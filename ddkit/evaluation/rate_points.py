@@ -15,8 +15,9 @@ from ddkit.base.version import __version__
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
 from ddkit.data.storage import digest
-from ddkit.errors import ConfigError, DataError, UnknownNameError, unknown_name
+from ddkit.errors import ConfigError, DataError, unknown_name
 from ddkit.evaluation.baselines import baseline_sets
+from ddkit.evaluation.best_form import TooFewBytesError
 from ddkit.evaluation.choice import own_model, recipe_for_others, whole_recipe
 from ddkit.evaluation.compatibility import check_compatible
 from ddkit.evaluation.evaluate import evaluate, evaluate_real
@@ -29,7 +30,7 @@ from ddkit.training.recipe import TrainingRecipe
 #: Baselines whose size follows from that of the set beside which they stand, and the whole real set.
 BASELINES = ("random-bytes", "random-coded", "herding-coded", "random-best", "whole")
 #: Those that are measured unless others are named.
-DEFAULT = ("random-bytes", "random-coded")
+DEFAULT = ("random-bytes", "random-coded", "herding-coded", "random-best")
 #: Sets per random baseline.
 DRAWS = 3
 
@@ -174,16 +175,16 @@ class Measuring:
         return self._point(one, [one.distilled], self._trained([one.distilled], one.recipe), kind, distilled=True)
 
     def _baseline(self, one: Source, kind: str) -> Point | None:
+        others = recipe_for_others(one.distilled, one.recipe)
+        search = {"model": self.model, "recipe": others, "device": self.device, "report": self.report}
+        draws = min(DRAWS, self.repeats)
         try:
-            members = baseline_sets(self.train, one.distilled, [kind], self.seed, min(DRAWS, self.repeats))[kind]
-        except UnknownNameError:
-            raise
-        except ConfigError as error:
+            members = baseline_sets(self.train, one.distilled, [kind], self.seed, draws, **search)[kind]
+        except TooFewBytesError as error:
             self._say(one, f"no point of '{kind}' beside", f": {error}")
             return None
         self._say(one, f"training networks on '{kind}' beside")
         assert isinstance(members, list)
-        others = recipe_for_others(one.distilled, one.recipe)
         return self._point(one, members, self._trained(members, others), kind)
 
     def _trained(self, members: Sequence[DistilledDataset], recipe: TrainingRecipe) -> list[tuple[float, ...]]:
