@@ -39,7 +39,7 @@ from ddkit.training.recipe import TrainingRecipe
 AT_EQUAL_BYTES = ("random-bytes", "random-coded", "random-best")
 #: Images shown to a network that is trained on real images at equal bytes, as many as on small whole data.
 MOST_PASSES = 80_000
-#: Above so many images one draw is evaluated.
+#: Above so many images one network is trained on one draw.
 MANY = 500
 
 
@@ -167,16 +167,18 @@ class Comparison:
     def equal_bytes(self, control: tuple[Plan, str]) -> EvaluationResult:
         """Evaluate random real images, in a form, that fit the bytes of a distilled set.
 
-        Where they are many, one network sees them, :data:`MOST_PASSES` in all.
+        Where they are many, one network sees them, :data:`MOST_PASSES` in all. Those in their best form are one draw.
         """
         plan, kind = control
         distilled, settings = DistilledDataset.load(plan.out), self.settings
         search = {"model": settings.model, "recipe": self.how, **settings.search.model_dump()}
-        sets = baseline_sets(self.train, distilled, (kind,), settings.seed, settings.draws, **search)[kind]
+        draws = 1 if kind == "random-best" else settings.draws
+        sets = baseline_sets(self.train, distilled, (kind,), settings.seed, draws, **search)[kind]
         assert isinstance(sets, list)
         epochs = max(1, min(self.how.epochs, MOST_PASSES // len(sets[0])))
-        draws = sets[:1] if len(sets[0]) > MANY else sets
-        return merge_draws(self._evaluate(draws, how=self.how.replace(epochs=epochs)))
+        many = len(sets[0]) > MANY
+        networks = 1 if many or draws > 1 else settings.repeats
+        return merge_draws(self._evaluate(sets[:1] if many else sets, networks, self.how.replace(epochs=epochs)))
 
     def whole(self) -> EvaluationResult:
         """Train one network on all real images, compiled where the set is large enough to repay it."""

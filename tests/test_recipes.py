@@ -72,7 +72,7 @@ def test_quickstart_distils_evaluates_and_reports(tmp_path: Path) -> None:
         ("random-best", 1),
         ("whole", None),
     ]
-    assert [row["networks"] for row in outcome["table"]] == [2, 1, 2, 2, 2, 1]  # two draws of one network each
+    assert [row["networks"] for row in outcome["table"]] == [2, 1, 2, 2, 1, 1]  # two draws of one network each
     assert outcome["table"][5]["images"] == 1347
     assert outcome["table"][2]["bytes"] == outcome["table"][1]["bytes"] == 10 * 64 * 4
     assert all(0 < row["bytes"] <= 10 * 64 * 4 for row in outcome["table"][3:5])

@@ -198,7 +198,7 @@ def most_that_fit(size: Size, available: int, most: int, slack: float = 0.0) -> 
         size: bytes of n images a class.
         available: bytes.
         most: largest n.
-        slack: share of n that may stay unused.
+        slack: share of the bytes or of n that may stay unused, so that fewer sizes are measured.
 
     Returns:
         n; 0 where not even 1 fits.
@@ -209,6 +209,8 @@ def most_that_fit(size: Size, available: int, most: int, slack: float = 0.0) -> 
         sizes[guess] = size(guess)
         if sizes[guess] <= available:
             fits = guess
+            if sizes[guess] > (1 - slack) * available:
+                break
         else:
             beyond = guess
         halve = len(sizes) % 4 == 0 and beyond <= most

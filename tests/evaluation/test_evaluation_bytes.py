@@ -277,7 +277,16 @@ def test_counting_bears_sizes_that_are_not_monotone() -> None:
         n = reals.most_that_fit(size, available, 900)
         assert size(n) <= available and (n == 900 or size(n + 1) > available)
         near = reals.most_that_fit(size, available, 900, slack=0.1)
-        assert size(near) <= available
+        assert size(near) <= available and (near == 900 or size(math.ceil(1.1 * near) + 1) > 0.9 * available)
+
+
+def test_counting_with_slack_measures_fewer_sizes() -> None:
+    def asked(slack: float) -> int:
+        sizes: list[int] = []
+        reals.most_that_fit(lambda n: sizes.append(n) or 40 + int(9 * n**0.97), 9000, 5000, slack)
+        return len(sizes)
+
+    assert asked(0.03) < asked(0.0)
 
 
 def test_bytes_stands_for_all_four() -> None:
