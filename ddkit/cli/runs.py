@@ -28,7 +28,7 @@ from ddkit.engine.callbacks import (
     ProgressLines,
     TensorBoard,
 )
-from ddkit.engine.planning import AUTO, method_and_overrides
+from ddkit.engine.planning import AUTO, preset
 from ddkit.engine.resume import how_to_go_on
 from ddkit.engine.run import PATHS, RunFolder, absolute_path, without_paths
 from ddkit.errors import ConfigError, InterruptedRunError, shortened, unknown_name
@@ -180,7 +180,7 @@ def identity(
                 raise _other(folder, f"--{key} {getattr(config, key)}", value)
         return config.method, config.ipc, config.seed
     method = method or AUTO
-    method_and_overrides(method, {})
+    preset(method)
     ipc = DEFAULT_IPC if ipc is None and limit is None else ipc
     if ipc is not None and ipc < 1:
         raise ConfigError(f"--ipc {ipc}: at least 1 image per class is needed")

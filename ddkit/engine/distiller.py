@@ -103,7 +103,7 @@ class Distiller:
                 "may take, for instance bytes=10000"
             )
         else:
-            planning.method_and_overrides(method, {})  # which refuses an unknown name
+            planning.preset(method)  # which refuses an unknown name
         self.ipc, self.bytes, self.seed = ipc, bytes, seed or 0
         self.callbacks = list(callbacks)
         self.checkpoint_every = checkpoint_every
@@ -134,15 +134,15 @@ class Distiller:
         """
         if isinstance(self._method, DistillConfig):
             return self._method
-        method, overrides = planning.method_and_overrides(self._method, self.overrides)
         ipc, limit = self.ipc, self.bytes
         if limit is None:
             assert ipc is not None
             if self._method != planning.AUTO:
-                return method.configure(real, ipc, self.seed, overrides, self.objects)
+                return planning.preset(self._method).configure(real, ipc, self.seed, self.overrides, self.objects)
             limit, ipc = planning.raw_bytes(real, ipc), None
         part, _ = promise.held_out(real, self.seed)
-        return planning.plan(method, part, ipc, self.seed, {**overrides, "bytes": limit}, self.objects, say)
+        overrides = {**self.overrides, "bytes": limit}
+        return planning.plan(self._method, part, ipc, self.seed, overrides, self.objects, say)
 
     def fit(
         self,

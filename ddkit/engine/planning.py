@@ -1,4 +1,4 @@
-"""From a number of bytes to a configuration: codec, resolution or formation factor, and images per class."""
+"""From a number of bytes to a configuration: codec, resolution or formation factor, images per class and rate."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ from typing import Any
 
 from ddkit import methods
 from ddkit.base.config import DistillConfig, merge, piece_from_text
+from ddkit.base.progress import silent
 from ddkit.data.real import RealData
+from ddkit.engine import promise
 from ddkit.engine.session import Session
-from ddkit.errors import ConfigError
-from ddkit.evaluation.best_form import best_form
-from ddkit.evaluation.coded_reals import most_that_fit
+from ddkit.errors import ConfigError, DivergedError
 from ddkit.methods.base import Method
-from ddkit.synthesis import registry as syntheses
+from ddkit.synthesis.base import registry as syntheses
+from ddkit.training.named import OWN_RECIPES
 from ddkit.training.named import recipe as named_recipe
 
-#: The method that chooses for itself, and what it stands for.
-AUTO = "auto"
-COMPOSITION: dict[str, Any] = {"method": "dm", "steps": 300, "optimiser": {"lr": 0.3}}
-#: Forms in which real images are tried before a run: all that an artifact can hold.
+#: The method that chooses for itself, the preset it stands for, and the preset's settings that it replaces.
+AUTO, PRESET = "auto", "dm"
+COMPOSITION: dict[str, Any] = {"steps": 300, "objective": {"real_batch": 64}}
+#: Learning rates among which ``auto`` chooses, and the share of the steps that each is tried for.
+RATES, PILOT = (0.1, 1.0, 10.0), 0.25
+#: Forms in which real images are tried before a run, the ones that lose least first.
 FORMS = tuple(
-    f"{codec}{',' if ':' in codec else ':'}resolution={resolution}"
+    f"{codec},resolution={resolution}"
     for codec in (
         *(f"uniform:bits={bits}" for bits in (8, 4, 3, 2, 1)),
         *(f"dct:step={step}" for step in (0.5, 1.0, 2.0)),
@@ -32,12 +35,9 @@ FORMS = tuple(
 Say = Callable[[str], None]
 
 
-def method_and_overrides(name: str, overrides: Mapping[str, Any]) -> tuple[Method, dict[str, Any]]:
-    """Return a method and its overrides, those of :data:`COMPOSITION` under them for ``auto``."""
-    if name != AUTO:
-        return methods.get(name), dict(overrides)
-    composition = {key: value for key, value in COMPOSITION.items() if key != "method"}
-    return methods.get(COMPOSITION["method"]), merge(composition, overrides)
+def preset(name: str) -> Method:
+    """Return the preset that a method, or ``auto``, stands for; an unknown name raises an error that lists them."""
+    return methods.get(PRESET if name == AUTO else name)
 
 
 def raw_bytes(real: RealData, ipc: int) -> int:
@@ -47,7 +47,7 @@ def raw_bytes(real: RealData, ipc: int) -> int:
 
 
 def plan(
-    method: Method,
+    name: str,
     real: RealData,
     ipc: int | None,
     seed: int,
@@ -59,11 +59,12 @@ def plan(
 
     The codec, unless it is given, is that in which random real images of this size are worth most, see
     :func:`~ddkit.evaluation.best_form.best_form`; with a synthesis that cuts its images into formations, the factor
-    takes the place of the codec's resolution. Images that would start at random real ones start at herded ones.
+    takes the place of the codec's resolution. Images that would start at random real ones start at herded ones. Under
+    ``auto`` the learning rate, unless it is given, is the best of :data:`RATES` after a share of the steps.
 
     Args:
-        method: a preset.
-        real: training images, of which some are held out for the choice.
+        name: of a method, or ``auto``.
+        real: training images, of which some are held out for each choice.
         ipc: images per class; None for the most that fit.
         seed: of the run.
         overrides: with ``bytes`` among them.
@@ -73,60 +74,97 @@ def plan(
     Raises:
         ConfigError: not one image a class fits, or a method that picks real images.
     """
+    method = preset(name)
     if method.is_coreset:
         raise ConfigError(
-            f"'{method.name}' picks real images, which bytes do not limit: give ipc alone, or another method"
+            f"'{name}' picks real images, which --bytes does not limit: give --ipc alone, or another method"
         )
-    overrides = dict(overrides)
+    overrides = merge(COMPOSITION, overrides) if name == AUTO else dict(overrides)
     first = method.configure(real, ipc or 1, seed, overrides, objects)
-    synthesis = syntheses.get(first.synthesis.name) if "synthesis" not in objects else type(objects["synthesis"])
+    synthesis = type(objects["synthesis"]) if "synthesis" in objects else syntheses.get(first.synthesis.name)
     if "init" not in overrides and first.init == "real" and "herded" in synthesis.inits:
         overrides["init"] = "herded"
     if first.codec is None:
-        overrides = merge(
-            overrides, _form(first, real, synthesis.image_like != (), "factor" in first.synthesis.options, say)
-        )
-    if ipc is not None:
-        return method.configure(real, ipc, seed, overrides, objects)
-
-    def needed(count: int) -> int:
-        session = Session(method.configure(real, count, seed, {**overrides, "bytes": None}, objects), real, objects)
-        session.start()
-        assert session.coding is not None
-        return session.coding.payload()
-
-    available, most = int(overrides["bytes"]), int(real.class_counts.min())
-    count = most_that_fit(needed, available, most)
-    if not count:
-        codec = method.configure(real, 1, seed, overrides, objects).codec
-        assert codec is not None
-        raise ConfigError(
-            f"bytes={available:,} do not hold one image of each of {real.num_classes} classes in codec {codec.text}, "
-            f"which take {needed(1):,}: give more bytes"
-        )
-    return method.configure(real, count, seed, overrides, objects)
+        overrides = merge(overrides, _codec(first, real, say) if synthesis.image_like else {"codec": "float16"})
+    if ipc is None:
+        ipc = _most_images(method, real, seed, overrides, objects)
+    config = method.configure(real, ipc, seed, overrides, objects)
+    if name == AUTO and "lr" not in overrides.get("optimiser", {}):
+        config = _best_rate(config, real, objects, say)
+    return config
 
 
-def _form(first: DistillConfig, real: RealData, images: bool, formations: bool, say: Say) -> dict[str, Any]:
-    """Return the codec, and the formation factor where there is one, as overrides."""
-    if not images:
-        return {"codec": "float16"}
+def _codec(first: DistillConfig, real: RealData, say: Say) -> dict[str, Any]:
+    """Return the codec, and the formation factor where the synthesis has one, as overrides."""
+    from ddkit.evaluation.best_form import best_form
+
     assert first.bytes is not None
     whitening = sum(tensor.nbytes for tensor in real.preprocessing.to_tensors().values())
-    recipe = named_recipe(first.recipe.name if first.recipe.name in ("dc", "dsa", "idc", "quick") else "dsa", real.name)
-    tried = best_form(
+    how = first.recipe.name if first.recipe.name not in OWN_RECIPES else "dsa"
+    best = best_form(
         real,
         first.bytes - whitening,
         FORMS,
         model=first.model,
-        recipe=recipe,
+        recipe=named_recipe(how, real.name),
         seed=first.seed,
         device=first.device,
         report=say,
-    )
-    piece = piece_from_text(tried[0].form)
-    resolution = piece["resolution"]
-    say(f"codec {tried[0].form}: {tried[0].images_per_class} real images a class, {tried[0].accuracy:.1%} held out")
-    if formations:
-        return {"codec": {**piece, "resolution": 1}, "synthesis": {"factor": resolution}}
-    return {"codec": piece}
+    )[0]
+    say(f"codec {best.form}: {best.images_per_class} real images a class, {100 * best.accuracy:.1f} % held out")
+    piece = piece_from_text(best.form)
+    if "factor" not in first.synthesis.options:
+        return {"codec": piece}
+    return {"codec": {**piece, "resolution": 1}, "synthesis": {"factor": piece["resolution"]}}
+
+
+def _most_images(
+    method: Method, real: RealData, seed: int, overrides: Mapping[str, Any], objects: Mapping[str, Any]
+) -> int:
+    """Return the most images a class whose coded start fits.
+
+    Raises:
+        ConfigError: not even one does.
+    """
+    from ddkit.evaluation.coded_reals import most_that_fit
+
+    def needed(count: int) -> int:
+        config = method.configure(real, count, seed, {**overrides, "bytes": None}, objects)
+        session = Session(config, real, objects)
+        assert session.coding is not None
+        session.start()
+        return session.coding.payload()
+
+    available = int(overrides["bytes"])
+    count = most_that_fit(needed, available, int(real.class_counts.min()))
+    if not count:
+        raise ConfigError(
+            f"--bytes {available} does not hold one image of each of {real.num_classes} classes, which take "
+            f"{needed(1):,} in the codec of this run: give more bytes"
+        )
+    return count
+
+
+def _best_rate(config: DistillConfig, real: RealData, objects: Mapping[str, Any], say: Say) -> DistillConfig:
+    """Return the configuration with the rate whose set is worth most after a few steps; of equals the smallest rate."""
+    rest, images = promise.held_out(real, config.seed)
+    sets, steps = {}, max(1, round(PILOT * config.steps))
+    for rate in RATES:
+        tried = DistillConfig.create(
+            merge(config.as_dict(), {"steps": steps, "optimiser": {"lr": rate}, "bytes": None})
+        )
+        say(f"trying learning rate {rate:g} for {steps} steps")
+        session = Session(tried, rest, objects)
+        session.prepare(silent)
+        session.start()
+        try:
+            for number in range(1, steps + 1):
+                session.step(number)
+        except DivergedError:
+            continue
+        sets[f"{rate:g}"] = session.materialise({})
+    if not sets:
+        return config
+    chosen, found = promise.better(sets, images, config)
+    say(f"learning rate {chosen}: " + promise.means_in_words(found["accuracies"]))
+    return DistillConfig.create(merge(config.as_dict(), {"optimiser": {"lr": float(chosen)}}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ddkit.base.config import DistillConfig
@@ -44,7 +44,7 @@ def better(sets: Mapping[str, DistilledDataset], images: RealData, config: Disti
     spec, seed = ModelSpec.parse(config.model), derive_seed(config.seed, "promise")
     found: dict[str, list[float]] = {}
     for name, one in sets.items():
-        recipe = recipe_of(one) if name == DISTILLED else recipe_for_others(one, recipe_of(one))
+        recipe = recipe_for_others(one, recipe_of(one)) if name == START else recipe_of(one)
         epochs = min(recipe.epochs, max(EPOCHS, PASSES // len(one)))
         tensors, labels = one.tensors()
         how = recipe.replace(epochs=epochs, loss=recipe.loss_for(one.label_kind))
@@ -56,6 +56,12 @@ def better(sets: Mapping[str, DistilledDataset], images: RealData, config: Disti
     means = {name: sum(values) / len(values) for name, values in found.items()}
     chosen = max(means, key=lambda name: means[name])
     return chosen, {"returned": chosen, "held_out": len(images), "accuracies": found}
+
+
+def means_in_words(found: Mapping[str, Sequence[float]]) -> str:
+    """Return mean accuracies, highest first."""
+    means = {name: 100 * sum(values) / len(values) for name, values in found.items()}
+    return ", ".join(f"{name} {mean:.1f} %" for name, mean in sorted(means.items(), key=lambda item: -item[1]))
 
 
 def in_words(card: Mapping[str, Any]) -> str:
