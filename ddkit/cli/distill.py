@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -58,6 +58,7 @@ def distill(
     from ddkit.cli import runs
     from ddkit.data.distilled.dataset import DistilledDataset
     from ddkit.engine.distiller import Distiller
+    from ddkit.engine.planning import configure
     from ddkit.engine.run import RunFolder
 
     folder = RunFolder(out)
@@ -84,9 +85,13 @@ def distill(
     runs.check(loading, watching)
     real, held_out = runs.load_data(folder, data, seed, loading)
     callbacks = runs.callbacks(watching, held_out, show_progress=not as_json)
-    way: dict[str, Any] = {"method": config} if config else {"method": method, "ipc": ipc, "bytes": limit, "seed": seed}
-    way |= {} if config else overrides
-    result = Distiller(**way, callbacks=callbacks, checkpoint_every=checkpoint_every).fit(
+
+    def say(line: str) -> None:
+        for callback in callbacks:
+            callback.say(line)
+
+    config = config or configure(method, real, ipc, limit, seed, overrides, say=say)
+    result = Distiller(config, callbacks=callbacks, checkpoint_every=checkpoint_every).fit(
         real,
         out=out,
         resume=resume,

@@ -179,6 +179,10 @@ def identity(
             if value != getattr(config, key):
                 raise _other(folder, f"--{key} {getattr(config, key)}", value)
         return config.method, config.ipc, config.seed
+    if method is None and resume:
+        raise ConfigError(
+            f"'{folder.path}' holds no run to resume, and --method is missing: choose one from `ddkit methods`, or auto"
+        )
     method = method or AUTO
     preset(method)
     ipc = DEFAULT_IPC if ipc is None and limit is None else ipc

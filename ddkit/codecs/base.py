@@ -48,6 +48,10 @@ class Grid(ABC):
     def encode(self, values: Tensor) -> Coded:
         """Return the coded form of ``values``, of the shape that was fitted."""
 
+    def clipped(self, values: Tensor) -> Tensor:
+        """Return ``values`` no further beyond the ends of the grid than those that round to them; here as they are."""
+        return values
+
 
 class Codec(ABC):
     """Codes tensors of numbers (N, ...); the first dimension counts images or codes.

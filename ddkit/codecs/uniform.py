@@ -114,6 +114,12 @@ class _Steps(Grid):
         values = _values(self.symbols(values), self._low, self._step)
         return values if self.codec.resolution == 1 else enlarged(values.double(), self.shape)
 
+    def clipped(self, values: Tensor) -> Tensor:
+        if self.codec.resolution > 1:
+            return values
+        half, most = self._step / 2, 2**self.codec.bits - 1
+        return torch.minimum(torch.maximum(values, self._low - half), self._low + most * self._step + half)
+
     def encode(self, values: Tensor) -> Coded:
         codec = self.codec
         stream = lossless.encode(self.symbols(values), codec.bits, codec.coder)

@@ -134,15 +134,9 @@ class Distiller:
         """
         if isinstance(self._method, DistillConfig):
             return self._method
-        ipc, limit = self.ipc, self.bytes
-        if limit is None:
-            assert ipc is not None
-            if self._method != planning.AUTO:
-                return planning.preset(self._method).configure(real, ipc, self.seed, self.overrides, self.objects)
-            limit, ipc = planning.raw_bytes(real, ipc), None
-        part, _ = promise.held_out(real, self.seed)
-        overrides = {**self.overrides, "bytes": limit}
-        return planning.plan(self._method, part, ipc, self.seed, overrides, self.objects, say)
+        return planning.configure(
+            self._method, real, self.ipc, self.bytes, self.seed, self.overrides, self.objects, say
+        )
 
     def fit(
         self,

@@ -40,6 +40,37 @@ def preset(name: str) -> Method:
     return methods.get(PRESET if name == AUTO else name)
 
 
+def configure(
+    name: str,
+    real: RealData,
+    ipc: int | None,
+    limit: int | None,
+    seed: int,
+    overrides: Mapping[str, Any],
+    objects: Mapping[str, Any] | None = None,
+    say: Say = lambda _: None,
+) -> DistillConfig:
+    """Return the configuration of a method for images per class, or for a number of bytes.
+
+    Args:
+        name: of a method, or ``auto``.
+        real: the training data; what :func:`ddkit.engine.promise.held_out` keeps of them is not looked at.
+        ipc: images per class; None for the most that fit the bytes.
+        limit: most bytes; None for no limit but under ``auto``, which takes those of ``ipc`` real images at 8 bits.
+        seed: of the run.
+        overrides: laid over the settings of the method.
+        objects: pieces given as objects.
+        say: told what is being done.
+    """
+    if limit is None:
+        assert ipc is not None
+        if name != AUTO:
+            return preset(name).configure(real, ipc, seed, overrides, objects)
+        limit, ipc = raw_bytes(real, ipc), None
+    part, _ = promise.held_out(real, seed)
+    return plan(name, part, ipc, seed, {**overrides, "bytes": limit}, objects or {}, say)
+
+
 def raw_bytes(real: RealData, ipc: int) -> int:
     """Return what ``ipc`` real images a class take at 8 bits a value: the budget of ``auto`` where none is given."""
     channels, height, width = real.shape

@@ -9,7 +9,6 @@ from ddkit.base.config import DistillConfig
 from ddkit.base.streams import Streams, derive_seed
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
-from ddkit.evaluation.choice import recipe_for_others, recipe_of
 from ddkit.models.spec import ModelSpec
 from ddkit.training.accuracy import accuracies
 from ddkit.training.train import train_networks
@@ -41,6 +40,8 @@ def better(sets: Mapping[str, DistilledDataset], images: RealData, config: Disti
     Returns:
         the name, and for the card: the accuracies of every network, and the number of images.
     """
+    from ddkit.evaluation.choice import recipe_for_others, recipe_of
+
     spec, seed = ModelSpec.parse(config.model), derive_seed(config.seed, "promise")
     found: dict[str, list[float]] = {}
     for name, one in sets.items():
