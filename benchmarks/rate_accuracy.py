@@ -100,7 +100,7 @@ def _row(members: list[DistilledDataset], test: RealData, seed: int) -> dict[str
     for draw, one in enumerate(members):
         how = recipe("dsa", test.name, epochs=max(EPOCHS, round(PASSES / len(one))))
         networks = NETWORKS // len(members)
-        fast = {"precision": "bfloat16", "compile": True, "stacked": False} if test.shape[1] > 8 else {}
+        fast: dict[str, Any] = {"precision": "bfloat16", "compile": True, "stacked": False} if test.shape[1] > 8 else {}
         results.append(evaluate(one, test, [MODEL], networks, how, seed + draw, **fast))
         print(one.metadata.get("method"), len(one), one.budget.payload, results[-1].rows[0].accuracies, flush=True)
     accuracies = merge_draws(results).rows[0].accuracies

@@ -89,7 +89,7 @@ def plan(
     """Return the configuration of a run whose coded start takes as many of its ``bytes`` as it can.
 
     The codec, unless it is given, is that in which random real images of this size are worth most, see
-    :func:`~ddkit.evaluation.best_form.best_form`; with a synthesis that cuts its images into formations, the factor
+    :func:`~ddkit.evaluation.form_search.best_form`; with a synthesis that cuts its images into formations, the factor
     takes the place of the codec's resolution. Images that would start at random real ones start at herded ones. Under
     ``auto`` the learning rate, unless it is given, is the best of :data:`RATES` after a share of the steps.
 
@@ -127,21 +127,24 @@ def plan(
 
 def _codec(first: DistillConfig, real: RealData, say: Say) -> dict[str, Any]:
     """Return the codec, and the formation factor where the synthesis has one, as overrides."""
-    from ddkit.evaluation.best_form import best_form
+    from ddkit.evaluation.form_search import TooFewBytesError, best_form
 
     assert first.bytes is not None
     whitening = sum(tensor.nbytes for tensor in real.preprocessing.to_tensors().values())
     how = first.recipe.name if first.recipe.name not in OWN_RECIPES else "dsa"
-    best = best_form(
-        real,
-        first.bytes - whitening,
-        FORMS,
-        model=first.model,
-        recipe=named_recipe(how, real.name),
-        seed=first.seed,
-        device=first.device,
-        report=say,
-    )[0]
+    try:
+        best = best_form(
+            real,
+            first.bytes - whitening,
+            FORMS,
+            model=first.model,
+            recipe=named_recipe(how, real.name),
+            seed=first.seed,
+            device=first.device,
+            report=say,
+        )[0]
+    except TooFewBytesError as error:
+        raise ConfigError(f"{error.reason}: give more bytes") from None
     say(f"codec {best.form}: {best.images_per_class} real images a class, {100 * best.accuracy:.1f} % held out")
     piece = piece_from_text(best.form)
     if "factor" not in first.synthesis.options:

@@ -2,7 +2,6 @@
 
 from ddkit.evaluation.assess import assess, merge_draws, read_evaluation, write_evaluation
 from ddkit.evaluation.baselines import baseline_sets, images_per_class_for_bytes
-from ddkit.evaluation.best_form import Tried, best_form
 from ddkit.evaluation.choice import common_recipe, own_model, recipe_for_others, recipe_of, whole_recipe
 from ddkit.evaluation.coded_reals import all_forms
 from ddkit.evaluation.compatibility import check_compatible
@@ -13,6 +12,7 @@ from ddkit.evaluation.fairness import (
     label_robust_score,
     robust_scores,
 )
+from ddkit.evaluation.form_search import Tried, best_form
 from ddkit.evaluation.kernel import evaluate_kernel, kernel_of
 from ddkit.evaluation.published import PublishedFigure, published, published_table
 from ddkit.evaluation.results import ArchitectureResult, EvaluationResult, KernelRecipe

@@ -18,9 +18,9 @@ from ddkit.data.coresets.random import random_indices
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, DataError, unknown_name
-from ddkit.evaluation.best_form import Order, TooFewBytesError, best_form, fit_in, random_order
 from ddkit.evaluation.choice import own_model, recipe_for_others, recipe_of
 from ddkit.evaluation.coded_reals import CodecForm, Form, all_forms, form_of, most_that_fit, sha256
+from ddkit.evaluation.form_search import Order, TooFewBytesError, best_form, fit_in, random_order
 
 #: What ``bytes`` stands for: real images in as many bytes as the distilled set takes.
 AT_EQUAL_BYTES = ("random-bytes", "random-coded", "herding-coded", "random-best")
@@ -325,8 +325,8 @@ def baseline_sets(
     - ``random-coded`` and ``herding-coded``: as many random or herded ones as fit in the set's own codec, fitted to
       them; beside a set that is not coded, as 8 bits a value in their smallest lossless form;
     - ``random-best``: as many random ones as fit in the form in which they are worth most, chosen on held-out training
-      images by :func:`~ddkit.evaluation.best_form.best_form` from few bits, lower resolutions, cosine transforms, JPEG
-      and WebP;
+      images by :func:`~ddkit.evaluation.form_search.best_form` from few bits, lower resolutions, cosine transforms,
+      JPEG and WebP;
     - ``bytes``: those of these four that hold at least one image a class;
     - ``class-mean``: the mean image of every class, one per class;
     - ``whole``: the whole real training set.
@@ -337,7 +337,7 @@ def baseline_sets(
         kinds: which ones; None takes all that apply ("random-soft" needs soft labels).
         seed: of the draws.
         draws: sets per random kind.
-        search: forms, model, recipe, passes, device and report of :func:`~ddkit.evaluation.best_form.best_form`.
+        search: forms, model, recipe, passes, device and report of :func:`~ddkit.evaluation.form_search.best_form`.
 
     Returns:
         Sets by kind, in the order of ``kinds``; for ``whole`` the training set with the distilled

@@ -17,11 +17,11 @@ from ddkit.data.real import RealData
 from ddkit.data.storage import digest
 from ddkit.errors import ConfigError, DataError, unknown_name
 from ddkit.evaluation.baselines import baseline_sets
-from ddkit.evaluation.best_form import TooFewBytesError
 from ddkit.evaluation.choice import own_model, recipe_for_others, whole_recipe
 from ddkit.evaluation.compatibility import check_compatible
 from ddkit.evaluation.evaluate import evaluate, evaluate_real
 from ddkit.evaluation.finished import Finished
+from ddkit.evaluation.form_search import TooFewBytesError
 from ddkit.evaluation.rate import Curve, Point
 from ddkit.models.spec import ModelSpec
 from ddkit.training.experts.identity import describe_preprocessing

@@ -91,7 +91,7 @@ def test_coded_reals_fit_in_the_sets_own_codec_and_the_next_image_does_not(digit
 
 def reals_order(train: RealData, kind: str) -> Any:
     from ddkit.base.streams import Streams
-    from ddkit.evaluation.best_form import random_order
+    from ddkit.evaluation.form_search import random_order
 
     return random_order(train, Streams(0)(f"baseline/{kind}/0"))
 

@@ -16,7 +16,7 @@ from ddkit.training import TrainingRecipe
 from .conftest import TINY, random_set
 
 Pair = tuple[RealData, RealData]
-MODULE = importlib.import_module("ddkit.evaluation.best_form")
+MODULE = importlib.import_module("ddkit.evaluation.form_search")
 RECIPE = TrainingRecipe(epochs=5, batch_size=64, loss="auto")
 FORMS = [f"uniform:bits={bits},coder=zlib" for bits in (8, 2, 1)] + ["jpeg:quality=30", "jpeg:quality=30 at 1/2"]
 HOW: dict[str, Any] = {"model": TINY, "recipe": RECIPE, "passes": 4000}

@@ -1,0 +1,187 @@
+"""From a number of bytes to a set: what is chosen, on which images, and the promise that holds at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ddkit import Distiller, data
+from ddkit.data.distilled.dataset import DistilledDataset
+from ddkit.data.real import RealData
+from ddkit.engine import planning, promise
+from ddkit.errors import ConfigError
+from ddkit.evaluation import form_search
+from ddkit.evaluation.form_search import Tried
+from ddkit.testing import toy_data
+from tests.engine.runs import SMALL, Kill
+
+QUICK: dict[str, Any] = {key: value for key, value in SMALL.items() if key != "optimiser"}
+
+
+@pytest.fixture(scope="module")
+def digits() -> RealData:
+    return data.load("digits", "train")
+
+
+@pytest.fixture
+def little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let networks see few images."""
+    monkeypatch.setattr(promise, "PASSES", 100)
+    monkeypatch.setattr(promise, "EPOCHS", 1)
+
+
+@pytest.fixture
+def one_form(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Let two bits be the best form, and keep what was asked."""
+    asked: list[tuple[Any, ...]] = []
+
+    def best(real: RealData, available: int, forms: Any, **options: Any) -> list[Tried]:
+        asked.append((real, available, forms, options))
+        return [Tried("uniform:bits=2,resolution=1", 3, 0.5)]
+
+    monkeypatch.setattr(form_search, "best_form", best)
+    return asked
+
+
+def configured(name: str, real: RealData, limit: int | None, ipc: int | None = None, **overrides: Any) -> Any:
+    return planning.configure(name, real, ipc, limit, 0, {**QUICK, **overrides})
+
+
+def test_the_most_images_that_fit_are_taken(digits: RealData) -> None:
+    part, _ = promise.held_out(digits, 0)
+    config = configured("dm", digits, 900, codec="uniform:bits=2")
+    assert (config.bytes, config.init) == (900, "herded")
+    for count, fits in ((config.ipc, True), (config.ipc + 1, False)):
+        real = Distiller("dm", count, codec="uniform:bits=2", init="herded", **{**QUICK, "steps": 0}).fit(part)
+        assert (real.budget.payload <= 900) == fits
+
+
+def test_the_codec_is_chosen_on_training_images_that_the_promise_does_not_hold_out(
+    digits: RealData, one_form: list[tuple[Any, ...]]
+) -> None:
+    config = configured("dm", digits, 900)
+    assert config.codec is not None and config.codec.text == "uniform:bits=2,resolution=1"
+    ((real, available, forms, options),) = one_form
+    part, out = promise.held_out(digits, 0)
+    assert real.fingerprint == part.fingerprint and len(part) + len(out) == len(digits)
+    assert available == 900 and set(forms) == set(planning.FORMS)
+    assert options["model"] == QUICK["model"]
+
+
+def test_a_formation_factor_takes_the_place_of_the_resolution(
+    digits: RealData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [Tried("uniform:bits=3,resolution=2", 3, 0.5)]
+    monkeypatch.setattr(form_search, "best_form", lambda *given, **options: found)
+    with pytest.warns(UserWarning, match="factor 2"):
+        config = planning.configure("idc", digits, None, 2000, 0, {"model": QUICK["model"], "steps": 1})
+    assert config.codec is not None and config.codec.options == {"bits": 3, "resolution": 1}
+    assert config.synthesis.options["factor"] == 2
+
+
+def test_auto_is_a_preset_with_the_best_of_its_rates(
+    digits: RealData, one_form: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[tuple[str, ...]] = []
+
+    def better(sets: Any, images: RealData, config: Any) -> tuple[str, dict[str, Any]]:
+        judged.append(tuple(sets))
+        return "10", {"accuracies": {name: [0.5] for name in sets}}
+
+    monkeypatch.setattr(promise, "better", better)
+    config = configured("auto", digits, 900)
+    assert (config.method, config.optimiser.lr, judged) == ("dm", 10.0, [("0.1", "1", "10")])
+    assert configured("auto", digits, 900, optimiser={"lr": 0.5}).optimiser.lr == 0.5
+    assert len(judged) == 1
+
+
+def test_auto_takes_the_bytes_of_as_many_real_images(digits: RealData, one_form: list[tuple[Any, ...]]) -> None:
+    assert configured("auto", digits, None, ipc=3, optimiser={"lr": 1.0}).bytes == 3 * 10 * 64
+    assert planning.raw_bytes(digits, 10**6) == len(digits) * 64
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "overrides", "words"),
+    [
+        ("dm", 20, {"codec": "uniform:bits=2"}, "20 does not hold one image of each of 10 classes"),
+        ("dm", 3, {}, "3 bytes do not hold one real image of each of 10 classes"),
+        ("random", 500, {}, "picks real images"),
+        ("dm", 500, {"codec": "uniform:bits=12"}, "bits"),
+        ("dn", 500, {}, "dm"),
+    ],
+)
+def test_budgets_that_make_no_sense_are_refused(
+    digits: RealData, name: str, limit: int, overrides: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        configured(name, digits, limit, **overrides)
+
+
+def test_bytes_or_images_are_needed_with_a_method() -> None:
+    with pytest.raises(ConfigError, match="ipc is missing"):
+        Distiller()
+    with pytest.raises(ConfigError, match="complete configuration"):
+        Distiller(configured("dm", toy_data(), None, ipc=1), bytes=100)
+
+
+@pytest.mark.parametrize("accuracies", [(0.7, 0.6), (0.6, 0.7), (0.6, 0.6)])
+def test_the_better_of_result_and_start_is_returned(
+    accuracies: tuple[float, float], little: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given = iter(accuracies)
+    monkeypatch.setattr(promise, "accuracies", lambda trained, images: [next(given)] * len(trained))
+    options: dict[str, Any] = {**SMALL, "codec": "uniform:bits=3", "optimiser": {"lr": 10.0}}
+    made = Distiller("dm", bytes=250, **options).fit(toy_data(), out=tmp_path / "run")
+    part, out = promise.held_out(toy_data(), 0)
+    card = made.card.promise
+    assert card is not None and card.held_out == len(out)
+    assert card.accuracies == {"distilled": [accuracies[0]] * 3, "start": [accuracies[1]] * 3}
+    ipc = made.ipc
+    assert ipc is not None
+    start = Distiller("dm", ipc, **{**options, "init": "herded", "steps": 0}).fit(part)
+    kept = "start" if accuracies[1] > accuracies[0] else "distilled"
+    assert card.returned == kept
+    assert torch.equal(made.images, start.images) == (kept == "start")
+    assert (made.card.selection or "").startswith("the coded start" if kept == "start" else "the distilled set")
+    assert made.budget.payload is not None and made.budget.payload <= 250
+    assert DistilledDataset.load(tmp_path / "run").metadata["promise"] == made.metadata["promise"]
+
+
+def test_held_out_images_are_neither_distilled_nor_picked(little: None) -> None:
+    real = toy_data()
+    seen: list[int] = []
+    images = {image.numpy().tobytes(): number for number, image in enumerate(real.images)}
+    _, out = promise.held_out(real, 0)
+    batch = RealData.batch
+
+    def watched(self: RealData, index: torch.Tensor) -> torch.Tensor:
+        seen.extend(images[image.numpy().tobytes()] for image in self.images[index])
+        return batch(self, index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RealData, "batch", watched)
+        patch.setattr(promise, "better", lambda sets, images, config: ("start", {"accuracies": {}}))
+        patch.setattr(promise, "in_words", lambda card: "nothing")
+        Distiller("dm", 2, bytes=250, **{**SMALL, "codec": "uniform:bits=3"}).fit(real)
+    held = {images[image.numpy().tobytes()] for image in out.images}
+    assert seen and not held & set(seen)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_a_killed_run_goes_on_to_them(little: None, tmp_path: Path) -> None:
+    options: dict[str, Any] = {**SMALL, "codec": "uniform:bits=2"}
+    whole = Distiller("dm", bytes=200, **options).fit(toy_data())
+    assert Distiller("dm", bytes=200, **options).fit(toy_data()).to_bytes() == whole.to_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        Distiller("dm", bytes=200, callbacks=[Kill(5)], checkpoint_every=2, **options).fit(
+            toy_data(), out=tmp_path / "r"
+        )
+    resumed = Distiller("dm", bytes=200, **options).fit(toy_data(), out=tmp_path / "r", resume=True)
+    assert resumed.to_bytes() == whole.to_bytes()
+
+
+def test_the_held_out_part_follows_from_the_seed(digits: RealData) -> None:
+    first, again, other = (promise.held_out(digits, seed)[1].fingerprint for seed in (0, 0, 1))
+    assert first == again != other
