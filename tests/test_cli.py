@@ -162,6 +162,20 @@ def test_pieces_are_replaced_by_options(ddkit: Command, tmp_path: Path) -> None:
     assert config["synthesis"] == {"name": "pixels", "labels": "soft"}
 
 
+def test_a_number_of_bytes_is_kept_and_the_promise_is_said(ddkit: Command, tmp_path: Path) -> None:
+    run = ("distill", "--bytes", "0.5KB", "--codec", "uniform:bits=2", "--steps", 3, *SMALL)
+    rest = ("--out", tmp_path / "run", "--set", "optimiser.lr=0.5")
+    done = ddkit(*run, *rest, "--json")
+    assert done.status == 0, done.err
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert (config["method"], config["bytes"], config["codec"]) == ("dm", 500, {"name": "uniform", "bits": 2})
+    assert done.document["budget"]["payload"] <= 500
+    assert done.document["promise"]["returned"] in ("distilled", "start")
+    again = ddkit("distill", "--method", "auto", "--bytes", 500, *rest, "--resume")
+    assert again.status == 0 and "held-out training images" in again.out and "codec uniform:bits=2" in again.out
+    ddkit("distill", "--bytes", 600, *rest, "--resume").refused("bytes=500, not 600")
+
+
 def test_run_records_what_the_user_typed(run: Path) -> None:
     recorded = json.loads((run / "run.json").read_text())["command"]
     assert recorded.startswith("ddkit distill --method dm --data digits --ipc 1")
@@ -221,6 +235,14 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "patience 0": (("--patience", "0", "--eval-every", "1", "--holdout", "0.1"), ("--patience 0", "at least 1")),
     "pictures": (("--images-every", "0"), ("--images-every 0", "at least 1")),
     "checkpoints": (("--checkpoint-every", "0"), ("checkpoint_every=0", "at least 1")),
+    "bytes": (("--bytes", "many"), ("--bytes many", "64KiB")),
+    "bytes 0": (("--bytes", "0"), ("--bytes 0", "at least 1")),
+    "too few bytes": (("--bytes", "9", "--codec", "uniform"), ("--bytes 9 does not hold --ipc 1", "give more bytes")),
+    "set bytes": (("--set", "bytes=3"), ("--set bytes=3", "write --bytes 3")),
+    "codec": (("--codec", "unifrom:bits=3"), ("'unifrom'", "did you mean 'uniform'?")),
+    "codec option": (("--codec", "uniform:bits=9"), ("bits=9",)),
+    "codec that cannot hold": (("--codec", "palette"), ("several channels", "use uniform")),
+    "bytes of real images": (("--method", "random", "--bytes", "900"), ("picks real images", "--ipc alone")),
     "option": (("--metod", "dm"), ("'--metod'", "--method")),
 }
 

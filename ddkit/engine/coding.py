@@ -43,7 +43,7 @@ class StraightThrough:
         beside: bytes that come on top of the coded tensors (whitening).
 
     Raises:
-        ConfigError: an unknown codec or option.
+        ConfigError: an unknown codec or option, or images that the codec cannot hold.
     """
 
     def __init__(
@@ -56,6 +56,8 @@ class StraightThrough:
         self.images: dict[str, nn.Parameter] = {
             name: own[name] for name in synthesizer.image_like if name in own and own[name].ndim == 4
         }
+        for parameter in self.images.values():
+            self.codec.fit(torch.zeros(1, *parameter.shape[1:]))
         self.start: dict[str, Tensor] = {}
         #: What the present grids were fitted to: fitting them again gives the same.
         self.fitted_to: dict[str, Tensor] = {}

@@ -17,9 +17,11 @@ from ddkit.synthesis.base import registry as syntheses
 from ddkit.training.named import OWN_RECIPES
 from ddkit.training.named import recipe as named_recipe
 
-#: The method that chooses for itself, the preset it stands for, and the preset's settings that it replaces.
+#: The method that chooses for itself, the preset it stands for, and the preset's settings that it replaces. Under a
+#: rate that falls, one that is too high does less harm: digits, four a class at one bit, 300 steps at rate 1, held-out
+#: training images: 91.6 % against 88.4 % under a constant one (89.4 % at the start; at rate 0.1 91.1 and 92.1 %).
 AUTO, PRESET = "auto", "dm"
-COMPOSITION: dict[str, Any] = {"steps": 300, "objective": {"real_batch": 64}}
+COMPOSITION: dict[str, Any] = {"steps": 300, "objective": {"real_batch": 64}, "optimiser": {"schedule": "cosine"}}
 #: Learning rates among which ``auto`` chooses, and the share of the steps that each is tried for.
 RATES, PILOT = (0.1, 1.0, 10.0), 0.25
 #: Forms in which real images are tried before a run, the ones that lose least first.
@@ -117,8 +119,7 @@ def plan(
         overrides["init"] = "herded"
     if first.codec is None:
         overrides = merge(overrides, _codec(first, real, say) if synthesis.image_like else {"codec": "float16"})
-    if ipc is None:
-        ipc = _most_images(method, real, seed, overrides, objects)
+    ipc = _images(method, real, ipc, seed, overrides, objects)
     config = method.configure(real, ipc, seed, overrides, objects)
     if name == AUTO and "lr" not in overrides.get("optimiser", {}):
         config = _best_rate(config, real, objects, say)
@@ -152,13 +153,18 @@ def _codec(first: DistillConfig, real: RealData, say: Say) -> dict[str, Any]:
     return {"codec": {**piece, "resolution": 1}, "synthesis": {"factor": piece["resolution"]}}
 
 
-def _most_images(
-    method: Method, real: RealData, seed: int, overrides: Mapping[str, Any], objects: Mapping[str, Any]
+def _images(
+    method: Method,
+    real: RealData,
+    ipc: int | None,
+    seed: int,
+    overrides: Mapping[str, Any],
+    objects: Mapping[str, Any],
 ) -> int:
-    """Return the most images a class whose coded start fits.
+    """Return how many images a class start within the bytes: ``ipc``, or where that is None the most.
 
     Raises:
-        ConfigError: not even one does.
+        ConfigError: so many, or even one, do not fit.
     """
     from ddkit.evaluation.coded_reals import most_that_fit
 
@@ -170,11 +176,15 @@ def _most_images(
         return session.coding.payload()
 
     available = int(overrides["bytes"])
-    count = most_that_fit(needed, available, int(real.class_counts.min()))
+    if ipc is None:
+        count = most_that_fit(needed, available, int(real.class_counts.min()))
+    else:
+        count = ipc if needed(ipc) <= available else 0
     if not count:
+        takes = f"{'one image' if ipc is None else f'--ipc {ipc}'} of each of {real.num_classes} classes"
         raise ConfigError(
-            f"--bytes {available} does not hold one image of each of {real.num_classes} classes, which take "
-            f"{needed(1):,} in the codec of this run: give more bytes"
+            f"--bytes {available} does not hold {takes}, which takes {needed(ipc or 1):,} in the codec of this run: "
+            f"give more bytes"
         )
     return count
 

@@ -106,7 +106,7 @@ def test_auto_takes_the_bytes_of_as_many_real_images(digits: RealData, one_form:
 @pytest.mark.parametrize(
     ("name", "limit", "overrides", "words"),
     [
-        ("dm", 20, {"codec": "uniform:bits=2"}, "20 does not hold one image of each of 10 classes"),
+        ("dm", 20, {"codec": "uniform:bits=2"}, "20 does not hold one image of each of 10 classes, which takes"),
         ("dm", 3, {}, "3 bytes do not hold one real image of each of 10 classes"),
         ("random", 500, {}, "picks real images"),
         ("dm", 500, {"codec": "uniform:bits=12"}, "bits"),
