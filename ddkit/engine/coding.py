@@ -58,6 +58,7 @@ class StraightThrough:
         }
         for parameter in self.images.values():
             self.codec.fit(torch.zeros(1, *parameter.shape[1:]))
+        #: State of the synthesizer at its start.
         self.start: dict[str, Tensor] = {}
         #: What the present grids were fitted to: fitting them again gives the same.
         self.fitted_to: dict[str, Tensor] = {}
@@ -69,8 +70,8 @@ class StraightThrough:
         Raises:
             ConfigError: its coded form takes more bytes than there are, or the codec cannot hold it.
         """
-        self.start = self._held()
-        self.fit(self.start)
+        self.start = _copied(self.synthesizer)
+        self.fit(self._held())
         if self.available is not None and (needed := self.payload()) > self.available:
             raise ConfigError(
                 f"the start takes {needed:,} bytes in codec {self.text}, more than the {self.available:,} there are: "
@@ -133,16 +134,32 @@ class StraightThrough:
             yield
 
     @contextmanager
-    def final(self) -> Iterator[None]:
-        """Let the synthesizer hold, for a while, images that fit the bytes in the present ranges."""
-        grids, fitted_to = self.grids, self.fitted_to
-        with self._restored():
+    def at_start(self) -> Iterator[None]:
+        """Let the synthesizer be for a while what it was at its start."""
+        present = _copied(self.synthesizer)
+        with self._same_ranges():
+            self.synthesizer.load_state_dict(self.start)
             try:
-                if self.available is not None and self.payload() > self.available:
-                    self.settle()
+                self.fit(self._held())
                 yield
             finally:
-                self.grids, self.fitted_to = grids, fitted_to
+                self.synthesizer.load_state_dict(present)
+
+    @contextmanager
+    def final(self) -> Iterator[None]:
+        """Let the synthesizer hold, for a while, images that fit the bytes in the present ranges."""
+        with self._restored(), self._same_ranges():
+            if self.available is not None and self.payload() > self.available:
+                self.settle()
+            yield
+
+    @contextmanager
+    def _same_ranges(self) -> Iterator[None]:
+        grids, fitted_to = self.grids, self.fitted_to
+        try:
+            yield
+        finally:
+            self.grids, self.fitted_to = grids, fitted_to
 
     @contextmanager
     def _restored(self) -> Iterator[None]:
@@ -159,3 +176,7 @@ class StraightThrough:
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         self.start = dict(state["start"])
         self.fit(state["fitted_to"])
+
+
+def _copied(synthesizer: Synthesizer) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in synthesizer.state_dict().items()}

@@ -13,7 +13,7 @@ from ddkit.base.config import DistillConfig
 from ddkit.base.interrupt import Interrupt
 from ddkit.base.lock import locked
 from ddkit.base.memory import require_memory
-from ddkit.base.progress import Report, silent
+from ddkit.base.progress import Report
 from ddkit.base.streams import Streams
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
@@ -246,7 +246,7 @@ class Distiller:
                 last = session.materialise({**metadata, "ema": "the data of the last step, not averaged"}, last=True)
                 last.save(folder.last)
         if held_out is not None:
-            result = self._kept(session, result, held_out)
+            result = self._kept(session, result, metadata, held_out)
         return result, {
             "steps": run.step,
             "seconds": round(run.seconds, 3),
@@ -254,14 +254,13 @@ class Distiller:
             "state": f"stopped early: {run.stop}" if run.stop else "finished",
         }
 
-    def _kept(self, session: Session, distilled: DistilledDataset, held_out: RealData) -> DistilledDataset:
+    def _kept(
+        self, session: Session, distilled: DistilledDataset, metadata: dict[str, Any], held_out: RealData
+    ) -> DistilledDataset:
         """Return the better of a result and its coded start, as held-out training images tell."""
         self._say("comparing the result with the coded real images at which it started")
-        first = Session(session.config, session.real, self.objects)
-        first.prepare(silent)
-        first.start()
-        start = first.materialise({**distilled.metadata, "steps": 0})
-        sets = {promise.DISTILLED: distilled, promise.START: start}
+        start = session.materialise({**metadata, "steps": 0}, start=True)
+        sets = {promise.DISTILLED: distilled, promise.START: promise.without_what_was_learned(start)}
         name, card = promise.better(sets, held_out, session.config)
         chosen = sets[name]
         chosen.metadata = {**chosen.metadata, "promise": card, "selection": promise.in_words(card)}

@@ -26,10 +26,19 @@ def held_out(real: RealData, seed: int) -> tuple[RealData, RealData]:
     return real.split_off(min(HELD_OUT, MOST_HELD_OUT / len(real)), Streams(seed)("promise"))
 
 
+def without_what_was_learned(start: DistilledDataset) -> DistilledDataset:
+    """Return a start whose card says how real images are trained on, without rates learned for the result."""
+    from ddkit.evaluation.choice import recipe_for_others, recipe_of
+
+    recipe = recipe_for_others(start, recipe_of(start)).model_dump(mode="json")
+    start.metadata = {key: value for key, value in start.metadata.items() if key != "learned"} | {"recipe": recipe}
+    return start
+
+
 def better(sets: Mapping[str, DistilledDataset], images: RealData, config: DistillConfig) -> tuple[str, dict[str, Any]]:
     """Return which set trains networks better, and what to say of it.
 
-    Both are trained on by networks with the same initial weights, in the way that the distilled set asks for, but for
+    Both are trained on by networks with the same initial weights, in the way that each set asks for, but for
     :data:`PASSES` images each; the first of equal sets is returned.
 
     Args:
@@ -40,12 +49,12 @@ def better(sets: Mapping[str, DistilledDataset], images: RealData, config: Disti
     Returns:
         the name, and for the card: the accuracies of every network, and the number of images.
     """
-    from ddkit.evaluation.choice import recipe_for_others, recipe_of
+    from ddkit.evaluation.choice import recipe_of
 
     spec, seed = ModelSpec.parse(config.model), derive_seed(config.seed, "promise")
     found: dict[str, list[float]] = {}
     for name, one in sets.items():
-        recipe = recipe_for_others(one, recipe_of(one)) if name == START else recipe_of(one)
+        recipe = recipe_of(one)
         epochs = min(recipe.epochs, max(EPOCHS, PASSES // len(one)))
         tensors, labels = one.tensors()
         how = recipe.replace(epochs=epochs, loss=recipe.loss_for(one.label_kind))

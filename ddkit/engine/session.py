@@ -290,7 +290,7 @@ class Session:
         """See :attr:`ddkit.synthesis.Synthesizer.neighbouring_views`."""
         return self.synthesizer.neighbouring_views
 
-    def materialise(self, metadata: dict[str, Any], *, last: bool = False) -> DistilledDataset:
+    def materialise(self, metadata: dict[str, Any], *, last: bool = False, start: bool = False) -> DistilledDataset:
         """Return the present synthetic data (their moving average, if one is kept) as an artifact.
 
         The run can go on afterwards as if nothing had been asked.
@@ -298,6 +298,7 @@ class Session:
         Args:
             metadata: what the card says beside what the pieces add.
             last: take the data of the last step even where a moving average is kept.
+            start: of a coded run, take the data at which it started.
         """
         metadata = {**metadata, **self.objective.metadata()}
         if card := self.signal.metadata():
@@ -310,8 +311,9 @@ class Session:
             metadata["recipe"] = {**metadata.get("recipe", {}), **changes}
             learned = {name: value for name, value in changes.items() if value and name not in _NOT_LEARNED}
             metadata["learned"] = {**metadata.get("learned", {}), **learned}
-        average = nullcontext() if self.average is None or last else self.average.in_place_of(self.synthesizer)
-        fitting = nullcontext() if self.coding is None else self.coding.final()
+        averaged = None if last or start else self.average
+        average = nullcontext() if averaged is None else averaged.in_place_of(self.synthesizer)
+        fitting = nullcontext() if self.coding is None else self.coding.at_start() if start else self.coding.final()
         with average, self.objective.finishing(self.synthesizer), fitting:
             made = self.synthesizer.materialise(self.real.preprocessing, self.real.class_names, metadata)
             return made if self.coding is None else made.coded(self.coding.text, self.coding.grids)

@@ -1,8 +1,8 @@
-"""What do images cost once they are coded, and how many of them fit some bytes?"""
+"""Images of other policies in the bytes of a codec, and what noise takes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -31,25 +31,6 @@ def noise_coded(stored: Mapping[str, Tensor], codec: str, images: Collection[str
     generator = torch.Generator().manual_seed(0)
     noise = {name: torch.rand(tensor.shape, generator=generator) for name, tensor in stored.items()}
     return code(noise, codec, images, classes, probabilities=False).parts()
-
-
-def most_that_fit(bytes_of: Callable[[int], int], room: int, most: int) -> int:
-    """Return a number of images, up to ``most``, that fits, where not too far above it one does not.
-
-    Coded bytes hardly ever fall with the number of images; where they do, the number found still fits.
-
-    Args:
-        bytes_of: bytes of so many images.
-        room: bytes that there are.
-        most: images that there are.
-    """
-    if bytes_of(most) <= room:
-        return most
-    low, high = 0, most
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if bytes_of(middle) <= room else (low, middle)
-    return low
 
 
 class CodedBuffer(ExemplarsBuffer):  # type: ignore[misc]

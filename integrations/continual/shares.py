@@ -16,7 +16,7 @@ from ddkit.base.streams import derive_seed
 from ddkit.data.distilled.budget import Budget
 from ddkit.data.distilled.coding import bytes_of_noise, codec_of
 from ddkit.errors import ConfigError
-from ddkit.integrations.continual.coded import most_that_fit
+from ddkit.evaluation.coded_reals import most_that_fit
 from ddkit.integrations.continual.host import AvalancheDataset, ExemplarsBuffer
 from ddkit.integrations.continual.incoming import Arrival, Form, Shape
 from ddkit.integrations.continual.keys import Key, counted, drawn, words_of

@@ -14,8 +14,8 @@ from ddkit.data import Preprocessing
 from ddkit.data.distilled.coding import bytes_of_noise
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ConfigError, DDKitError
+from ddkit.evaluation.coded_reals import most_that_fit
 from ddkit.integrations.continual import ClassMemory, CodedBuffer, CoresetReplayBuffer, DistilledReplayBuffer
-from ddkit.integrations.continual.coded import most_that_fit
 from ddkit.integrations.continual.host import ClassBalancedBuffer, ReservoirSamplingBuffer
 from ddkit.integrations.continual.parts import Material, parts_of
 from tests.integrations.continual_streams import NORMALISED, TINY, benchmark, fed, strategy, toy_stream
