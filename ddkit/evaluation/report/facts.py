@@ -170,6 +170,9 @@ def cost(run: RunContent) -> list[tuple[str, str]]:
     if run.distilled is not None:
         budget = run.distilled.budget
         values["Distilled set"] = f"{formats.size(budget.payload)} ({formats.count(budget.floats)} stored numbers)"
+        values["Codec"] = None if run.distilled.coding is None else run.distilled.coding.codec
+        values["File"] = None if budget.file is None else f"{formats.size(budget.file)}, card and all"
+        values["Kept"] = run.distilled.card.selection if run.distilled.card.promise is not None else None
         shared = _decoder_numbers(run.distilled)
         if shared:
             values["Decoder"] = f"{formats.count(shared)} of these numbers, shared by all images"
