@@ -113,6 +113,6 @@ def _print_run(folder: RunFolder, result: DistilledDataset, as_json: bool) -> No
     if result.coding is not None:
         typer.echo(f"codec {result.coding.codec}: {result.budget.payload:,} bytes without the card")
     if result.card.promise is not None:
-        typer.echo(f"kept: {result.card.selection}")
+        typer.echo(f"kept the {result.card.selection}")
     where = shlex.quote(str(folder.path))
     typer.echo(f"next: ddkit evaluate {where} --baseline random    then: ddkit show {where}")

@@ -263,7 +263,8 @@ class Distiller:
         sets = {promise.DISTILLED: distilled, promise.START: promise.without_what_was_learned(start)}
         name, card = promise.better(sets, held_out, session.config)
         chosen = sets[name]
-        chosen.metadata = {**chosen.metadata, "promise": card, "selection": promise.in_words(card)}
+        whose = str(metadata["selection"]).partition(";")[0]
+        chosen.metadata = {**chosen.metadata, "promise": card, "selection": promise.in_words(card, whose)}
         return chosen
 
     def _say(self, line: str) -> None:

@@ -74,13 +74,18 @@ def means_in_words(found: Mapping[str, Sequence[float]]) -> str:
     return ", ".join(f"{name} {mean:.1f} %" for name, mean in sorted(means.items(), key=lambda item: -item[1]))
 
 
-def in_words(card: Mapping[str, Any]) -> str:
-    """Return what :func:`better` found as a sentence."""
+def in_words(card: Mapping[str, Any], whose: str) -> str:
+    """Return what :func:`better` found, as a card says it.
+
+    Args:
+        card: of :func:`better`.
+        whose: of which step the distilled set is, ``last step``.
+    """
     means = {name: 100 * sum(values) / len(values) for name, values in card["accuracies"].items()}
     gap = means[DISTILLED] - means[START]
     images = f"on {card['held_out']:,} held-out training images"
     if card["returned"] == DISTILLED:
-        return f"the distilled set, {gap:.1f} points better than its coded start ({means[START]:.1f} %) {images}"
+        return f"{whose}, {gap:.1f} points better than its coded start ({means[START]:.1f} %) {images}"
     return (
-        f"the coded start, {-gap:.1f} points better than what was distilled from it ({means[DISTILLED]:.1f} %) {images}"
+        f"coded start, {-gap:.1f} points better than what was distilled from it ({means[DISTILLED]:.1f} %) {images}"
     )

@@ -145,7 +145,7 @@ def test_the_better_of_result_and_start_is_returned(
     kept = "start" if accuracies[1] > accuracies[0] else "distilled"
     assert card.returned == kept
     assert torch.equal(made.images, start.images) == (kept == "start")
-    assert (made.card.selection or "").startswith("the coded start" if kept == "start" else "the distilled set")
+    assert (made.card.selection or "").startswith("coded start" if kept == "start" else "last step")
     assert made.budget.payload is not None and made.budget.payload <= 250
     assert DistilledDataset.load(tmp_path / "run").metadata["promise"] == made.metadata["promise"]
 
@@ -164,7 +164,7 @@ def test_held_out_images_are_neither_distilled_nor_picked(little: None) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RealData, "batch", watched)
         patch.setattr(promise, "better", lambda sets, images, config: ("start", {"accuracies": {}}))
-        patch.setattr(promise, "in_words", lambda card: "nothing")
+        patch.setattr(promise, "in_words", lambda card, whose: "nothing")
         Distiller("dm", 2, bytes=250, **{**SMALL, "codec": "uniform:bits=3"}).fit(real)
     held = {images[image.numpy().tobytes()] for image in out.images}
     assert seen and not held & set(seen)
