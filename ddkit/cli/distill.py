@@ -55,6 +55,7 @@ def distill(
     gradient, --networks fresh (`ddkit methods --pieces` lists them). Any setting can be overridden: --set
     optimiser.lr=0.5 --set model=convnet:width=64 --set augmentation=none. Ctrl-C saves the state; --resume goes on.
     """
+    from ddkit.base.sizes import parse_bytes
     from ddkit.cli import runs
     from ddkit.data.distilled.dataset import DistilledDataset
     from ddkit.engine.distiller import Distiller
@@ -64,7 +65,7 @@ def distill(
     folder = RunFolder(out)
     stored = runs.stored_in(folder, resume)
     data = runs.data_of(folder, stored, data)
-    limit = runs.bytes_of(size)
+    limit = None if size is None else parse_bytes(size)
     method, ipc, seed = runs.identity(folder, stored, resume, method, ipc, seed, limit)
     if stored is None and data_root:
         data_root = str(Path(data_root).expanduser().resolve())

@@ -5,7 +5,6 @@ A run that is continued takes everything from ``config.json``; an option given a
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +30,7 @@ from ddkit.engine.callbacks import (
 from ddkit.engine.planning import AUTO, preset
 from ddkit.engine.resume import how_to_go_on
 from ddkit.engine.run import PATHS, RunFolder, absolute_path, without_paths
-from ddkit.errors import ConfigError, InterruptedRunError, shortened, unknown_name
+from ddkit.errors import ConfigError, InterruptedRunError, unknown_name
 
 #: What ``config.json`` holds.
 Stored = Mapping[str, Any]
@@ -134,26 +133,6 @@ def data_of(folder: RunFolder, stored: Stored | None, given: str | None) -> str:
     if spec.lower() in available() or absolute_path(given) is None:
         raise _other(folder, f"--data {spec}", given)
     return given
-
-
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "kib": 2**10, "mb": 10**6, "mib": 2**20, "gb": 10**9, "gib": 2**30}
-
-
-def bytes_of(text: str | None) -> int | None:
-    """Return the number of bytes that ``4000``, ``1.5kB`` or ``64KiB`` says; None for None.
-
-    Raises:
-        ConfigError: it is no number of bytes, or none at all.
-    """
-    if text is None:
-        return None
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", text.strip().lower())
-    unit = _UNITS.get(found[2]) if found else None
-    if found is None or unit is None:
-        raise ConfigError(f"--bytes {shortened(text)} is no number of bytes: write 4000, 64KiB or 1.5MB")
-    if (number := int(float(found[1]) * unit)) < 1:
-        raise ConfigError(f"--bytes {shortened(text)}: at least 1 byte is needed")
-    return number
 
 
 def identity(

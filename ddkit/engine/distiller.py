@@ -14,6 +14,7 @@ from ddkit.base.interrupt import Interrupt
 from ddkit.base.lock import locked
 from ddkit.base.memory import require_memory
 from ddkit.base.progress import Report
+from ddkit.base.sizes import parse_bytes
 from ddkit.base.streams import Streams
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
@@ -54,8 +55,8 @@ class Distiller:
             :class:`~ddkit.base.config.DistillConfig`.
         ipc: images (or codes) per class; needed with a method name unless bytes are given. With ``auto`` and no bytes,
             as many bytes as so many real images a class take at 8 bits a value.
-        bytes: most bytes of the payload of the set, see :class:`~ddkit.data.distilled.budget.Budget`; give a ``codec``
-            among the overrides to choose it yourself.
+        bytes: most bytes of the payload of the set, a number or ``"64KiB"``, see
+            :class:`~ddkit.data.distilled.budget.Budget`; give a ``codec`` among the overrides to choose it yourself.
         seed: the only seed; the same seed on the same machine gives the same bytes. None for that of a configuration
             given as ``method``, and 0 with a name.
         callbacks: what happens around the loop; metrics are always kept when there is an output folder.
@@ -77,7 +78,7 @@ class Distiller:
         method: str | DistillConfig = planning.AUTO,
         ipc: int | None = None,
         *,
-        bytes: int | None = None,
+        bytes: int | str | None = None,
         seed: int | None = None,
         callbacks: Sequence[Callback] = (),
         synthesizer: Synthesizer | None = None,
@@ -104,7 +105,8 @@ class Distiller:
             )
         else:
             planning.preset(method)  # which refuses an unknown name
-        self.ipc, self.bytes, self.seed = ipc, bytes, seed or 0
+        self.ipc, self.seed = ipc, seed or 0
+        self.bytes = None if bytes is None else parse_bytes(bytes)
         self.callbacks = list(callbacks)
         self.checkpoint_every = checkpoint_every
         self.objects: dict[str, Any] = {}

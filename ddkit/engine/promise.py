@@ -86,6 +86,4 @@ def in_words(card: Mapping[str, Any], whose: str) -> str:
     images = f"on {card['held_out']:,} held-out training images"
     if card["returned"] == DISTILLED:
         return f"{whose}, {gap:.1f} points better than its coded start ({means[START]:.1f} %) {images}"
-    return (
-        f"coded start, {-gap:.1f} points better than what was distilled from it ({means[DISTILLED]:.1f} %) {images}"
-    )
+    return f"coded start, {-gap:.1f} points better than what was distilled from it ({means[DISTILLED]:.1f} %) {images}"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddkit.base.sizes import parse_bytes
 from ddkit.data.distilled.coding import code, codec_of
 from ddkit.data.preprocessing import Preprocessing
 from ddkit.errors import ConfigError
@@ -15,7 +16,6 @@ from ddkit.integrations.continual.exposure import exposed
 from ddkit.integrations.continual.host import AvalancheDataset, ExemplarsBuffer
 from ddkit.integrations.continual.incoming import Form, observe, read
 from ddkit.integrations.continual.parts import Part
-from ddkit.integrations.continual.size import parse_bytes
 from ddkit.integrations.continual.updating import waiting_parts
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddkit.base.sizes import parse_bytes
 from ddkit.base.streams import Streams
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.preprocessing import Preprocessing
@@ -27,7 +28,7 @@ from ddkit.integrations.continual.needs import (
 )
 from ddkit.integrations.continual.parts import Facts
 from ddkit.integrations.continual.shares import SharedMemory
-from ddkit.integrations.continual.size import Size, parse_bytes
+from ddkit.integrations.continual.size import Size
 from ddkit.integrations.continual.state import dump, read_file, write_file
 
 #: What every memory can be given beside its size.

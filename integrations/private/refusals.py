@@ -40,11 +40,12 @@ def refuse_options(options: Mapping[str, Any]) -> None:
     """
     if "signal" in options:
         raise ConfigError("the signal of a private run is its mechanism: leave signal out")
-    if options.get("codec") is not None:
-        raise ConfigError(
-            f"codec={options['codec']} comes after the release, as post-processing that costs no privacy: leave it "
-            f"out, and use ddkit encode or coded() on the released set"
-        )
+    for name in ("codec", "bytes"):
+        if options.get(name) is not None:
+            raise ConfigError(
+                f"{name}={options[name]} comes after the release, as post-processing that costs no privacy: leave it "
+                f"out, and use ddkit encode or coded() on the released set"
+            )
     if any(isinstance(callback, PeriodicEvaluation) for callback in options.get("callbacks") or ()):
         raise ConfigError(
             "PeriodicEvaluation looks at held-out records without noise, and a run that stops by it was chosen by them:"

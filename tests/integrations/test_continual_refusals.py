@@ -13,10 +13,11 @@ import torch
 
 pytest.importorskip("avalanche")
 
+from ddkit.base.sizes import parse_bytes
 from ddkit.data import Preprocessing
 from ddkit.errors import ConfigError, DataError, UnknownNameError
 from ddkit.integrations.continual import CoresetReplayBuffer, StreamAccuracies
-from ddkit.integrations.continual.size import Size, parse_bytes
+from ddkit.integrations.continual.size import Size
 from tests.integrations.continual_streams import Experience, fed, strategy, tiny, toy_stream
 
 ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {

@@ -231,3 +231,5 @@ def test_a_codec_before_the_release_is_refused() -> None:
         ConfigError, match=r"codec=uniform:bits=3 comes after the release, .* costs no privacy: leave it"
     ):
         PrivateDistiller(2, method="dp-dm", ipc=2, codec="uniform:bits=3", **TINY["dp-dm"])
+    with pytest.raises(ConfigError, match="bytes=900 comes after the release"):
+        PrivateDistiller(2, method="dp-dm", ipc=2, bytes=900, **TINY["dp-dm"])
