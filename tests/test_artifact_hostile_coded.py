@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from ddkit.codecs import dct, lossless
+from ddkit.codecs.sheets import sheet_size
 from ddkit.data.distilled import dataset as datasets
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.preprocessing import Preprocessing
@@ -285,7 +286,7 @@ def picture(size: tuple[int, int], mode: str = "RGB", **options: Any) -> bytes:
 
 
 def test_sheets_are_lossless_pictures_of_the_size_announced() -> None:
-    wide, high = lossless._sheet_size(tuple(SYMBOLS.shape))
+    wide, high = sheet_size(tuple(SYMBOLS.shape))
     assert DistilledDataset.from_bytes(coded_by("webp", picture((wide, high)))).coding is not None
     white = Image.new("RGB", (wide, high), "white")
     for data in (

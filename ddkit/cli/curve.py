@@ -26,8 +26,7 @@ def curve(
     baseline: Annotated[
         list[str] | None,
         typer.Option(
-            help="random-bytes, random-coded, herding-coded, random-best or whole; repeatable (default: random-bytes "
-            "and random-coded)."
+            help="random-bytes, random-coded, herding-coded, random-best or whole; repeatable (default: all but whole)."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="HTML file (default: curve.html in or beside the runs).")] = None,

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ddkit.codecs.sheets import images_of, sheet_of, sheet_size
 from ddkit.errors import DAMAGED, ArtifactError, ConfigError, unknown_name
 
 Bytes = NDArray[np.uint8]
@@ -222,7 +223,7 @@ class Sheet(Coder):
             and order == "images"
             and len(shape) == 4
             and shape[1] in (1, 3)
-            and max(_sheet_size(shape)) < 2**14
+            and max(sheet_size(shape)) < 2**14
             and super().suits(raw, shape, order, packed)
         )
 
@@ -230,13 +231,8 @@ class Sheet(Coder):
         """Return the picture."""
         from PIL import Image
 
-        columns, rows = _grid(shape)
-        count, channels, height, width = shape
-        sheet = np.zeros((rows * columns, height, width, channels), np.uint8)
-        sheet[:count] = raw.reshape(shape).transpose(0, 2, 3, 1)
-        tiles = sheet.reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
-        picture = tiles.reshape(rows * height, columns * width, channels)
-        picture = np.repeat(picture, 3, axis=2) if channels == 1 else picture
+        picture = sheet_of(raw.reshape(shape), 0)
+        picture = np.repeat(picture, 3, axis=2) if shape[1] == 1 else picture
         stream = io.BytesIO()
         Image.fromarray(picture, "RGB").save(stream, "WEBP", lossless=True, quality=80, method=4, exact=True)
         return stream.getvalue()
@@ -245,9 +241,9 @@ class Sheet(Coder):
         """Return the images of the picture."""
         from PIL import Image
 
-        if len(shape) != 4 or shape[1] not in (1, 3) or max(_sheet_size(shape)) >= 2**14:
+        if len(shape) != 4 or shape[1] not in (1, 3) or max(sheet_size(shape)) >= 2**14:
             raise ArtifactError(f"a sheet cannot hold {shape} symbols: {DAMAGED}")
-        wide, high = _sheet_size(shape)
+        wide, high = sheet_size(shape)
         sides = (wide - 1 | high - 1 << 14).to_bytes(4, "little")  # no alpha, version 0
         length = int.from_bytes(data[16:20], "little")
         whole = len(data) == 20 + length + length % 2 == 8 + int.from_bytes(data[4:8], "little")
@@ -255,21 +251,7 @@ class Sheet(Coder):
         if not whole or data[8:16] != b"WEBPVP8L" or data[20:25] != b"/" + sides:
             raise ArtifactError(f"the bytes are no lossless sheet of {wide}x{high}, which {shape} needs: {DAMAGED}")
         picture = Image.open(io.BytesIO(data), formats=["WEBP"])
-        count, channels, height, width = shape
-        columns, rows = _grid(shape)
-        sheet = np.asarray(picture)[:, :, :channels].reshape(rows, height, columns, width, channels)
-        return sheet.transpose(0, 2, 4, 1, 3).reshape(rows * columns, channels, height, width)[:count].tobytes()
-
-
-def _grid(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return columns and rows of the sheet: about square."""
-    columns = max(1, min(shape[0], math.isqrt(shape[0] * shape[2] // max(1, shape[3])) or 1))
-    return columns, -(-shape[0] // columns)
-
-
-def _sheet_size(shape: tuple[int, ...]) -> tuple[int, int]:
-    columns, rows = _grid(shape)
-    return columns * shape[3], rows * shape[2]
+        return images_of(np.asarray(picture)[:, :, : shape[1]], shape).tobytes()
 
 
 #: In the order of preference where two are equally small.

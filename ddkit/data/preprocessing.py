@@ -194,6 +194,11 @@ class Preprocessing:
             return {}
         return {name: getattr(self, name) for name in _ZCA_NAMES}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the ZCA tensors; 0 without whitening."""
+        return sum(tensor.nbytes for tensor in self.to_tensors().values())
+
     def metadata(self) -> dict[str, Any]:
         """Return everything but the tensors, ready for JSON."""
         return {"mean": list(self.mean), "std": list(self.std), "zca": self.zca_matrix is not None}

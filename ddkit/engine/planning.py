@@ -131,12 +131,11 @@ def _codec(first: DistillConfig, real: RealData, say: Say) -> dict[str, Any]:
     from ddkit.evaluation.form_search import TooFewBytesError, best_form
 
     assert first.bytes is not None
-    whitening = sum(tensor.nbytes for tensor in real.preprocessing.to_tensors().values())
     how = first.recipe.name if first.recipe.name not in OWN_RECIPES else "dsa"
     try:
         best = best_form(
             real,
-            first.bytes - whitening,
+            first.bytes - real.preprocessing.nbytes,
             FORMS,
             model=first.model,
             recipe=named_recipe(how, real.name),

@@ -63,15 +63,19 @@ def better(sets: Mapping[str, DistilledDataset], images: RealData, config: Disti
             tensors, labels, spec, how, seeds, num_classes=images.num_classes, device=config.device
         )
         found[name] = [round(value, 6) for value in accuracies(trained, images)]
-    means = {name: sum(values) / len(values) for name, values in found.items()}
+    means = _means(found)
     chosen = max(means, key=lambda name: means[name])
     return chosen, {"returned": chosen, "held_out": len(images), "accuracies": found}
 
 
+def _means(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: sum(values) / len(values) for name, values in found.items()}
+
+
 def means_in_words(found: Mapping[str, Sequence[float]]) -> str:
     """Return mean accuracies, highest first."""
-    means = {name: 100 * sum(values) / len(values) for name, values in found.items()}
-    return ", ".join(f"{name} {mean:.1f} %" for name, mean in sorted(means.items(), key=lambda item: -item[1]))
+    means = sorted(_means(found).items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {100 * mean:.1f} %" for name, mean in means)
 
 
 def in_words(card: Mapping[str, Any], whose: str) -> str:
@@ -81,7 +85,7 @@ def in_words(card: Mapping[str, Any], whose: str) -> str:
         card: of :func:`better`.
         whose: of which step the distilled set is, ``last step``.
     """
-    means = {name: 100 * sum(values) / len(values) for name, values in card["accuracies"].items()}
+    means = {name: 100 * mean for name, mean in _means(card["accuracies"]).items()}
     gap = means[DISTILLED] - means[START]
     images = f"on {card['held_out']:,} held-out training images"
     if card["returned"] == DISTILLED:

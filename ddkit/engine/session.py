@@ -200,8 +200,9 @@ class Session:
                     f"bytes={config.bytes} limits a coded set: give a codec as well, such as codec=uniform"
                 )
             return None
-        whitening = sum(tensor.nbytes for tensor in self.real.preprocessing.to_tensors().values())
-        return StraightThrough(self.synthesizer, config.codec, config.steps, config.bytes, whitening)
+        return StraightThrough(
+            self.synthesizer, config.codec, config.steps, config.bytes, self.real.preprocessing.nbytes
+        )
 
     def _precision(self) -> Precision:
         config = self.config

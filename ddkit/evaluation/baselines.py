@@ -66,7 +66,7 @@ class _Request:
     @property
     def whitening(self) -> int:
         """Bytes of the whitening, which real images carry as well."""
-        return sum(tensor.nbytes for tensor in self.distilled.preprocessing.to_tensors().values())
+        return self.distilled.preprocessing.nbytes
 
     @property
     def available(self) -> int:

@@ -6,7 +6,6 @@ Such pictures are never part of an artifact, as decoders of different libraries 
 from __future__ import annotations
 
 import io
-import math
 from typing import Any
 
 import numpy as np
@@ -14,14 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ddkit.codecs.sheets import images_of, sheet_of, sheet_size
+
 #: Longest side of a picture, by kind.
 SIDES = {"jpeg": 65500, "webp": 16383}
 
 
 def suits(kind: str, shape: tuple[int, ...]) -> bool:
     """Say whether images ``shape`` (N, C, H, W) fit one picture."""
-    columns, rows = _grid(shape)
-    return shape[1] in (1, 3) and max(columns * shape[3], rows * shape[2]) <= SIDES[kind]
+    return shape[1] in (1, 3) and max(sheet_size(shape)) <= SIDES[kind]
 
 
 def encode(images: Tensor, kind: str, quality: int) -> bytes:
@@ -36,14 +36,8 @@ def encode(images: Tensor, kind: str, quality: int) -> bytes:
     """
     from PIL import Image
 
-    count, channels, height, width = images.shape
-    columns, rows = _grid(tuple(images.shape))
-    sheet = np.zeros((rows * columns, height, width, channels), np.uint8)
-    sheet[:count] = images.permute(0, 2, 3, 1).numpy()
-    if count < len(sheet):
-        sheet[count:] = sheet[count - 1]  # costs less than a black tile
-    tiles = sheet.reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
-    picture = Image.fromarray(tiles.reshape(rows * height, columns * width, channels).squeeze())
+    channels, last = images.shape[1], images[-1].permute(1, 2, 0).numpy()  # which costs less than a black tile
+    picture = Image.fromarray(sheet_of(images.numpy(), last).squeeze())
     if kind == "webp":
         return _written(picture.convert("RGB"), "WEBP", quality=quality, method=6)
     colours = (0, 2) if channels == 3 else (0,)
@@ -55,21 +49,12 @@ def decode(data: bytes, shape: tuple[int, ...]) -> Tensor:
     """Return the uint8 images (N, C, H, W) of a picture."""
     from PIL import Image
 
-    count, channels, height, width = shape
-    columns, rows = _grid(shape)
     with Image.open(io.BytesIO(data)) as picture:
-        pixels: NDArray[np.uint8] = np.asarray(picture.convert("RGB" if channels == 3 else "L"))
-    tiles = pixels.reshape(rows, height, columns, width, channels).transpose(0, 2, 4, 1, 3)
-    return torch.from_numpy(tiles.reshape(rows * columns, channels, height, width)[:count].copy())
+        pixels: NDArray[np.uint8] = np.asarray(picture.convert("RGB" if shape[1] == 3 else "L"))
+    return torch.from_numpy(images_of(pixels, shape).copy())
 
 
 def _written(picture: Any, format: str, **options: Any) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, format, **options)
     return stream.getvalue()
-
-
-def _grid(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return columns and rows of the sheet: about square."""
-    columns = max(1, min(shape[0], math.isqrt(shape[0] * shape[2] // shape[3])))
-    return columns, -(-shape[0] // columns)

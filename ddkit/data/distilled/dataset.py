@@ -131,10 +131,8 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         self.budget = replace(budget, payload=self._payload(), file=None)
 
     def _payload(self) -> int:
-        whitening = self.preprocessing.to_tensors().values()
-        if self.coding is None:
-            return payload(self.stored, self.num_classes, whitening)
-        return payload(self.coding.parts(), self.num_classes, whitening)
+        held = self.stored if self.coding is None else self.coding.parts()
+        return payload(held, self.num_classes, self.preprocessing.to_tensors().values())
 
     def _check(self) -> None:
         check(

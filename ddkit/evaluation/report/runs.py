@@ -84,7 +84,7 @@ class RunContent:
         """What the real images cost at rest: one byte a pixel value, and the whitening; None when unknown."""
         if self.real_count is None or self.distilled is None:
             return None
-        whitening = sum(tensor.nbytes for tensor in self.distilled.preprocessing.to_tensors().values())
+        whitening = self.distilled.preprocessing.nbytes
         return self.real_count * math.prod(self.distilled.shape) + whitening
 
     @property
