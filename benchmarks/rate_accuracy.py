@@ -31,6 +31,7 @@ from ddkit.evaluation.assess import merge_draws
 from ddkit.evaluation.baselines import AT_EQUAL_BYTES, baseline_sets
 from ddkit.evaluation.evaluate import evaluate
 from ddkit.evaluation.statistics import summary
+from ddkit.training.judge import BATCH
 from ddkit.training.named import recipe
 
 RESULTS = Path(__file__).parent / "results" / "rate-accuracy.json"
@@ -90,7 +91,8 @@ def _cell(train: RealData, test: RealData, available: int, seed: int, out: Path)
         "rate": distilled.metadata["config"]["optimiser"]["lr"],
         "promise": card.promise.model_dump(),
         "cpu_seconds_of_the_set": round(seconds, 1),
-        "protocol": f"{MODEL}, dsa recipe, {PASSES:,} images a network (at least {EPOCHS} epochs), {NETWORKS} networks",
+        "protocol": f"{MODEL}, dsa recipe in batches of {BATCH}, {PASSES:,} images a network "
+        f"(at least {EPOCHS} epochs), {NETWORKS} networks",
         "versions": {"ddkit": ddkit.__version__, "torch": torch.__version__},
     }
 
@@ -98,9 +100,10 @@ def _cell(train: RealData, test: RealData, available: int, seed: int, out: Path)
 def _row(members: list[DistilledDataset], test: RealData, seed: int) -> dict[str, Any]:
     results = []
     for draw, one in enumerate(members):
-        how = recipe("dsa", test.name, epochs=max(EPOCHS, round(PASSES / len(one))))
+        how = recipe("dsa", test.name, epochs=max(EPOCHS, round(PASSES / len(one))), batch_size=BATCH)
         networks = NETWORKS // len(members)
-        fast: dict[str, Any] = {"precision": "bfloat16", "compile": True, "stacked": False} if test.shape[1] > 8 else {}
+        pays = test.shape[1] > 8 and len(one) >= BATCH
+        fast: dict[str, Any] = {"precision": "bfloat16", "compile": True, "stacked": False} if pays else {}
         results.append(evaluate(one, test, [MODEL], networks, how, seed + draw, **fast))
         print(one.metadata.get("method"), len(one), one.budget.payload, results[-1].rows[0].accuracies, flush=True)
     accuracies = merge_draws(results).rows[0].accuracies

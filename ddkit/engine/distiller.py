@@ -210,13 +210,13 @@ class Distiller:
         session = self._session(config, part, folder)
         metadata = result_metadata(config, real, getattr(session, "neighbouring_views", 1))
         if folder is None:
-            return self._distil(session, None, metadata, interrupt, held_out)[0]
+            return self._distil(session, None, metadata, interrupt, real, held_out)[0]
         folder.claim(config, real, resume=resume, **kept)
         if folder.finished:
             folder.tidy()
             return DistilledDataset.load(folder.artifact)
         command = folder.command or kept["command"]
-        result, cost = self._distil(session, folder, metadata, interrupt, held_out)
+        result, cost = self._distil(session, folder, metadata, interrupt, real, held_out)
         with interrupt.waiting():  # what is left is short, and ends the run
             result.save(folder.artifact)
             device = str(session.device)
@@ -232,6 +232,7 @@ class Distiller:
         folder: RunFolder | None,
         metadata: dict[str, Any],
         interrupt: Interrupt,
+        real: RealData,
         held_out: RealData | None,
     ) -> tuple[DistilledDataset, dict[str, Any]]:
         """Run a session to its end; return the result and what ``run.json`` says of its steps and seconds."""
@@ -248,7 +249,7 @@ class Distiller:
                 last = session.materialise({**metadata, "ema": "the data of the last step, not averaged"}, last=True)
                 last.save(folder.last)
         if held_out is not None:
-            result = self._kept(session, result, metadata, held_out)
+            result = self._kept(session, result, metadata, real, held_out)
         return result, {
             "steps": run.step,
             "seconds": round(run.seconds, 3),
@@ -257,16 +258,29 @@ class Distiller:
         }
 
     def _kept(
-        self, session: Session, distilled: DistilledDataset, metadata: dict[str, Any], held_out: RealData
+        self,
+        session: Session,
+        distilled: DistilledDataset,
+        metadata: dict[str, Any],
+        real: RealData,
+        held_out: RealData,
     ) -> DistilledDataset:
-        """Return the better of a result and its coded start, as held-out training images tell."""
+        """Return the better of a result and its coded start, as held-out training images tell.
+
+        A start that is better is picked again from all training images, those that were held out among them.
+        """
         self._say("comparing the result with the coded real images at which it started")
         start = session.materialise({**metadata, "steps": 0}, start=True)
         sets = {promise.DISTILLED: distilled, promise.START: promise.without_what_was_learned(start)}
         name, card = promise.better(sets, held_out, session.config)
-        chosen = sets[name]
+        chosen, source = sets[name], ""
+        if name == promise.START:
+            again = planning.start_of_all(session.config, session.real, real, self.objects)
+            if again is not None:
+                chosen = again.materialise(result_metadata(again.config, real, again.neighbouring_views), start=True)
+                chosen, source = promise.without_what_was_learned(chosen), f"all {len(real):,} training images"
         whose = str(metadata["selection"]).partition(";")[0]
-        chosen.metadata = {**chosen.metadata, "promise": card, "selection": promise.in_words(card, whose)}
+        chosen.metadata = {**chosen.metadata, "promise": card, "selection": promise.in_words(card, whose, source)}
         return chosen
 
     def _say(self, line: str) -> None:

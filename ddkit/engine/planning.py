@@ -22,6 +22,9 @@ from ddkit.training.named import recipe as named_recipe
 #: training images: 91.1 % from rate 0.1 and 91.6 % from rate 1, 89.4 % at the start.
 AUTO, PRESET = "auto", "dm"
 COMPOSITION: dict[str, Any] = {"steps": 300, "objective": {"real_batch": 64}, "optimiser": {"schedule": "cosine"}}
+#: Synthetic images that a run of ``auto`` shows to networks at most: larger sets, from which matching has less to gain,
+#: get fewer steps.
+MOST_SHOWN = 1_000_000
 #: Learning rates among which ``auto`` chooses, and the share of the steps that each is tried for.
 RATES, PILOT = (0.1, 1.0, 10.0), 0.25
 #: Forms in which real images are tried before a run, the ones that lose least first.
@@ -93,7 +96,8 @@ def plan(
     The codec, unless it is given, is that in which random real images of this size are worth most, see
     :func:`~ddkit.evaluation.form_search.best_form`; with a synthesis that cuts its images into formations, the factor
     takes the place of the codec's resolution. Images that would start at random real ones start at herded ones. Under
-    ``auto`` the learning rate, unless it is given, is the best of :data:`RATES` after a share of the steps.
+    ``auto`` the learning rate, unless it is given, is the best of :data:`RATES` after a share of the steps, and large
+    sets get fewer steps.
 
     Args:
         name: of a method, or ``auto``.
@@ -112,6 +116,7 @@ def plan(
         raise ConfigError(
             f"'{name}' picks real images, which --bytes does not limit: give --ipc alone, or another method"
         )
+    given = overrides
     overrides = merge(COMPOSITION, overrides) if name == AUTO else dict(overrides)
     first = method.configure(real, ipc or 1, seed, overrides, objects)
     synthesis = type(objects["synthesis"]) if "synthesis" in objects else syntheses.get(first.synthesis.name)
@@ -120,6 +125,8 @@ def plan(
     if first.codec is None:
         overrides = merge(overrides, _codec(first, real, say) if synthesis.image_like else {"codec": "float16"})
     ipc = _images(method, real, ipc, seed, overrides, objects)
+    if name == AUTO and "steps" not in given:
+        overrides["steps"] = min(overrides["steps"], max(1, MOST_SHOWN // (ipc * real.num_classes)))
     config = method.configure(real, ipc, seed, overrides, objects)
     if name == AUTO and "lr" not in overrides.get("optimiser", {}):
         config = _best_rate(config, real, objects, say)
@@ -165,20 +172,16 @@ def _images(
     Raises:
         ConfigError: so many, or even one, do not fit.
     """
-    from ddkit.evaluation.coded_reals import most_that_fit
 
-    def needed(count: int) -> int:
-        config = method.configure(real, count, seed, {**overrides, "bytes": None}, objects)
-        session = Session(config, real, objects)
-        assert session.coding is not None
-        session.start()
-        return session.coding.payload()
+    def configured(count: int) -> DistillConfig:
+        return method.configure(real, count, seed, {**overrides, "bytes": None}, objects)
 
     available = int(overrides["bytes"])
-    if ipc is None:
-        count = most_that_fit(needed, available, int(real.class_counts.min()))
-    else:
-        count = ipc if needed(ipc) <= available else 0
+
+    def needed(count: int) -> int:
+        return _payload(_started(configured(count), real, objects))
+
+    count = _most(configured, real, available, objects) if ipc is None else ipc * (needed(ipc) <= available)
     if not count:
         takes = f"{'one image' if ipc is None else f'--ipc {ipc}'} of each of {real.num_classes} classes"
         raise ConfigError(
@@ -186,6 +189,57 @@ def _images(
             f"give more bytes"
         )
     return count
+
+
+def _started(config: DistillConfig, real: RealData, objects: Mapping[str, Any]) -> Session:
+    session = Session(config, real, objects)
+    session.start()
+    return session
+
+
+def _payload(session: Session) -> int:
+    assert session.coding is not None
+    return session.coding.payload()
+
+
+def _most(
+    configured: Callable[[int], DistillConfig], real: RealData, available: int, objects: Mapping[str, Any]
+) -> int:
+    """Return how many images a class a start within the bytes can have."""
+    from ddkit.evaluation.coded_reals import most_that_fit
+
+    def needed(count: int) -> int:
+        return _payload(_started(configured(count), real, objects))
+
+    return most_that_fit(needed, available, int(real.class_counts.min()))
+
+
+def start_of_all(config: DistillConfig, part: RealData, real: RealData, objects: Mapping[str, Any]) -> Session | None:
+    """Return a session at its start that takes all training images, where a run started at some of them.
+
+    It has as many images a class as that run or, if those are others in number of bytes, as many as fit; where the run
+    had all that its part of the training images holds, it takes as many as fit of all.
+
+    Args:
+        config: of the run.
+        part: on what it ran.
+        real: all training images.
+        objects: pieces given as objects.
+
+    Returns:
+        None where not one image a class fits.
+    """
+
+    def configured(count: int) -> DistillConfig:
+        return DistillConfig.create({**config.as_dict(), "ipc": count, "bytes": None})
+
+    assert config.bytes is not None
+    count = _most(configured, real, config.bytes, objects)
+    if config.ipc < int(part.class_counts.min()):
+        count = min(count, config.ipc)
+    if not count:
+        return None
+    return _started(DistillConfig.create({**config.as_dict(), "ipc": count}), real, objects)
 
 
 def _best_rate(config: DistillConfig, real: RealData, objects: Mapping[str, Any], say: Say) -> DistillConfig:

@@ -10,8 +10,7 @@ from ddkit.base.streams import Streams, derive_seed
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
 from ddkit.models.spec import ModelSpec
-from ddkit.training.accuracy import accuracies
-from ddkit.training.train import train_networks
+from ddkit.training.judge import Judge
 
 #: Share of the training images that are held out for the comparison, and the most of them.
 HELD_OUT, MOST_HELD_OUT = 0.2, 5000
@@ -51,7 +50,8 @@ def better(sets: Mapping[str, DistilledDataset], images: RealData, config: Disti
     """
     from ddkit.evaluation.choice import recipe_of
 
-    spec, seed = ModelSpec.parse(config.model), derive_seed(config.seed, "promise")
+    seed = derive_seed(config.seed, "promise")
+    judge = Judge(ModelSpec.parse(config.model), images, len(sets) * NETWORKS * PASSES, config.device)
     found: dict[str, list[float]] = {}
     for name, one in sets.items():
         recipe = recipe_of(one)
@@ -59,10 +59,7 @@ def better(sets: Mapping[str, DistilledDataset], images: RealData, config: Disti
         tensors, labels = one.tensors()
         how = recipe.replace(epochs=epochs, loss=recipe.loss_for(one.label_kind))
         seeds = [derive_seed(seed, f"network/{number}") for number in range(NETWORKS)]
-        trained = train_networks(
-            tensors, labels, spec, how, seeds, num_classes=images.num_classes, device=config.device
-        )
-        found[name] = [round(value, 6) for value in accuracies(trained, images)]
+        found[name] = [round(value, 6) for value in judge.accuracies(tensors, labels, how, seeds)]
     means = _means(found)
     chosen = max(means, key=lambda name: means[name])
     return chosen, {"returned": chosen, "held_out": len(images), "accuracies": found}
@@ -78,16 +75,18 @@ def means_in_words(found: Mapping[str, Sequence[float]]) -> str:
     return ", ".join(f"{name} {100 * mean:.1f} %" for name, mean in means)
 
 
-def in_words(card: Mapping[str, Any], whose: str) -> str:
+def in_words(card: Mapping[str, Any], whose: str, again: str = "") -> str:
     """Return what :func:`better` found, as a card says it.
 
     Args:
         card: of :func:`better`.
         whose: of which step the distilled set is, ``last step``.
+        again: where a start that was better was picked a second time: from what.
     """
     means = {name: 100 * mean for name, mean in _means(card["accuracies"]).items()}
     gap = means[DISTILLED] - means[START]
     images = f"on {card['held_out']:,} held-out training images"
     if card["returned"] == DISTILLED:
         return f"{whose}, {gap:.1f} points better than its coded start ({means[START]:.1f} %) {images}"
-    return f"coded start, {-gap:.1f} points better than what was distilled from it ({means[DISTILLED]:.1f} %) {images}"
+    start = f"coded start, picked again from {again}; the first one was" if again else "coded start,"
+    return f"{start} {-gap:.1f} points better than what was distilled from it ({means[DISTILLED]:.1f} %) {images}"

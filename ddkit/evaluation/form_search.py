@@ -6,20 +6,17 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ddkit.base.device import resolve_device
 from ddkit.base.streams import Streams, derive_seed
 from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, DataError, DivergedError
 from ddkit.evaluation.coded_reals import Form, Kept, form_of, most_that_fit
 from ddkit.models.spec import ModelSpec
-from ddkit.training.accuracy import accuracies
+from ddkit.training.judge import Judge
 from ddkit.training.recipe import TrainingRecipe
-from ddkit.training.train import train_networks
 
 #: Images that are shown to networks in one search for every epoch of the recipe, and the most in all: by the common
 #: protocol about as many as two networks see that are trained on 100 images.
@@ -28,8 +25,8 @@ PASSES_PER_EPOCH, MOST_PASSES = 200, 200_000
 HELD_OUT, MOST_HELD_OUT = 0.2, 1000
 #: Of so many forms the longest trained one is taken.
 FINALISTS = 3
-#: Batches and rate of Adam in rungs before the last one, so that few passes say enough.
-BATCH, RATE = 64, 0.003
+#: Rate of Adam in rungs before the last one, so that few passes say enough.
+RATE = 0.003
 
 Order = Callable[[int], Tensor]
 
@@ -143,7 +140,7 @@ def best_form(
         takes = f"{smallest[1]}, the smallest form, takes {smallest[0]:,}" if smallest else "no form is for such images"
         raise TooFewBytesError(train, available_bytes, takes)
     network = derive_seed(seed, "best-form")
-    search = _Search(rest, held_out, ModelSpec.parse(model), recipe, network, str(resolve_device(device)))
+    search = _Search(rest, Judge(ModelSpec.parse(model), held_out, passes, device), recipe, network)
     sizes = [len(left)]
     while sizes[-1] > FINALISTS:
         sizes.append(-(-sizes[-1] // 4))
@@ -194,11 +191,9 @@ class _Search:
     """How candidates are judged."""
 
     rest: RealData
-    held_out: RealData
-    spec: ModelSpec
+    judge: Judge
     recipe: TrainingRecipe
     seed: int
-    device: str
 
     def accuracy(self, one: _Candidate, passes: float, last: bool) -> float:
         """Train a network on a candidate for about so many passes; return its accuracy on what is held out."""
@@ -206,13 +201,10 @@ class _Search:
         images = self.rest.preprocessing.apply(images) if images.dtype == torch.uint8 else images
         how = self.recipe.replace(
             epochs=max(1, round(passes / len(images))),
-            batch_size=min(BATCH, self.recipe.batch_size),
             loss=self.recipe.loss_for("hard"),
             **({} if last else {"optimiser": "adam", "lr": RATE}),
         )
-        options: dict[str, Any] = {"num_classes": self.rest.num_classes, "device": self.device}
         try:
-            trained = train_networks(images, one.labels, self.spec, how, [self.seed], **options)
+            return self.judge.accuracies(images, one.labels, how, [self.seed])[0]
         except DivergedError:
             return 0.0
-        return accuracies(trained, self.held_out)[0]

@@ -16,6 +16,7 @@ from ddkit.errors import ConfigError
 from ddkit.evaluation import form_search
 from ddkit.evaluation.form_search import Tried
 from ddkit.testing import toy_data
+from ddkit.training.judge import Judge
 from tests.engine.runs import SMALL, Kill
 
 QUICK: dict[str, Any] = {key: value for key, value in SMALL.items() if key != "optimiser"}
@@ -132,19 +133,20 @@ def test_the_better_of_result_and_start_is_returned(
     accuracies: tuple[float, float], little: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     given = iter(accuracies)
-    monkeypatch.setattr(promise, "accuracies", lambda trained, images: [next(given)] * len(trained))
+    monkeypatch.setattr(Judge, "accuracies", lambda self, images, labels, recipe, seeds: [next(given)] * len(seeds))
     options: dict[str, Any] = {**SMALL, "codec": "uniform:bits=3", "optimiser": {"lr": 10.0}}
     made = Distiller("dm", bytes=250, **options).fit(toy_data(), out=tmp_path / "run")
-    part, out = promise.held_out(toy_data(), 0)
+    _, out = promise.held_out(toy_data(), 0)
     card = made.card.promise
     assert card is not None and card.held_out == len(out)
     assert card.accuracies == {"distilled": [accuracies[0]] * 3, "start": [accuracies[1]] * 3}
     ipc = made.ipc
     assert ipc is not None
-    start = Distiller("dm", ipc, **{**options, "init": "herded", "steps": 0}).fit(part)
+    start = Distiller("dm", ipc, **{**options, "init": "herded", "steps": 0}).fit(toy_data())
     kept = "start" if accuracies[1] > accuracies[0] else "distilled"
     assert card.returned == kept
     assert torch.equal(made.images, start.images) == (kept == "start")
+    assert ("picked again from all" in (made.card.selection or "")) == (kept == "start")
     assert (made.card.selection or "").startswith("coded start" if kept == "start" else "last step")
     assert made.budget.payload is not None and made.budget.payload <= 250
     assert DistilledDataset.load(tmp_path / "run").metadata["promise"] == made.metadata["promise"]
@@ -163,8 +165,8 @@ def test_held_out_images_are_neither_distilled_nor_picked(little: None) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RealData, "batch", watched)
-        patch.setattr(promise, "better", lambda sets, images, config: ("start", {"accuracies": {}}))
-        patch.setattr(promise, "in_words", lambda card, whose: "nothing")
+        patch.setattr(promise, "better", lambda sets, images, config: ("distilled", {"accuracies": {}}))
+        patch.setattr(promise, "in_words", lambda card, whose, again: "nothing")
         Distiller("dm", 2, bytes=250, **{**SMALL, "codec": "uniform:bits=3"}).fit(real)
     held = {images[image.numpy().tobytes()] for image in out.images}
     assert seen and not held & set(seen)

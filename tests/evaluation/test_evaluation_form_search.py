@@ -17,6 +17,7 @@ from .conftest import TINY, random_set
 
 Pair = tuple[RealData, RealData]
 MODULE = importlib.import_module("ddkit.evaluation.form_search")
+JUDGE = importlib.import_module("ddkit.training.judge")
 RECIPE = TrainingRecipe(epochs=5, batch_size=64, loss="auto")
 FORMS = [f"uniform:bits={bits},coder=zlib" for bits in (8, 2, 1)] + ["jpeg:quality=30", "jpeg:quality=30 at 1/2"]
 HOW: dict[str, Any] = {"model": TINY, "recipe": RECIPE, "passes": 4000}
@@ -43,8 +44,8 @@ def test_networks_are_tested_on_training_images_that_none_was_trained_on(
     train, _ = digits
     tested: list[RealData] = []
     parts: list[RealData] = []
-    accuracies, split_off = MODULE.accuracies, RealData.split_off
-    monkeypatch.setattr(MODULE, "accuracies", lambda nets, data: tested.append(data) or accuracies(nets, data))
+    accuracies, split_off = JUDGE.accuracies, RealData.split_off
+    monkeypatch.setattr(JUDGE, "accuracies", lambda nets, data: tested.append(data) or accuracies(nets, data))
 
     def split(self: RealData, *arguments: Any) -> tuple[RealData, RealData]:
         parts.extend(split_off(self, *arguments))
@@ -67,13 +68,13 @@ def test_the_test_split_is_refused(digits: Pair) -> None:
 
 def test_passes_bound_the_images_shown_and_go_to_the_best(digits: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[tuple[int, str]] = []
-    train = MODULE.train_networks
+    train = JUDGE.train_networks
 
     def watched(images: Any, labels: Any, spec: Any, recipe: TrainingRecipe, *rest: Any, **options: Any) -> Any:
         shown.append((recipe.epochs * len(images), recipe.optimiser))
         return train(images, labels, spec, recipe, *rest, **options)
 
-    monkeypatch.setattr(MODULE, "train_networks", watched)
+    monkeypatch.setattr(JUDGE, "train_networks", watched)
     best_form(digits[0], 1600, FORMS, **{**HOW, "passes": 40_000})
     assert [optimiser for _, optimiser in shown] == ["adam"] * 5 + ["sgd"] * 2
     early, late = (sum(passes for passes, _ in part) for part in (shown[:5], shown[5:]))
@@ -82,13 +83,13 @@ def test_passes_bound_the_images_shown_and_go_to_the_best(digits: Pair, monkeypa
 
 def test_a_longer_recipe_makes_a_longer_search_up_to_a_bound(digits: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[int] = []
-    train = MODULE.train_networks
+    train = JUDGE.train_networks
 
     def watched(images: Any, labels: Any, spec: Any, recipe: TrainingRecipe, *rest: Any, **options: Any) -> Any:
         shown.append(recipe.epochs * len(images))
         return train(images, labels, spec, recipe.replace(epochs=1), *rest, **options)
 
-    monkeypatch.setattr(MODULE, "train_networks", watched)
+    monkeypatch.setattr(JUDGE, "train_networks", watched)
     for epochs, passes in ((50, 10_000), (5000, MODULE.MOST_PASSES)):
         shown.clear()
         best_form(digits[0], 1600, FORMS[:1], model=TINY, recipe=RECIPE.replace(epochs=epochs))
@@ -96,17 +97,17 @@ def test_a_longer_recipe_makes_a_longer_search_up_to_a_bound(digits: Pair, monke
 
 
 def test_of_equal_forms_the_first_leads_and_divergence_loses(digits: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MODULE, "accuracies", lambda nets, data: [0.5])
+    monkeypatch.setattr(JUDGE, "accuracies", lambda nets, data: [0.5])
     assert [one.form for one in best_form(digits[0], 1600, FORMS, **HOW)] == FORMS
     calls = iter([False, True, False])
-    train = MODULE.train_networks
+    train = JUDGE.train_networks
 
     def diverging(*arguments: Any, **options: Any) -> Any:
         if next(calls):
             raise DivergedError("weights are no longer finite")
         return train(*arguments, **options)
 
-    monkeypatch.setattr(MODULE, "train_networks", diverging)
+    monkeypatch.setattr(JUDGE, "train_networks", diverging)
     found = best_form(digits[0], 1600, FORMS[:3], **HOW)
     assert [(one.form, one.accuracy) for one in found] == [(FORMS[0], 0.5), (FORMS[2], 0.5), (FORMS[1], 0.0)]
 
