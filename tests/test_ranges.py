@@ -15,6 +15,7 @@ from ddkit.base.registry import Registry
 from ddkit.engine.selection import registry as selections
 from ddkit.errors import ConfigError
 from ddkit.models.spec import registry as models
+from ddkit.networks.signal import registry as signals
 from ddkit.networks.sources import registry as networks
 from ddkit.objectives.base import registry as objectives
 from ddkit.objectives.constraints.base import registry as constraints
@@ -26,6 +27,7 @@ FIXED: list[tuple[Registry[Any], dict[str, Any]]] = [
     (objectives, {}),
     (constraints, {}),
     (networks, {}),
+    (signals, {}),
     (selections, {}),
     (models, SHAPE),
     (syntheses, {**SHAPE, "ipc": 2}),

@@ -206,7 +206,7 @@ class Session:
 
     def _precision(self) -> Precision:
         config = self.config
-        self.objective.largest_class = int(self.real.class_counts.max())
+        self.objective.most_real = self.signal.images_per_step(self.real, self.networks, config.steps)
         passes = self.objective.passes_per_step(self.synthesizer) * self.networks.at_once
         passes += 3.0 * self.networks.passes_per_step(self.synthesizer)
         if self.constraint is not None:

@@ -1,5 +1,6 @@
 """Where the networks come from on which real and synthetic data are compared."""
 
+from ddkit.networks.cached_signal import CachedSignal
 from ddkit.networks.dynamic import DynamicNetworks
 from ddkit.networks.experts import ExpertTrajectories, Segment
 from ddkit.networks.fixed import FixedNetworks
@@ -16,6 +17,7 @@ from ddkit.networks.signal import registry as signals
 from ddkit.networks.sources import FreshNetworks, NetworkSource, SyntheticTrainedNetworks, registry
 
 __all__ = [
+    "CachedSignal",
     "DynamicNetworks",
     "ExpertTrajectories",
     "FixedNetworks",

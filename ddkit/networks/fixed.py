@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddkit.base.ranges import Count
+from ddkit.base.ranges import Count, Whole
 from ddkit.networks.network import Network
 from ddkit.networks.setting import Setting
 from ddkit.networks.sources import NetworkSource, registry
@@ -26,10 +26,11 @@ class FixedNetworks(NetworkSource):
 
     Args:
         count: initial weights, one of which is drawn at every step.
+        refresh: outer steps after which the oldest of them are replaced by new ones; 0 to keep them.
     """
 
-    def __init__(self, count: Count = 1) -> None:
-        self.count = count
+    def __init__(self, count: Count = 1, refresh: Whole = 0) -> None:
+        self.count, self.refresh = count, refresh
         #: Which of the initial weights the network has at present.
         self.number = 0
 
@@ -45,7 +46,7 @@ class FixedNetworks(NetworkSource):
     @property
     def known_start(self) -> int | None:  # type: ignore[override]
         """The seed of the initial weights, where there is one."""
-        return self.seeds[0] if self.count == 1 else None
+        return self.seeds[0] if self.count == 1 and not self.refresh else None
 
     def current(self) -> Network:
         """Return the network with one of the initial weights."""
@@ -65,9 +66,23 @@ class FixedNetworks(NetworkSource):
             self._held = seed, self.network.snapshot()
         return self.network
 
+    @property
+    def keys(self) -> list[int]:
+        """The seeds of the initial weights."""
+        return self.seeds
+
+    @property
+    def key(self) -> int:
+        """The seed of the present network."""
+        return self.seeds[self.number]
+
     def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
-        """Count the step."""
+        """Count the step; replace the oldest weights where that is due."""
         self.served += 1
+        if self.refresh and self.served % self.refresh == 0:
+            oldest = (self.served // self.refresh - 1) % self.count
+            self.seeds[oldest] = self.streams.integer("fixed-networks")
+            self.drawn += 1
 
     def metadata(self) -> dict[str, Any]:
         """Return the seeds from which ``model`` builds the initial weights."""

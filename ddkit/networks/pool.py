@@ -66,6 +66,7 @@ class TrainedPool(NetworkSource):
                 f"least {stages - 1} steps or lower networks.stages"
             )
         self.runs, self.stages, self.steps = runs, stages, steps
+        self.count, self.number = runs * stages, 0
         self.training = RealTraining(batch_size, lr, momentum, weight_decay, augmentation=augmentation)
 
     def setup(self, setting: Setting) -> None:
@@ -76,12 +77,26 @@ class TrainedPool(NetworkSource):
 
     def current(self) -> Network:
         """Return the network with the weights of one snapshot, drawn uniformly."""
+        self.drawn += 1
+        return self.select(int(torch.randint(self.count, (1,), generator=self.streams("networks"))))
+
+    def select(self, number: int) -> Network:
+        """Return the network with the weights of snapshot ``number``."""
         if not self.snapshots:
             self.snapshots = [snapshot for _ in range(self.runs) for snapshot in self._run()]
-        chosen = int(torch.randint(len(self.snapshots), (1,), generator=self.streams("networks")))
-        self.network.module.load_state_dict(self.snapshots[chosen])
-        self.drawn += 1
+        self.network.module.load_state_dict(self.snapshots[number])
+        self.number = number
         return self.network
+
+    @property
+    def keys(self) -> range:
+        """The numbers of the snapshots, which stay."""
+        return range(self.count)
+
+    @property
+    def key(self) -> int:
+        """The number of the present snapshot."""
+        return self.number
 
     def _run(self) -> list[dict[str, Tensor]]:
         """Train one network and return its snapshots, the untrained one first."""

@@ -36,9 +36,12 @@ class RealSignal(Signal):
     def _draw(self, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Draw a batch of every class: indices into the data and their rows in ``classes``, class-major."""
         index = self.real.sample_indices(classes, self.batch, self.streams("real"))
+        return index, self._rows(index, classes)
+
+    def _rows(self, index: Tensor, classes: Tensor) -> Tensor:
         row = torch.empty(self.real.num_classes, dtype=torch.int64)
         row[classes] = torch.arange(len(classes))
-        return index, row[self.real.labels[index.to(self.real.labels.device)].cpu()]
+        return row[self.real.labels[index.to(self.real.labels.device)].cpu()]
 
     def _images(self, index: Tensor, group: Tensor, draws: Draws) -> Tensor:
         """Read, preprocess and augment the images at ``index``."""

@@ -30,6 +30,14 @@ class NetworkPool(Protocol):
     number: int
     network: Network
 
+    @property
+    def keys(self) -> Sequence[int]:
+        """What tells the networks apart, in their order: the same weights always have the same key."""
+
+    @property
+    def key(self) -> int:
+        """That of the present network."""
+
     def select(self, number: int) -> Network:
         """Make ``number`` the present network and return it."""
 
@@ -97,6 +105,24 @@ class Signal(ABC):
         Raises:
             ConfigError: the signal cannot work with these networks.
         """
+
+    def images_per_step(self, real: RealData, networks: object, steps: int) -> float:
+        """Return how many real images of a class are looked at per step at most, for cost estimates before any setup.
+
+        Args:
+            real: the data.
+            networks: the source of the matching networks.
+            steps: of the run.
+        """
+        return float(real.class_counts.max())
+
+    def draws(self, classes: Tensor) -> Draws | None:
+        """Return the augmentations of this step, asked after its network was chosen; None to let the objective draw.
+
+        Args:
+            classes: (G,) int64, each of which gets a row.
+        """
+        return None
 
     @abstractmethod
     def feature_means(self, network: Network, classes: Tensor, draws: Draws) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from ddkit.augment.base import Draws
 from ddkit.base.registry import Registry
 from ddkit.errors import ConfigError
 from ddkit.networks.setting import Setting
@@ -51,8 +52,8 @@ class Objective(ABC):
 
     #: Real images per class and query, unless an option says otherwise.
     real_batch: int = 256
-    #: Images of the largest real class, once it is known.
-    largest_class: float = float("inf")
+    #: Most real images per class and step, once they are known: all of the largest class, or what is left to compute.
+    most_real: float = float("inf")
     #: Network source without which this objective cannot work; None where any will do.
     needs_networks: ClassVar[str | None] = None
     #: Whether every class needs synthetic images, as it is compared with real images of its own.
@@ -104,6 +105,14 @@ class Objective(ABC):
             scalars to log, ``loss`` among them.
         """
 
+    def draws(self, classes: Tensor) -> Draws:
+        """Return the augmentations that both sides of this step share, a row per class of ``classes``."""
+        context = self.context
+        fixed = context.signal.draws(classes)
+        if fixed is not None:
+            return fixed
+        return context.augmentation.draw(len(classes), context.streams("augmentation"))
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return tensors that this objective learns beside the synthetic data (an inner learning rate), by group.
 
@@ -131,8 +140,8 @@ class Objective(ABC):
 
     @property
     def real_shown(self) -> float:
-        """Real images per class and step: ``real_batch``, or all of the largest class."""
-        return min(self.real_batch, self.largest_class)
+        """Real images per class and step: ``real_batch``, or all that there are."""
+        return min(self.real_batch, self.most_real)
 
     def passes_per_step(self, synthesizer: Synthesizer) -> float:
         """Forward passes of single images per outer step (a backward pass counts as two), for cost estimates."""

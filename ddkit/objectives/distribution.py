@@ -94,7 +94,7 @@ class DistributionMatching(Objective):
         network = context.networks.current()
         network.module.requires_grad_(False)
         classes = torch.arange(context.num_classes)
-        draws = context.augmentation.draw(context.num_classes, context.streams("augmentation"))
+        draws = self.draws(classes)
         real_means = context.signal.feature_means(network, classes, draws)
         total = 0.0
         side = SyntheticSide(synthesizer, context.augmentation, draws, context.streams("synthetic"))

@@ -150,7 +150,7 @@ class GradientMatching(Objective):
         network.module.requires_grad_(True)
         context.signal.refresh_statistics(network)
         classes = torch.arange(context.num_classes)
-        draws = context.augmentation.draw(context.num_classes, context.streams("augmentation"))
+        draws = self.draws(classes)
         side = SyntheticSide(synthesizer, context.augmentation, draws, context.streams("synthetic"))
         level = self.level_of_step()
         if level == "batch":

@@ -126,6 +126,8 @@ class OneShotMeans(PrivateSignal):
                 f"one release for all steps needs networks=fixed:count=M, not {type(networks).__name__}: fresh ones "
                 f"would each take a query (method dp-dm-iterated)"
             )
+        if getattr(networks, "refresh", 0):
+            raise ConfigError("networks.refresh replaces networks after their one release: leave it out")
         self._pool = networks
 
     def feature_means(self, network: Network, classes: Tensor, draws: Draws) -> Tensor:
