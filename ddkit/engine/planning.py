@@ -7,11 +7,10 @@ from typing import Any
 
 from ddkit import methods
 from ddkit.base.config import DistillConfig, merge, piece_from_text
-from ddkit.base.progress import silent
 from ddkit.data.real import RealData
-from ddkit.engine import promise
+from ddkit.engine import choosing, promise
 from ddkit.engine.session import Session
-from ddkit.errors import ConfigError, DivergedError
+from ddkit.errors import ConfigError
 from ddkit.methods.base import Method
 from ddkit.synthesis.base import registry as syntheses
 from ddkit.training.named import OWN_RECIPES
@@ -21,12 +20,10 @@ from ddkit.training.named import recipe as named_recipe
 #: falls, so that it matters less where it starts: digits, four a class at one bit, 300 steps, four networks on held-out
 #: training images: 91.1 % from rate 0.1 and 91.6 % from rate 1, 89.4 % at the start.
 AUTO, PRESET = "auto", "dm"
-COMPOSITION: dict[str, Any] = {"steps": 300, "objective": {"real_batch": 64}, "optimiser": {"schedule": "cosine"}}
+COMPOSITION: dict[str, Any] = {"steps": 300, "optimiser": {"schedule": "cosine"}}
 #: Synthetic images that a run of ``auto`` shows to networks at most: larger sets, from which matching has less to gain,
 #: get fewer steps.
 MOST_SHOWN = 1_000_000
-#: Learning rates among which ``auto`` chooses, and the share of the steps that each is tried for.
-RATES, PILOT = (0.1, 1.0, 10.0), 0.25
 #: Forms in which real images are tried before a run, the ones that lose least first.
 FORMS = tuple(
     f"{codec},resolution={resolution}"
@@ -36,6 +33,9 @@ FORMS = tuple(
     )
     for resolution in (1, 2, 4)
 )
+
+#: As many of them are tried with learned images.
+NEXT_BEST = 3
 
 Say = Callable[[str], None]
 
@@ -95,9 +95,9 @@ def plan(
 
     The codec, unless it is given, is that in which random real images of this size are worth most, see
     :func:`~ddkit.evaluation.form_search.best_form`; with a synthesis that cuts its images into formations, the factor
-    takes the place of the codec's resolution. Images that would start at random real ones start at herded ones. Under
-    ``auto`` the learning rate, unless it is given, is the best of :data:`RATES` after a share of the steps, and large
-    sets get fewer steps.
+    takes the place of the codec's resolution. Images that would start at random real ones start at herded ones.
+
+    ``auto`` takes what :func:`ddkit.engine.choosing.choose` finds. Large sets get fewer steps.
 
     Args:
         name: of a method, or ``auto``.
@@ -116,31 +116,44 @@ def plan(
         raise ConfigError(
             f"'{name}' picks real images, which --bytes does not limit: give --ipc alone, or another method"
         )
-    given = overrides
-    overrides = merge(COMPOSITION, overrides) if name == AUTO else dict(overrides)
+    overrides, given = dict(overrides), dict(overrides)
+    if name == AUTO:
+        overrides = merge(COMPOSITION, overrides)
     first = method.configure(real, ipc or 1, seed, overrides, objects)
     synthesis = type(objects["synthesis"]) if "synthesis" in objects else syntheses.get(first.synthesis.name)
     if "init" not in overrides and first.init == "real" and "herded" in synthesis.inits:
         overrides["init"] = "herded"
+    codings: list[dict[str, Any]] = [{}]
     if first.codec is None:
-        overrides = merge(overrides, _codec(first, real, say) if synthesis.image_like else {"codec": "float16"})
-    ipc = _images(method, real, ipc, seed, overrides, objects)
-    if name == AUTO and "steps" not in given:
-        overrides["steps"] = min(overrides["steps"], max(1, MOST_SHOWN // (ipc * real.num_classes)))
-    config = method.configure(real, ipc, seed, overrides, objects)
-    if name == AUTO and "lr" not in overrides.get("optimiser", {}):
-        config = _best_rate(config, real, objects, say)
-    return config
+        codings = _codings(first, real, say) if synthesis.image_like else [{"codec": "float16"}]
+    if name != AUTO:
+        overrides = merge(overrides, codings[0])
+        return method.configure(real, _images(method, real, ipc, seed, overrides, objects), seed, overrides, objects)
+    counts: dict[int, int] = {}
+
+    def configured(number: int, pieces: Mapping[str, Any]) -> DistillConfig:
+        coded = merge(overrides, codings[number])
+        if number not in counts:
+            counts[number] = _images(method, real, ipc, seed, coded, objects)
+        laid = merge(merge(coded, pieces), given)
+        if "steps" not in given:
+            laid["steps"] = min(laid["steps"], max(1, MOST_SHOWN // (counts[number] * real.num_classes)))
+        return method.configure(real, counts[number], seed, laid, objects)
+
+    return choosing.choose(configured, len(codings), real, seed, objects, say)
 
 
-def _codec(first: DistillConfig, real: RealData, say: Say) -> dict[str, Any]:
-    """Return the codec, and the formation factor where the synthesis has one, as overrides."""
+def _codings(first: DistillConfig, real: RealData, say: Say) -> list[dict[str, Any]]:
+    """Return codecs, and formation factors where the synthesis has one, as overrides, best first.
+
+    The best one of a finer resolution is among them, as learned images have more use for it than real ones.
+    """
     from ddkit.evaluation.form_search import TooFewBytesError, best_form
 
     assert first.bytes is not None
     how = first.recipe.name if first.recipe.name not in OWN_RECIPES else "dsa"
     try:
-        best = best_form(
+        found = best_form(
             real,
             first.bytes - real.preprocessing.nbytes,
             FORMS,
@@ -149,14 +162,17 @@ def _codec(first: DistillConfig, real: RealData, say: Say) -> dict[str, Any]:
             seed=first.seed,
             device=first.device,
             report=say,
-        )[0]
+        )
     except TooFewBytesError as error:
         raise ConfigError(f"{error.reason}: give more bytes") from None
+    best = found[0]
     say(f"codec {best.form}: {best.images_per_class} real images a class, {100 * best.accuracy:.1f} % held out")
-    piece = piece_from_text(best.form)
+    pieces = [piece_from_text(one.form) for one in found]
+    finer = [piece for piece in pieces if piece["resolution"] < pieces[0]["resolution"]]
+    chosen = pieces[:NEXT_BEST] + [piece for piece in finer[:1] if piece not in pieces[:NEXT_BEST]]
     if "factor" not in first.synthesis.options:
-        return {"codec": piece}
-    return {"codec": {**piece, "resolution": 1}, "synthesis": {"factor": piece["resolution"]}}
+        return [{"codec": piece} for piece in chosen]
+    return [{"codec": {**piece, "resolution": 1}, "synthesis": {"factor": piece["resolution"]}} for piece in chosen]
 
 
 def _images(
@@ -240,28 +256,3 @@ def start_of_all(config: DistillConfig, part: RealData, real: RealData, objects:
     if not count:
         return None
     return _started(DistillConfig.create({**config.as_dict(), "ipc": count}), real, objects)
-
-
-def _best_rate(config: DistillConfig, real: RealData, objects: Mapping[str, Any], say: Say) -> DistillConfig:
-    """Return the configuration with the rate whose set is worth most after a few steps; of equals the smallest rate."""
-    rest, images = promise.held_out(real, config.seed)
-    sets, steps = {}, max(1, round(PILOT * config.steps))
-    for rate in RATES:
-        tried = DistillConfig.create(
-            merge(config.as_dict(), {"steps": steps, "optimiser": {"lr": rate}, "bytes": None})
-        )
-        say(f"trying learning rate {rate:g} for {steps} steps")
-        session = Session(tried, rest, objects)
-        session.prepare(silent)
-        session.start()
-        try:
-            for number in range(1, steps + 1):
-                session.step(number)
-        except DivergedError:
-            continue
-        sets[f"{rate:g}"] = session.materialise({})
-    if not sets:
-        return config
-    chosen, found = promise.better(sets, images, config)
-    say(f"learning rate {chosen}: " + promise.means_in_words(found["accuracies"]))
-    return DistillConfig.create(merge(config.as_dict(), {"optimiser": {"lr": float(chosen)}}))

@@ -150,6 +150,15 @@ class Session:
         self.synthesizer.report, self.synthesizer.stages = report, self.stages
         self.networks.prepare(report)
 
+    def share(self, other: Session) -> None:
+        """Take over the networks of another session on the same data, and what its signal has computed about them.
+
+        Args:
+            other: with the same model, networks and signal.
+        """
+        self.networks.load_state_dict(other.networks.state_dict())
+        self.signal.share(other.signal)
+
     def start(self) -> None:
         """Set the starting point of a new run; a resumed one takes it from its checkpoint instead.
 

@@ -62,9 +62,11 @@ class CachedSignal(RealSignal):
         self.images, self.views = images, views
 
     def check(self, config: DistillConfig, real: RealData) -> None:
-        """Take note of how much is learned."""
+        """Take note of how much is learned: a set in so many bytes has no more unknowns than these."""
         channels, height, width = real.shape
         self._unknown = config.ipc * channels * height * width
+        if config.bytes is not None:
+            self._unknown = min(self._unknown, config.bytes // real.num_classes)
 
     def setup(self, real: RealData, streams: Streams, augmentation: Augmentation, batch: int) -> None:
         """Receive the data and the streams; the objective's own batch size says nothing here."""
@@ -92,6 +94,11 @@ class CachedSignal(RealSignal):
         largest = int(real.class_counts.max())
         pairs = getattr(networks, "count", steps) * self.views
         return min(self.images or largest, largest) * min(1.0, pairs / max(1, steps))
+
+    def share(self, other: Signal) -> None:
+        """Take over all answers."""
+        assert isinstance(other, CachedSignal)
+        self._answers = other._answers
 
     def draws(self, classes: Tensor) -> Draws:
         """Choose the pair of this step and return its augmentations."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddkit.base.precision import PassCost, Precision, pass_cost
 from ddkit.errors import ConfigError
-from ddkit.models.base import uses_batch_norm
+from ddkit.models.base import FeatureModel, uses_batch_norm
 from ddkit.models.spec import ModelSpec
 
 
@@ -59,6 +59,7 @@ class Network:
         self._features = self.precision.compiled(cast("Callable[[Tensor], Tensor]", self.module.features))
         self._maps = self.precision.compiled(getattr(self.module, "feature_maps", self._no_maps))
         self._logits = self.precision.compiled(self._all_logits)
+        self._both = self.precision.compiled(self._features_and_logits)
         self._loss = self.precision.compiled(self._mean_cross_entropy)
 
     @property
@@ -89,6 +90,12 @@ class Network:
         """
         with self.precision.autocast(self.device):
             return self._features(self.prepare(images)).to(self.dtype)
+
+    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what :meth:`features` and :meth:`logits` do, from one pass where the network allows it."""
+        with self.precision.autocast(self.device):
+            features, logits = self._both(self.prepare(images))
+        return features.to(self.dtype), logits.to(self.dtype)
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Return the output of every stage of the network, the input of the classifier last.
@@ -127,6 +134,11 @@ class Network:
     def _all_logits(self, images: Tensor) -> Tensor:
         logits: Tensor = self.module(images)
         return logits
+
+    def _features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features: Tensor = self.module.features(images)  # type: ignore[operator]
+        one_pass = type(self.module).forward is FeatureModel.forward
+        return features, self.module.classifier(features) if one_pass else self.module(images)  # type: ignore[operator]
 
     def _no_maps(self, images: Tensor) -> list[Tensor]:
         raise ConfigError(

@@ -106,6 +106,9 @@ class Signal(ABC):
             ConfigError: the signal cannot work with these networks.
         """
 
+    def share(self, other: Signal) -> None:
+        """Take over what another signal of this kind has computed about the same networks and data, if anything."""
+
     def images_per_step(self, real: RealData, networks: object, steps: int) -> float:
         """Return how many real images of a class are looked at per step at most, for cost estimates before any setup.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ddkit.augment.base import Draws
@@ -83,7 +84,7 @@ class DistributionMatching(Objective):
 
     def passes_per_step(self, synthesizer: Synthesizer) -> float:
         """One forward pass per real image, forward and backward per synthetic one; more of them for the extra terms."""
-        synthetic = 3.0 + (1.0 if self.pair_weight else 0.0) + (3.0 if self.ce_weight else 0.0)
+        synthetic = 4.0 if self.pair_weight else 3.0
         return (self.real_shown + synthetic * synthesizer.batch_per_class) * synthesizer.num_classes
 
     def backward(self, synthesizer: Synthesizer) -> dict[str, float]:
@@ -112,7 +113,10 @@ class DistributionMatching(Objective):
 
     def _chunk_loss(self, network: Network, side: SyntheticSide, classes: Tensor, real_means: Tensor) -> Tensor:
         seen = side.batch(classes)
-        features = network.features(seen.images)
+        if self.ce_weight:
+            features, logits = network.features_and_logits(seen.images)
+        else:
+            features = network.features(seen.images)
         loss = (real_means - class_means(features, seen.group, classes)).square().sum()
         if self.pair_weight:
             distances = self._pair_distances(
@@ -124,8 +128,8 @@ class DistributionMatching(Objective):
             # Classes have equally many images here, so this share makes the sum over chunks the mean over all.
             count = len(seen.group)
             share = len(classes) / (count * self.context.num_classes)
-            weights = torch.full((count,), share, device=network.device, dtype=network.dtype)
-            loss = loss + self.ce_weight * network.loss(seen.images, seen.targets.to(network.device), weights)
+            entropies = F.cross_entropy(logits, seen.targets.to(network.device), reduction="sum")
+            loss = loss + self.ce_weight * share * entropies
         return loss
 
     def _pair_distances(self, network: Network, features: Tensor, pairs: Tensor, draws: Draws, group: Tensor) -> Tensor:

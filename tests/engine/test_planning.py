@@ -11,7 +11,7 @@ import torch
 from ddkit import Distiller, data
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
-from ddkit.engine import planning, promise
+from ddkit.engine import choosing, planning, promise
 from ddkit.errors import ConfigError
 from ddkit.evaluation import form_search
 from ddkit.evaluation.form_search import Tried
@@ -83,24 +83,72 @@ def test_a_formation_factor_takes_the_place_of_the_resolution(
     assert config.synthesis.options["factor"] == 2
 
 
-def test_auto_is_a_preset_with_the_best_of_its_rates(
-    digits: RealData, one_form: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def two_compositions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """Let ``auto`` have two compositions, the last set judged be the best, and keep the names of what was judged."""
     judged: list[tuple[str, ...]] = []
 
     def better(sets: Any, images: RealData, config: Any) -> tuple[str, dict[str, Any]]:
         judged.append(tuple(sets))
-        return "10", {"accuracies": {name: [0.5] for name in sets}}
+        return judged[-1][-1], {"accuracies": {name: [0.5] for name in sets}}
 
     monkeypatch.setattr(promise, "better", better)
+    pool = {"networks": {"name": "pool", "runs": 1, "stages": 2, "steps": 2}, "signal": {"name": "cached", "images": 5}}
+    fixed = {"networks": {"name": "fixed", "count": 2}, "signal": {"name": "cached", "images": 5}}
+    pieces = {"one": {**fixed, "optimiser": {"lr": 1.0}}, "two": {**pool, "optimiser": {"lr": 10.0}}}
+    monkeypatch.setattr(choosing, "COMPOSITIONS", pieces)
+    return judged
+
+
+def test_auto_is_a_preset_with_the_best_of_its_compositions(
+    digits: RealData, one_form: list[tuple[Any, ...]], two_compositions: list[tuple[str, ...]]
+) -> None:
     config = configured("auto", digits, 900)
-    assert (config.method, config.optimiser.lr, judged) == ("dm", 10.0, [("0.1", "1", "10")])
+    assert (config.method, config.optimiser.lr, config.networks.name) == ("dm", 10.0, "pool")
+    assert two_compositions == [("one", "two")]
     assert configured("auto", digits, 900, optimiser={"lr": 0.5}).optimiser.lr == 0.5
-    assert len(judged) == 1
+    assert two_compositions[1:] == [("one", "two")]
+    config = configured("auto", digits, 900, optimiser={"lr": 0.5}, networks={"name": "fixed", "count": 3})
+    assert (config.optimiser.lr, config.networks.options["count"]) == (0.5, 3)
+    assert two_compositions[2:] == [("one",)]
 
 
-def test_auto_takes_the_bytes_of_as_many_real_images(digits: RealData, one_form: list[tuple[Any, ...]]) -> None:
-    assert configured("auto", digits, None, ipc=3, optimiser={"lr": 1.0}).bytes == 3 * 10 * 64
+def test_auto_takes_the_best_composition_in_the_best_form(
+    digits: RealData, two_compositions: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [
+        ("uniform:bits=1", 2),
+        ("uniform:bits=2", 2),
+        ("uniform:bits=3", 2),
+        ("dct:step=2.0", 2),
+        ("dct:step=1.0", 1),
+    ]
+    found = [Tried(f"{name},resolution={resolution}", 3, 0.5) for name, resolution in names]
+    monkeypatch.setattr(form_search, "best_form", lambda *given, **options: found)
+    config = configured("auto", digits, 2000)
+    first, second = two_compositions
+    assert first == ("one", "two")
+    assert second == (
+        "codec uniform:bits=1,resolution=2",
+        "codec uniform:bits=2,resolution=2",
+        "codec uniform:bits=3,resolution=2",
+        "codec dct:step=1.0,resolution=1",
+    )
+    assert config.codec is not None and config.codec.text == "dct:step=1.0,resolution=1"
+    assert config.networks.name == "pool"
+
+
+def test_networks_with_batch_norm_get_what_is_left(
+    digits: RealData, one_form: list[tuple[Any, ...]], two_compositions: list[tuple[str, ...]]
+) -> None:
+    config = configured("auto", digits, 900, model="convnet:width=4,depth=1,norm=batch")
+    assert (config.networks.name, config.signal.name, two_compositions) == ("fresh", "real", [])
+
+
+def test_auto_takes_the_bytes_of_as_many_real_images(
+    digits: RealData, one_form: list[tuple[Any, ...]], two_compositions: list[tuple[str, ...]]
+) -> None:
+    assert configured("auto", digits, None, ipc=3).bytes == 3 * 10 * 64
     assert planning.raw_bytes(digits, 10**6) == len(digits) * 64
 
 
