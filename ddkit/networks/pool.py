@@ -88,6 +88,10 @@ class TrainedPool(NetworkSource):
         self.number = number
         return self.network
 
+    def last(self) -> Network:
+        """Return the network with the last snapshot of the run from which the present one was taken."""
+        return self.select(self.number - self.number % self.stages + self.stages - 1)
+
     @property
     def keys(self) -> range:
         """The numbers of the snapshots, which stay."""

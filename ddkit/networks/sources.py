@@ -11,6 +11,7 @@ from torch import Tensor
 from ddkit.base.progress import Report
 from ddkit.base.ranges import Count, Rate
 from ddkit.base.registry import Registry
+from ddkit.errors import ConfigError
 from ddkit.networks.network import Network
 from ddkit.networks.setting import Setting
 from ddkit.networks.training import require_finite, train_epochs
@@ -68,6 +69,20 @@ class NetworkSource(ABC):
         Raises:
             DivergedError: a weight is not finite any more.
         """
+
+    def last(self) -> Network:
+        """Return the network at the end of the training run of which the present one is an early stage.
+
+        Valid between :meth:`current` and :meth:`after_step`; the present network is gone then.
+        """
+        raise self.without_a_last()
+
+    def without_a_last(self) -> ConfigError:
+        """Return the error for an objective that asks for :meth:`last` where there is none."""
+        return ConfigError(
+            f"networks={type(self).__name__} has no network at the end of a training run: use networks=pool, or "
+            f"objective.ce_network=same"
+        )
 
     def observe(self, gradient: Tensor, *, images: int, error: float) -> None:
         """Receive what an objective learnt about the network of this outer step; nothing is done with it here.

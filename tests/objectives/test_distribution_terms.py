@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ddkit import Distiller, models
 from ddkit.data import Preprocessing, RealData
 from ddkit.errors import ConfigError
-from ddkit.networks import Signal
+from ddkit.networks import Signal, TrainedPool
 from ddkit.objectives import DistributionMatching
 from ddkit.synthesis import GANCodes, Pixels, Synthesizer
 from ddkit.testing import toy_data
@@ -224,3 +224,40 @@ def test_codes_of_all_classes_at_once_equal_the_loop_over_classes(bench) -> None
         results.append(step(objective, codes, codes.codes))
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-9)
     torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-6, atol=1e-9)
+
+
+def test_the_cross_entropy_of_the_last_network_is_added_to_the_means_of_an_early_one(bench) -> None:
+    """In chunks as at once; against the two terms written out."""
+    losses, gradients = [], []
+    for chunk in (None, 1):
+        source = TrainedPool(runs=2, stages=3, steps=4, batch_size=4, augmentation="none")
+        objective, pixels, data = bench(
+            DistributionMatching(real_batch=99, ce_weight=0.7, ce_network="last", class_chunk=chunk), source=source
+        )
+        context = objective.context
+        source.training.setup(context)
+        loss, gradient = gradient_of(objective, pixels)
+        losses.append(loss), gradients.append(gradient)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12) and torch.allclose(*gradients, rtol=1e-10, atol=1e-12)
+
+    context.streams.load_state_dict({})
+    images = pixels.images.detach().clone().requires_grad_()
+    network = source.current()
+    early = source.number
+    real = network.features(data.batch(torch.arange(len(data))).double())
+    made = network.features(images)
+    means = [(real[data.labels == c].mean(0) - made[pixels.classes == c].mean(0)).square().sum() for c in range(3)]
+    wanted = torch.stack(means).sum()
+    wanted_gradient = torch.autograd.grad(wanted, images)[0]
+    last = source.select(early - early % 3 + 2)
+    entropy = 0.7 * F.cross_entropy(last.logits(images), pixels.classes)
+    wanted_gradient = wanted_gradient + torch.autograd.grad(entropy, images)[0]
+    assert losses[0] == pytest.approx((wanted + entropy).item(), rel=1e-10)
+    assert torch.allclose(gradients[0], wanted_gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_a_last_network_is_needed_to_ask_for_its_cross_entropy(bench) -> None:
+    with pytest.raises(ConfigError, match=r"networks=pool, or objective\.ce_network=same"):
+        bench(DistributionMatching(ce_weight=1.0, ce_network="last"))
+    with pytest.raises(ConfigError, match="cross-entropy"):
+        DistributionMatching(ce_network="first")
