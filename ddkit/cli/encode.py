@@ -36,8 +36,8 @@ def encode(
     summary = {
         "path": str(path),
         "codec": codec,
-        "bytes": coded.budget.bytes,
-        "bytes_before": distilled.budget.bytes,
+        "bytes": coded.budget.payload,
+        "bytes_before": distilled.budget.payload,
         "file": path.stat().st_size,
         "rms": round(float((after - before).square().mean().sqrt()), 6),
     }

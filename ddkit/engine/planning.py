@@ -24,16 +24,6 @@ COMPOSITION: dict[str, Any] = {"steps": 300, "optimiser": {"schedule": "cosine"}
 #: Synthetic images that a run of ``auto`` shows to networks at most: larger sets, from which matching has less to gain,
 #: get fewer steps.
 MOST_SHOWN = 1_000_000
-#: Forms in which real images are tried before a run, the ones that lose least first.
-FORMS = tuple(
-    f"{codec},resolution={resolution}"
-    for codec in (
-        *(f"uniform:bits={bits}" for bits in (8, 4, 3, 2, 1)),
-        *(f"dct:step={step}" for step in (0.5, 1.0, 2.0)),
-    )
-    for resolution in (1, 2, 4)
-)
-
 #: As many of them are tried with learned images.
 NEXT_BEST = 3
 
@@ -148,6 +138,7 @@ def _codings(first: DistillConfig, real: RealData, say: Say) -> list[dict[str, A
 
     The best one of a finer resolution is among them, as learned images have more use for it than real ones.
     """
+    from ddkit.evaluation.coded_reals import coded_forms
     from ddkit.evaluation.form_search import TooFewBytesError, best_form
 
     assert first.bytes is not None
@@ -156,7 +147,7 @@ def _codings(first: DistillConfig, real: RealData, say: Say) -> list[dict[str, A
         found = best_form(
             real,
             first.bytes - real.preprocessing.nbytes,
-            FORMS,
+            coded_forms(),
             model=first.model,
             recipe=named_recipe(how, real.name),
             seed=first.seed,
@@ -168,11 +159,21 @@ def _codings(first: DistillConfig, real: RealData, say: Say) -> list[dict[str, A
     best = found[0]
     say(f"codec {best.form}: {best.images_per_class} real images a class, {100 * best.accuracy:.1f} % held out")
     pieces = [piece_from_text(one.form) for one in found]
-    finer = [piece for piece in pieces if piece["resolution"] < pieces[0]["resolution"]]
+    finer = [piece for piece in pieces if _resolution(piece) < _resolution(pieces[0])]
     chosen = pieces[:NEXT_BEST] + [piece for piece in finer[:1] if piece not in pieces[:NEXT_BEST]]
     if "factor" not in first.synthesis.options:
         return [{"codec": piece} for piece in chosen]
-    return [{"codec": {**piece, "resolution": 1}, "synthesis": {"factor": piece["resolution"]}} for piece in chosen]
+    return [
+        {
+            "codec": {name: value for name, value in piece.items() if name != "resolution"},
+            "synthesis": {"factor": _resolution(piece)},
+        }
+        for piece in chosen
+    ]
+
+
+def _resolution(piece: Mapping[str, Any]) -> int:
+    return int(piece.get("resolution", 1))
 
 
 def _images(

@@ -141,7 +141,7 @@ class _Request:
         index, kept = order(count), keep(count)
         metadata |= {"form": form.name, "images_per_class": count}
         plain = self.real_set(kind, index, **metadata)
-        if isinstance(form, CodecForm) and form.resolution == 1:
+        if isinstance(form, CodecForm):
             return plain.coded(form.name)
         images = kept.decoded()
         if kept.about:

@@ -9,18 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ddkit.base.config import piece_from_text
 from ddkit.base.registry import checked_options
 from ddkit.codecs import base as codecs
+from ddkit.codecs.scaling import Resolution, enlarged, shrunk, smaller
 from ddkit.data.preprocessing import Preprocessing
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.evaluation import pictures
-
-#: Resolutions at which images are kept, as 1/R.
-RESOLUTIONS = (1, 2, 4)
 
 Size = Callable[[int], int]
 
@@ -41,24 +38,18 @@ class Kept:
 
 
 class Form(ABC):
-    """A way to keep real images, at full resolution or shrunk (by area, enlarged bilinearly when decoded).
+    """A way to keep real images.
 
     Args:
-        text: as users give it, without the resolution.
-        resolution: R of 1/R.
+        name: as users give it, with its options: ``uniform:bits=2,resolution=2``.
     """
 
-    def __init__(self, text: str, resolution: int) -> None:
-        self.text, self.resolution = text, resolution
+    def __init__(self, name: str) -> None:
+        self.name = name
 
-    @property
-    def name(self) -> str:
-        """As users give it: ``uniform:bits=2 at 1/2``."""
-        return self.text if self.resolution == 1 else f"{self.text} at 1/{self.resolution}"
-
+    @abstractmethod
     def suits(self, shape: tuple[int, ...]) -> bool:
         """Say whether images ``shape`` (N, C, H, W) can be kept this way."""
-        return min(shape[2:]) >= self.resolution
 
     @abstractmethod
     def keep(self, images: Tensor, preprocessing: Preprocessing) -> Kept:
@@ -68,73 +59,62 @@ class Form(ABC):
             ConfigError: images that this form cannot hold.
         """
 
-    def _small(self, images: Tensor) -> Tensor:
-        if self.resolution == 1:
-            return images
-        return F.interpolate(images, size=self._sides(tuple(images.shape)), mode="area")
-
-    def _sides(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        return -(-shape[2] // self.resolution), -(-shape[3] // self.resolution)
-
-    def _large(self, images: Tensor, sides: torch.Size) -> Tensor:
-        if self.resolution == 1:
-            return images
-        return F.interpolate(images, size=tuple(sides), mode="bilinear", align_corners=False)
-
 
 class CodecForm(Form):
     """A codec of :data:`ddkit.codecs.registry`, in the preprocessed space, fitted to the images that it keeps."""
 
-    def __init__(self, text: str, resolution: int) -> None:
-        super().__init__(text, resolution)
-        piece = piece_from_text(text)
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        piece = piece_from_text(name)
         self._codec: codecs.Codec = codecs.registry.create(piece.pop("name"), piece)
 
     def suits(self, shape: tuple[int, ...]) -> bool:
         """Ask the codec."""
         try:
-            self._codec.fit(torch.zeros(1, shape[1], *self._sides(shape)))
+            self._codec.fit(torch.zeros(1, *shape[1:]))
         except ConfigError:
             return False
-        return super().suits(shape)
+        return True
 
     def keep(self, images: Tensor, preprocessing: Preprocessing) -> Kept:
         """Code them."""
-        coded = codecs.encode(self._codec, self._small(preprocessing.apply(images)))
-        sides = images.shape[2:]
-        return Kept(coded.nbytes, lambda: self._large(codecs.decode(coded.entry, coded.parts), sides))
+        coded = codecs.encode(self._codec, preprocessing.apply(images))
+        return Kept(coded.nbytes, lambda: codecs.decode(coded.entry, coded.parts))
 
 
 class PictureForm(Form):
-    """One JPEG or lossy WebP picture of all images.
+    """One JPEG or lossy WebP picture of all images, which may be shrunk as by the codecs.
 
     Pillow's version and the SHA-256 of the decoded pixels are recorded, as other versions may give other pixels.
     """
 
-    def __init__(self, text: str, resolution: int) -> None:
-        super().__init__(text, resolution)
-        piece = piece_from_text(text)
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        piece = piece_from_text(name)
         self._kind = piece.pop("name")
-        self._quality: int = checked_options(f"form '{self._kind}'", _picture, piece)["quality"]
+        options = checked_options(f"form '{self._kind}'", _picture, piece)
+        self._quality: int = options["quality"]
+        self._resolution: int = options.get("resolution", 1)
         if not 1 <= self._quality <= 95:
-            raise ConfigError(f"form '{text}': qualities are 1 to 95")
+            raise ConfigError(f"form '{name}': qualities are 1 to 95")
 
     def suits(self, shape: tuple[int, ...]) -> bool:
         """Ask the kind of picture."""
-        return super().suits(shape) and pictures.suits(self._kind, (*shape[:2], *self._sides(shape)))
+        fits = min(shape[2:]) >= self._resolution
+        return fits and pictures.suits(self._kind, smaller(shape, self._resolution))
 
     def keep(self, images: Tensor, preprocessing: Preprocessing) -> Kept:
         """Write the picture."""
-        small, sides = _pixels(self._small(images.float())), images.shape[2:]
+        small, whole = _pixels(shrunk(images.float(), self._resolution)), images.shape
         data, shape = pictures.encode(small, self._kind, self._quality), tuple(small.shape)
 
         def decoded() -> Tensor:
-            return _pixels(self._large(pictures.decode(data, shape).float(), sides))
+            return _pixels(enlarged(pictures.decode(data, shape).double(), whole))
 
         return Kept(len(data), decoded, {"pillow": _pillow()})
 
 
-def _picture(quality: int) -> None:
+def _picture(quality: int, resolution: Resolution = 1) -> None:
     """Options of a picture."""
 
 
@@ -157,36 +137,36 @@ def form_of(text: str) -> Form:
     """Return the form of a text.
 
     Args:
-        text: a codec with its options (``uniform:bits=3``), ``jpeg:quality=30`` or ``webp:quality=30``, followed by
-            `` at 1/2`` or `` at 1/4`` where images are shrunk.
+        text: a codec with its options (``uniform:bits=3,resolution=2``), ``jpeg:quality=30`` or ``webp:quality=30``;
+            ``resolution=2`` and ``resolution=4`` keep images with sides of a half and a quarter.
 
     Raises:
         UnknownNameError: no such form.
-        ConfigError: an option or a resolution out of range.
+        ConfigError: an option out of range.
     """
-    own, at, share = text.partition(" at 1/")
-    if at and share not in {str(resolution) for resolution in RESOLUTIONS}:
-        raise ConfigError(f"form '{text}': resolutions are 1/1, 1/2 and 1/4")
-    name, resolution = own.partition(":")[0], int(share or 1)
+    name = text.partition(":")[0]
     if name in pictures.SIDES:
-        return PictureForm(own, resolution)
+        return PictureForm(text)
     if name not in codecs.registry:
         raise unknown_name("form", name, (*codecs.registry, *pictures.SIDES))
-    return CodecForm(own, resolution)
+    return CodecForm(text)
+
+
+def coded_forms() -> list[str]:
+    """Return the codecs among which the best one is searched, the ones that lose least first."""
+    names = [f"uniform:bits={bits}" for bits in (8, 4, 3, 2, 1)] + [f"dct:step={step}" for step in (0.5, 1.0, 2.0)]
+    return _at_each_resolution(names)
 
 
 def all_forms() -> list[str]:
-    """Return the forms among which the best one is searched, the ones that lose least first."""
-    at = ["" if resolution == 1 else f" at 1/{resolution}" for resolution in RESOLUTIONS]
-    names = [f"uniform:bits={bits}" for bits in (8, 4, 3, 2, 1)]
-    pictured = [f"jpeg:quality={quality}" for quality in (75, 50, 30, 20, 10)]
-    pictured += [f"webp:quality={quality}" for quality in (80, 50, 30)]
-    transformed = [
-        f"dct:step={step}" + ("" if resolution == 1 else f",resolution={resolution}")
-        for step in (0.5, 1.0, 2.0)
-        for resolution in RESOLUTIONS
-    ]
-    return [*(name + share for name in (*names, *pictured) for share in at), *transformed]
+    """Return the forms among which the best one is searched: :func:`coded_forms` and pictures."""
+    names = [f"jpeg:quality={quality}" for quality in (75, 50, 30, 20, 10)]
+    return coded_forms() + _at_each_resolution([*names, *(f"webp:quality={quality}" for quality in (80, 50, 30))])
+
+
+def _at_each_resolution(names: list[str]) -> list[str]:
+    options = ["", ",resolution=2", ",resolution=4"]
+    return [name + option for name in names for option in options]
 
 
 def most_that_fit(size: Size, available: int, most: int, slack: float = 0.0) -> int:

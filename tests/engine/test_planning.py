@@ -14,6 +14,7 @@ from ddkit.data.real import RealData
 from ddkit.engine import choosing, planning, promise
 from ddkit.errors import ConfigError
 from ddkit.evaluation import form_search
+from ddkit.evaluation.coded_reals import coded_forms
 from ddkit.evaluation.form_search import Tried
 from ddkit.testing import toy_data
 from ddkit.training.judge import Judge
@@ -41,7 +42,7 @@ def one_form(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
     def best(real: RealData, available: int, forms: Any, **options: Any) -> list[Tried]:
         asked.append((real, available, forms, options))
-        return [Tried("uniform:bits=2,resolution=1", 3, 0.5)]
+        return [Tried("uniform:bits=2", 3, 0.5)]
 
     monkeypatch.setattr(form_search, "best_form", best)
     return asked
@@ -64,11 +65,11 @@ def test_the_codec_is_chosen_on_training_images_that_the_promise_does_not_hold_o
     digits: RealData, one_form: list[tuple[Any, ...]]
 ) -> None:
     config = configured("dm", digits, 900)
-    assert config.codec is not None and config.codec.text == "uniform:bits=2,resolution=1"
+    assert config.codec is not None and config.codec.text == "uniform:bits=2"
     ((real, available, forms, options),) = one_form
     part, out = promise.held_out(digits, 0)
     assert real.fingerprint == part.fingerprint and len(part) + len(out) == len(digits)
-    assert available == 900 and set(forms) == set(planning.FORMS)
+    assert available == 900 and set(forms) == set(coded_forms())
     assert options["model"] == QUICK["model"]
 
 
@@ -79,7 +80,7 @@ def test_a_formation_factor_takes_the_place_of_the_resolution(
     monkeypatch.setattr(form_search, "best_form", lambda *given, **options: found)
     with pytest.warns(UserWarning, match="factor 2"):
         config = planning.configure("idc", digits, None, 2000, 0, {"model": QUICK["model"], "steps": 1})
-    assert config.codec is not None and config.codec.options == {"bits": 3, "resolution": 1}
+    assert config.codec is not None and config.codec.options == {"bits": 3}
     assert config.synthesis.options["factor"] == 2
 
 
@@ -123,7 +124,7 @@ def test_auto_takes_the_best_composition_in_the_best_form(
         ("dct:step=2.0", 2),
         ("dct:step=1.0", 1),
     ]
-    found = [Tried(f"{name},resolution={resolution}", 3, 0.5) for name, resolution in names]
+    found = [Tried(name + ",resolution=2" * (resolution > 1), 3, 0.5) for name, resolution in names]
     monkeypatch.setattr(form_search, "best_form", lambda *given, **options: found)
     config = configured("auto", digits, 2000)
     first, second = two_compositions
@@ -132,9 +133,9 @@ def test_auto_takes_the_best_composition_in_the_best_form(
         "codec uniform:bits=1,resolution=2",
         "codec uniform:bits=2,resolution=2",
         "codec uniform:bits=3,resolution=2",
-        "codec dct:step=1.0,resolution=1",
+        "codec dct:step=1.0",
     )
-    assert config.codec is not None and config.codec.text == "dct:step=1.0,resolution=1"
+    assert config.codec is not None and config.codec.text == "dct:step=1.0"
     assert config.networks.name == "pool"
 
 

@@ -143,7 +143,7 @@ def test_whitening_is_carried_by_both_sides(digits: Pair) -> None:
         one = built(train, distilled, kind)
         assert whitening < one.budget.payload <= distilled.budget.payload
     assert built(train, distilled, "random-bytes").ipc == 8
-    form = built(train, distilled, "random-best", forms=["webp:quality=30 at 1/2"])
+    form = built(train, distilled, "random-best", forms=["webp:quality=30,resolution=2"])
     assert form.budget.payload == form.metadata["picture"]["bytes"] + whitening <= distilled.budget.payload
 
 
@@ -161,23 +161,23 @@ def test_too_few_bytes_are_refused_with_what_the_smallest_form_takes(digits: Pai
     with pytest.raises(ConfigError, match=rf"{available} bytes .*: uniform:bits=1 takes \d\d; leave"):
         built(train, tiny, "random-coded")
     said: list[str] = []
-    sets = baseline_sets(train, tiny, ("bytes",), report=said.append, forms=["uniform:bits=1 at 1/4"], **QUICK)
+    sets = baseline_sets(train, tiny, ("bytes",), report=said.append, forms=["uniform:bits=1,resolution=4"], **QUICK)
     assert list(sets) == ["random-best"]
     assert said[0].startswith(f"'random-bytes' is left out: {available} bytes do not") and "take 640" in said[0]
     assert "'random-coded' is left out" in said[1] and "'herding-coded' is left out" in said[2]
     with pytest.raises(ConfigError, match="uniform:bits=8, the smallest form"):
         baseline_sets(train, tiny, ("bytes",), forms=["uniform:bits=8"], **QUICK)
     with pytest.raises(
-        ConfigError, match=rf"{available} bytes .*: jpeg:quality=10 at 1/4, the smallest form, takes \d\d\d"
+        ConfigError, match=rf"{available} bytes .*: jpeg:quality=10,resolution=4, the smallest form, takes \d\d\d"
     ):
-        built(train, tiny, "random-best", forms=["jpeg:quality=75 at 1/4", "jpeg:quality=10 at 1/4"])
+        built(train, tiny, "random-best", forms=["jpeg:quality=75,resolution=4", "jpeg:quality=10,resolution=4"])
 
 
 # --- forms ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "form", ["jpeg:quality=30", "webp:quality=80", "jpeg:quality=75 at 1/2", "webp:quality=50 at 1/4"]
+    "form", ["jpeg:quality=30", "webp:quality=80", "jpeg:quality=75,resolution=2", "webp:quality=50,resolution=4"]
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_decode_to_the_recorded_pixels(form: str, channels: int) -> None:
@@ -207,7 +207,7 @@ def test_a_picture_puts_every_image_back_in_its_place() -> None:
 
 
 def test_lower_resolution_averages_areas() -> None:
-    form = reals.form_of("uniform:bits=8 at 1/2")
+    form = reals.form_of("uniform:bits=8,resolution=2")
     images = torch.randint(0, 256, (4, 1, 9, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     preprocessing = random_set(toy_data(), 1).preprocessing
     kept = form.keep(images, preprocessing)
@@ -224,7 +224,7 @@ def test_all_forms_have_their_own_names_and_can_be_read_back() -> None:
     assert len(set(names)) == len(names) and [reals.form_of(name).name for name in names] == names
     kinds = {name.split(":")[0] for name in names}
     assert kinds == {"uniform", "dct", "jpeg", "webp"}
-    assert {name.split("=")[1].split(" ")[0] for name in names if name.startswith("uniform")} == set("84321")
+    assert {name.split("=")[1].split(",")[0] for name in names if name.startswith("uniform")} == set("84321")
 
 
 @pytest.mark.parametrize(
@@ -235,8 +235,8 @@ def test_all_forms_have_their_own_names_and_can_be_read_back() -> None:
         ("jpeg", "quality"),
         ("jpeg:bits=3", "'bits'"),
         ("uniform:bits=9", "bits"),
-        ("uniform:bits=2 at 1/3", "1/2 and 1/4"),
-        ("uniform:bits=2 at 1/x", "1/2 and 1/4"),
+        ("uniform:bits=2,resolution=3", "resolution"),
+        ("uniform:bits=2,resolution=x", "resolution"),
     ],
 )
 def test_forms_that_are_none_are_refused(text: str, message: str) -> None:
@@ -247,9 +247,9 @@ def test_forms_that_are_none_are_refused(text: str, message: str) -> None:
 def test_forms_say_which_images_they_suit() -> None:
     assert not reals.form_of("palette").suits((1, 1, 8, 8)) and reals.form_of("palette").suits((1, 3, 8, 8))
     assert not reals.form_of("jpeg:quality=50").suits((1, 2, 8, 8))
-    assert not reals.form_of("uniform at 1/4").suits((1, 1, 3, 3))
+    assert not reals.form_of("uniform:resolution=4").suits((1, 1, 3, 3))
     assert not reals.form_of("webp:quality=50").suits((2**22, 1, 8, 16))
-    assert reals.form_of("webp:quality=50 at 1/2").suits((2**22, 1, 8, 16))
+    assert reals.form_of("webp:quality=50,resolution=2").suits((2**22, 1, 8, 16))
 
 
 # --- counting -------------------------------------------------------------------------------------------------------

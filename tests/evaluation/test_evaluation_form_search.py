@@ -19,7 +19,7 @@ Pair = tuple[RealData, RealData]
 MODULE = importlib.import_module("ddkit.evaluation.form_search")
 JUDGE = importlib.import_module("ddkit.training.judge")
 RECIPE = TrainingRecipe(epochs=5, batch_size=64, loss="auto")
-FORMS = [f"uniform:bits={bits},coder=zlib" for bits in (8, 2, 1)] + ["jpeg:quality=30", "jpeg:quality=30 at 1/2"]
+FORMS = [f"uniform:bits={bits},coder=zlib" for bits in (8, 2, 1)] + ["jpeg:quality=30", "jpeg:quality=30,resolution=2"]
 HOW: dict[str, Any] = {"model": TINY, "recipe": RECIPE, "passes": 4000}
 
 
@@ -115,8 +115,8 @@ def test_of_equal_forms_the_first_leads_and_divergence_loses(digits: Pair, monke
 def test_forms_that_do_not_fit_are_left_out_and_none_at_all_is_refused(digits: Pair) -> None:
     found = best_form(digits[0], 200, ["uniform:bits=8", "palette", "uniform:bits=1"], **HOW)
     assert [one.form for one in found] == ["uniform:bits=1"]
-    with pytest.raises(ConfigError, match=r"7 bytes .*uniform:bits=1 at 1/4, the smallest form, takes \d+"):
-        best_form(digits[0], 7, ["uniform:bits=8", "uniform:bits=1 at 1/4"], **HOW)
+    with pytest.raises(ConfigError, match=r"7 bytes .*uniform:bits=1,resolution=4, the smallest form, takes \d+"):
+        best_form(digits[0], 7, ["uniform:bits=8", "uniform:bits=1,resolution=4"], **HOW)
     with pytest.raises(ConfigError, match="no form is for such images"):
         best_form(digits[0], 1600, ["palette"], **HOW)
     with pytest.raises(ConfigError, match="0 passes"):
