@@ -310,7 +310,7 @@ EVALUATION_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "field": (("--set", "epoch=3"), ("'epoch'", "did you mean 'epochs'?")),
     "type": (("--set", "epochs=x"), ("epochs='x'", "integer")),
     "repeats": (("--repeats", "0"), ("--repeats 0", "at least 1")),
-    "precision": (("--precision", "fp16"), ("fp16", "float32 or bfloat16")),
+    "precision": (("--precision", "fp16"), ("fp16", "auto, float32, bfloat16")),
     "executor": (("--executor", "rayy"), ("'rayy'", "did you mean 'ray'?")),
     "device": (("--device", "gpu"), ("'gpu'", "choose auto")),
     "data": (("--data", "digit"), ("'digit'", "did you mean 'digits'?")),

@@ -26,6 +26,7 @@ from ddkit.cli.options import (
     Settings,
     Verbose,
     silent_text,
+    speed,
     typed_command,
 )
 from ddkit.cli.tables import print_json, print_table, say
@@ -59,8 +60,8 @@ def evaluate(
     scores: Annotated[bool, typer.Option("--scores", help="Also label- and augmentation-robust scores.")] = False,
     executor: Executor = "local",
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16 training.")] = "float32",
-    compile: Annotated[bool, typer.Option("--compile", help="Compile training (repays long recipes).")] = False,
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16 training.")] = "auto",
+    compile: Annotated[bool | None, typer.Option(help="Compile training (default: where it repays).")] = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -75,11 +76,9 @@ def evaluate(
     from ddkit.models.spec import ModelSpec
 
     tell, command = silent_text if as_json else say, typed_command()
-    if precision not in ("float32", "bfloat16"):
-        raise ConfigError(f"--precision {precision}: choose float32 or bfloat16")
     if repeats < 1:
         raise ConfigError(f"--repeats {repeats}: at least 1 network must be trained")
-    how: dict[str, Any] = {"device": resolve_device(device), "precision": precision, "compile": compile}
+    how: dict[str, Any] = {"device": resolve_device(device), **speed(precision, compile)}
     distilled = DistilledDataset.load(run)
     folder = _where_it_is_kept(run, tell)
     spec, root = data_of(run, distilled, data, data_root)

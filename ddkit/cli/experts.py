@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ from ddkit.base.executor import executor as make_executor
 from ddkit.base.interrupt import Interrupt
 from ddkit.base.progress import Lines, Report, silent
 from ddkit.cli.common import DEFAULT_DATA, check_writable, where_data_are
-from ddkit.cli.options import Data, DataRoot, Device, Executor, GivenSeed, Json, Verbose, typed_command
+from ddkit.cli.options import Data, DataRoot, Device, Executor, GivenSeed, Json, Verbose, speed, typed_command
 from ddkit.cli.tables import print_json, print_table, say
 from ddkit.errors import ConfigError, InterruptedRunError
 
@@ -76,7 +76,7 @@ def experts(
     there = Identity.read(out) if (out / FILE_NAME).is_file() else None
     if data is None:
         data = where_data_are({"spec": there.data["name"]}, out) if there else DEFAULT_DATA
-    how |= _precision(precision, compile)
+    how |= speed(precision, compile)
     if seed is None:
         seed = there.settings.seed if there else 0
     given = {
@@ -117,14 +117,6 @@ def _verify(out: Path, dry_run: bool, as_json: bool) -> None:
     with _bar(shown=not as_json) as report:
         buffer.verify(report)
     _print(buffer, as_json)
-
-
-def _precision(precision: str, compile: bool | None) -> dict[str, Any]:
-    from ddkit.base.precision import PrecisionName
-
-    if precision not in get_args(PrecisionName):
-        raise ConfigError(f"--precision {precision}: choose {', '.join(get_args(PrecisionName))}")
-    return {"precision": precision, "compile": "auto" if compile is None else compile}
 
 
 def _data(data: str, root: str | None, holdout: float, seed: int) -> RealData:

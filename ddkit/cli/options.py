@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 import click
 import typer
@@ -56,3 +56,12 @@ def typed_command() -> str:
     context = click.get_current_context(silent=True)
     typed = context.find_root().obj if context is not None else None
     return shlex.join(["ddkit", *(sys.argv[1:] if typed is None else typed)])
+
+
+def speed(precision: str, compile: bool | None) -> dict[str, Any]:
+    """Return how training runs, as options of the SDK."""
+    from ddkit.base.precision import PrecisionName
+
+    if precision not in get_args(PrecisionName):
+        raise ConfigError(f"--precision {precision}: choose {', '.join(get_args(PrecisionName))}")
+    return {"precision": precision, "compile": "auto" if compile is None else compile}

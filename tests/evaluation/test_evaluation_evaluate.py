@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from ddkit.base import precision as precisions
 from ddkit.base.executor import InProcess
 from ddkit.data import Preprocessing, RealData
 from ddkit.data.distilled.dataset import DistilledDataset
@@ -296,3 +299,40 @@ def test_distilled_set_with_soft_labels_counts_its_images_by_their_order(digits:
         hard.images, rows, label_kind="soft", class_names=hard.class_names, preprocessing=hard.preprocessing
     )
     assert bare.ipc is None
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds", "fast", "expected"),
+    [
+        ({}, 1e9, True, ("float32", False)),
+        ({}, 0.0, True, ("bfloat16", True)),
+        ({}, 0.0, False, ("float32", True)),
+        ({"compile": False}, 0.0, True, ("float32", False)),
+        ({"precision": "float32"}, 0.0, True, ("float32", True)),
+        ({"stacked": True}, 0.0, True, ("float32", False)),
+    ],
+)
+def test_training_is_compiled_where_that_pays(
+    digits: Pair,
+    monkeypatch: pytest.MonkeyPatch,
+    given: dict[str, Any],
+    seconds: float,
+    fast: bool,
+    expected: tuple[str, bool],
+) -> None:
+    """What is decided, with a training that is told of it and does not do it."""
+    asked: list[tuple[str, bool]] = []
+    module = importlib.import_module("ddkit.evaluation.evaluate")
+    train = module.train_networks
+
+    def told(*data: Any, precision: str, compile: bool, **options: Any) -> Any:
+        asked.append((precision, compile))
+        return train(*data, **options)
+
+    monkeypatch.setattr(module, "train_networks", told)
+    monkeypatch.setattr(module, "networks_at_once", lambda *_, **options: 0)
+    monkeypatch.setattr(precisions, "COMPILE_PAYS_SECONDS", seconds)
+    monkeypatch.setattr(precisions, "why_not_compile", lambda: None)
+    monkeypatch.setattr(precisions, "bfloat16_is_fast", lambda device: fast)
+    row = evaluate(random_set(digits[0], 1), digits[1], [TINY], 2, BRIEF, **given).rows[0]
+    assert set(asked) == {expected} and (row.precision, row.compiled) == expected
