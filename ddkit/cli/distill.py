@@ -25,6 +25,7 @@ def distill(
     data: Data = None,
     ipc: Annotated[int | None, typer.Option(help="Images per class (default: 10, or what fits --bytes).")] = None,
     size: Annotated[str | None, typer.Option("--bytes", help="Most bytes of the set, such as 4000 or 64KiB.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="For all of it (default: the steps of the method).")] = None,
     codec: Annotated[str | None, typer.Option(help="In which it is kept, such as uniform:bits=3.")] = None,
     seed: GivenSeed = None,
     steps: Annotated[int | None, typer.Option(help="Outer steps (default: the published schedule).")] = None,
@@ -49,7 +50,7 @@ def distill(
 
     With --bytes, codec and images per class are chosen on held-out training images, and the better of the result and
     its coded start is kept. --method auto does that with what ddkit recommends, by default in the bytes of IPC real
-    images per class.
+    images per class. With --minutes some steps are timed, and as many are taken as fit; it says how many.
 
     A method is a composition and every piece can be replaced: --synthesis multi-formation:factor=2, --objective
     gradient, --networks fresh (`ddkit methods --pieces` lists them). Any setting can be overridden: --set
@@ -91,7 +92,7 @@ def distill(
         for callback in callbacks:
             callback.say(line)
 
-    config = config or configure(method, real, ipc, limit, seed, overrides, say=say)
+    config = config or configure(method, real, ipc, limit, seed, overrides, say=say, minutes=minutes)
     result = Distiller(config, callbacks=callbacks, checkpoint_every=checkpoint_every).fit(
         real,
         out=out,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -13,6 +14,7 @@ from ddkit.base.progress import silent
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
 from ddkit.engine import promise
+from ddkit.engine.minutes import Deadline, Pace, in_time, with_steps
 from ddkit.engine.session import Session
 from ddkit.errors import ConfigError, DivergedError
 
@@ -27,13 +29,16 @@ _TRAINED = {
 #: under random ones), random networks on digits (97.4 % against 98.0 %).
 COMPOSITIONS: dict[str, dict[str, Any]] = {
     f"{kind} networks, rate {rate:g}": {**pieces, "optimiser": {"lr": rate}}
-    for kind, pieces, rates in (("random", _RANDOM, (0.1, 1.0, 10.0)), ("trained", _TRAINED, (1.0, 10.0)))
-    for rate in rates
+    for rate in (10.0, 1.0, 0.1)
+    for kind, pieces in (("random", _RANDOM), ("trained", _TRAINED))
+    if rate >= 1 or kind == "random"
 }
 #: What is left where the pool's answers cannot be kept, as with batch norm.
 LAST_RESORT: dict[str, Any] = {"objective": {"real_batch": 64}}
-#: The share of the steps that each is tried for.
-PILOT = 0.25
+#: The share of the steps that each is tried for, and of the minutes in which one set is judged.
+PILOT, JUDGING = 0.25, 0.05
+#: Share of the minutes after which nothing more is tried, and the most steps that fill what is left.
+CHOOSING, MOST_STEPS = 0.45, 2000
 
 Say = Callable[[str], None]
 #: Returns the configuration of a composition in the n-th best form of real images.
@@ -41,7 +46,13 @@ Configured = Callable[[int, Mapping[str, Any]], DistillConfig]
 
 
 def choose(
-    configured: Configured, forms: int, real: RealData, seed: int, objects: Mapping[str, Any], say: Say
+    configured: Configured,
+    forms: int,
+    real: RealData,
+    seed: int,
+    objects: Mapping[str, Any],
+    say: Say,
+    deadline: Deadline | None = None,
 ) -> DistillConfig:
     """Return the configuration whose set is worth most after a share of its steps; the first one of equals.
 
@@ -55,34 +66,57 @@ def choose(
         seed: of what is held out.
         objects: pieces given as objects.
         say: told what is being tried.
+        deadline: for choosing, the run and the promise. Half of the time at most goes into choosing, and the run gets
+            as many steps as fit the rest.
 
     Raises:
         ConfigError: no composition can be run.
     """
     rest, images = promise.held_out(real, seed)
-    trial = _Trial(rest, objects, say)
+    trial = _Trial(rest, objects, say, deadline)
     configs: dict[str, DistillConfig] = {}
     sets: dict[str, DistilledDataset] = {}
     for name, pieces in COMPOSITIONS.items():
+        if trial.late:
+            break
         with suppress(ConfigError, DivergedError):
-            config = configured(0, pieces)
+            config = configured(0, _in_time_for(pieces, deadline))
             if config not in configs.values():  # what the user gave may make them equal
                 sets[name], configs[name] = trial.of(name, config), config
     if not sets:
-        return configured(0, LAST_RESORT)
-    best, found = promise.better(sets, images, configs[next(iter(sets))])
+        last = configured(0, LAST_RESORT)
+        return last if deadline is None else in_time(last, real, objects, deadline, say)
+    first = configs[next(iter(sets))]
+    share = 1.0
+    if deadline is not None:
+        share = min(1.0, JUDGING * 60 * deadline.minutes / promise.judge_of(1, images, first).seconds)
+    best, found = promise.better(sets, images, first, share)
     say(f"{best}: " + promise.means_in_words(found["accuracies"]))
     first = configs[best]
     sets, configs = {_codec(first): sets[best]}, {_codec(first): first}
     for number in range(1, forms):
+        if trial.late:
+            break
         with suppress(ConfigError, DivergedError):
-            config = configured(number, COMPOSITIONS[best])
+            config = configured(number, _in_time_for(COMPOSITIONS[best], deadline))
             sets[_codec(config)], configs[_codec(config)] = trial.of(_codec(config), config), config
     if len(sets) > 1:
-        best, found = promise.better(sets, images, first)
-        say(f"{best}: " + promise.means_in_words(found["accuracies"]))
-        return configs[best]
-    return first
+        name, found = promise.better(sets, images, first, share)
+        say(f"{name}: " + promise.means_in_words(found["accuracies"]))
+        first, best = configs[name], name if name in trial.paces else best
+    if deadline is None:
+        return first
+    after = promise.judge_of(2, images, first).seconds
+    return with_steps(first, trial.paces[best], deadline, say, after=after, most=MOST_STEPS)
+
+
+def _in_time_for(pieces: Mapping[str, Any], deadline: Deadline | None) -> Mapping[str, Any]:
+    """Return a composition whose networks are trained for fewer steps where there is little time."""
+    steps = pieces["networks"].get("steps")
+    if steps is None or deadline is None:
+        return pieces
+    fewer = round(steps * min(1.0, max(0.1, deadline.minutes / 10)))
+    return merge(pieces, {"networks": {"steps": fewer}})
 
 
 def _codec(config: DistillConfig) -> str:
@@ -98,7 +132,17 @@ class _Trial:
     rest: RealData
     objects: Mapping[str, Any]
     say: Say
+    deadline: Deadline | None = None
     sessions: dict[str, Session] = field(default_factory=dict)
+    #: How long the run of a configuration will take, by name.
+    paces: dict[str, Pace] = field(default_factory=dict)
+    #: Seconds until the first step where nothing was shared yet.
+    before: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def late(self) -> bool:
+        """Whether no time is left to try another one; the first one is always tried."""
+        return self.deadline is not None and bool(self.paces) and self.deadline.left(CHOOSING) < 0
 
     def of(self, name: str, config: DistillConfig) -> DistilledDataset:
         """Return the set of a configuration after a share of its steps.
@@ -114,6 +158,7 @@ class _Trial:
         changes = {"steps": steps, "precision": precision.name, "compile": precision.compile}
         session = Session(DistillConfig.create(merge(whole.as_dict(), changes)), self.rest, self.objects)
         self.say(f"trying {name} for {steps} steps")
+        began = time.monotonic()
         session.prepare(silent)
         alike = f"{session.config.networks} {session.config.signal}"
         if alike in self.sessions:
@@ -121,7 +166,14 @@ class _Trial:
         session.start()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the run itself says it
-            for number in range(1, steps + 1):
+            session.step(1)
+            first = time.monotonic()
+            for number in range(2, steps + 1):
                 session.step(number)
-        self.sessions[alike] = session
+                if self.deadline is not None and self.deadline.left(CHOOSING) < 0:
+                    break
+        step = (time.monotonic() - first) / max(1, number - 1) if steps > 1 else first - began
+        self.sessions.setdefault(alike, session)
+        self.before.setdefault(alike, first - began)
+        self.paces[name] = Pace(self.before[alike], step)
         return session.materialise({})

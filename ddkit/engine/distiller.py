@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
 from ddkit.engine import planning, promise
 from ddkit.engine.callbacks import Callback, JsonlMetrics, ProgressBar, ProgressLines
+from ddkit.engine.minutes import Deadline
 from ddkit.engine.resume import Checkpoints, how_to_go_on
 from ddkit.engine.run import Run, RunFolder, environment, peak_memory_bytes
 from ddkit.engine.selection import CoresetSession
@@ -57,6 +59,9 @@ class Distiller:
             as many bytes as so many real images a class take at 8 bits a value.
         bytes: most bytes of the payload of the set, a number or ``"64KiB"``, see
             :class:`~ddkit.data.distilled.budget.Budget`; give a ``codec`` among the overrides to choose it yourself.
+        minutes: for the whole of :meth:`fit`: some steps are timed, then so many are configured that it is done within
+            about 10 % of it, choices for a number of bytes and their comparisons included; at most the steps of the
+            method. The same minutes are not the same steps twice; an output folder keeps those of its run.
         seed: the only seed; the same seed on the same machine gives the same bytes. None for that of a configuration
             given as ``method``, and 0 with a name.
         callbacks: what happens around the loop; metrics are always kept when there is an output folder.
@@ -79,6 +84,7 @@ class Distiller:
         ipc: int | None = None,
         *,
         bytes: int | str | None = None,
+        minutes: float | None = None,
         seed: int | None = None,
         callbacks: Sequence[Callback] = (),
         synthesizer: Synthesizer | None = None,
@@ -96,7 +102,7 @@ class Distiller:
         if isinstance(method, DistillConfig):
             if seed is not None:
                 self._method = DistillConfig.create({**method.as_dict(), "seed": seed})
-            if ipc is not None or bytes is not None or overrides:
+            if ipc is not None or bytes is not None or minutes is not None or overrides:
                 raise ConfigError("give either a complete configuration or a method name with ipc and options")
         elif ipc is None and bytes is None:
             raise ConfigError(
@@ -107,6 +113,7 @@ class Distiller:
             planning.preset(method)  # which refuses an unknown name
         self.ipc, self.seed = ipc, seed or 0
         self.bytes = None if bytes is None else parse_bytes(bytes)
+        self.minutes = None if minutes is None else Deadline(minutes).minutes
         self.callbacks = list(callbacks)
         self.checkpoint_every = checkpoint_every
         self.objects: dict[str, Any] = {}
@@ -137,8 +144,17 @@ class Distiller:
         if isinstance(self._method, DistillConfig):
             return self._method
         return planning.configure(
-            self._method, real, self.ipc, self.bytes, self.seed, self.overrides, self.objects, say
+            self._method, real, self.ipc, self.bytes, self.seed, self.overrides, self.objects, say, self.minutes
         )
+
+    def _request(self) -> dict[str, Any] | None:
+        """Return what a configuration is found for by trying, JSON-able; None where it follows at once."""
+        if isinstance(self._method, DistillConfig) or (
+            self._method != planning.AUTO and self.bytes is None and self.minutes is None
+        ):
+            return None
+        numbers = {"ipc": self.ipc, "bytes": self.bytes, "minutes": self.minutes, "seed": self.seed}
+        return {"method": self._method, **numbers, "overrides": json.loads(json.dumps(self.overrides))}
 
     def fit(
         self,
@@ -205,13 +221,15 @@ class Distiller:
     def _fit(
         self, real: RealData, folder: RunFolder | None, interrupt: Interrupt, resume: bool, kept: Mapping[str, Any]
     ) -> DistilledDataset:
-        config = self.configure(real, self._say)
+        request = self._request()
+        config = folder.planned(request) if folder is not None and resume else None
+        config = config or self.configure(real, self._say)
         part, held_out = promise.held_out(real, config.seed) if config.bytes is not None else (real, None)
         session = self._session(config, part, folder)
         metadata = result_metadata(config, real, getattr(session, "neighbouring_views", 1))
         if folder is None:
             return self._distil(session, None, metadata, interrupt, real, held_out)[0]
-        folder.claim(config, real, resume=resume, **kept)
+        folder.claim(config, real, resume=resume, request=request, **kept)
         if folder.finished:
             folder.tidy()
             return DistilledDataset.load(folder.artifact)

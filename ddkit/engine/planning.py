@@ -9,10 +9,13 @@ from ddkit import methods
 from ddkit.base.config import DistillConfig, merge, piece_from_text
 from ddkit.data.real import RealData
 from ddkit.engine import choosing, promise
+from ddkit.engine.minutes import Deadline, in_time
 from ddkit.engine.session import Session
 from ddkit.errors import ConfigError
 from ddkit.methods.base import Method
+from ddkit.models.spec import ModelSpec
 from ddkit.synthesis.base import registry as syntheses
+from ddkit.training.judge import Judge
 from ddkit.training.named import OWN_RECIPES
 from ddkit.training.named import recipe as named_recipe
 
@@ -24,6 +27,8 @@ COMPOSITION: dict[str, Any] = {"steps": 300, "optimiser": {"schedule": "cosine"}
 #: Synthetic images that a run of ``auto`` shows to networks at most: larger sets, from which matching has less to gain,
 #: get fewer steps.
 MOST_SHOWN = 1_000_000
+#: Share of the minutes in which networks are trained on real images in their forms, and the fewest images for that.
+SEARCHING, FEWEST_PASSES = 0.15, 2000
 #: As many of them are tried with learned images.
 NEXT_BEST = 3
 
@@ -44,8 +49,9 @@ def configure(
     overrides: Mapping[str, Any],
     objects: Mapping[str, Any] | None = None,
     say: Say = lambda _: None,
+    minutes: float | None = None,
 ) -> DistillConfig:
-    """Return the configuration of a method for images per class, or for a number of bytes.
+    """Return the configuration of a method for images per class, or for a number of bytes, and of minutes.
 
     Args:
         name: of a method, or ``auto``.
@@ -56,14 +62,24 @@ def configure(
         overrides: laid over the settings of the method.
         objects: pieces given as objects.
         say: told what is being done.
+        minutes: for all of it, from now; None for the steps of the method.
     """
+    deadline = None if minutes is None else Deadline(minutes)
+    objects = objects or {}
+    if deadline is not None and "steps" in overrides:
+        raise ConfigError("--minutes and --steps exclude each other: leave one of them out")
+    if limit is None and name != AUTO:
+        assert ipc is not None
+        config = preset(name).configure(real, ipc, seed, overrides, objects)
+        return config if deadline is None else in_time(config, real, objects, deadline, say)
     if limit is None:
         assert ipc is not None
-        if name != AUTO:
-            return preset(name).configure(real, ipc, seed, overrides, objects)
         limit, ipc = raw_bytes(real, ipc), None
-    part, _ = promise.held_out(real, seed)
-    return plan(name, part, ipc, seed, {**overrides, "bytes": limit}, objects or {}, say)
+    part, held_out = promise.held_out(real, seed)
+    config = plan(name, part, ipc, seed, {**overrides, "bytes": limit}, objects, say, deadline)
+    if deadline is None or name == AUTO:
+        return config
+    return in_time(config, part, objects, deadline, say, after=promise.judge_of(2, held_out, config).seconds)
 
 
 def raw_bytes(real: RealData, ipc: int) -> int:
@@ -80,6 +96,7 @@ def plan(
     overrides: Mapping[str, Any],
     objects: Mapping[str, Any],
     say: Say = lambda _: None,
+    deadline: Deadline | None = None,
 ) -> DistillConfig:
     """Return the configuration of a run whose coded start takes as many of its ``bytes`` as it can.
 
@@ -97,6 +114,7 @@ def plan(
         overrides: with ``bytes`` among them.
         objects: pieces given as objects.
         say: told what is being done.
+        deadline: until when ``auto`` may choose, run and compare.
 
     Raises:
         ConfigError: not one image a class fits, or a method that picks real images.
@@ -115,7 +133,7 @@ def plan(
         overrides["init"] = "herded"
     codings: list[dict[str, Any]] = [{}]
     if first.codec is None:
-        codings = _codings(first, real, say) if synthesis.image_like else [{"codec": "float16"}]
+        codings = _codings(first, real, say, deadline) if synthesis.image_like else [{"codec": "float16"}]
     if name != AUTO:
         overrides = merge(overrides, codings[0])
         return method.configure(real, _images(method, real, ipc, seed, overrides, objects), seed, overrides, objects)
@@ -126,22 +144,28 @@ def plan(
         if number not in counts:
             counts[number] = _images(method, real, ipc, seed, coded, objects)
         laid = merge(merge(coded, pieces), given)
+        if deadline is not None:
+            laid["compile"] = deadline.compile(laid.get("compile", "auto"))
         if "steps" not in given:
             laid["steps"] = min(laid["steps"], max(1, MOST_SHOWN // (counts[number] * real.num_classes)))
         return method.configure(real, counts[number], seed, laid, objects)
 
-    return choosing.choose(configured, len(codings), real, seed, objects, say)
+    return choosing.choose(configured, len(codings), real, seed, objects, say, deadline)
 
 
-def _codings(first: DistillConfig, real: RealData, say: Say) -> list[dict[str, Any]]:
+def _codings(first: DistillConfig, real: RealData, say: Say, deadline: Deadline | None) -> list[dict[str, Any]]:
     """Return codecs, and formation factors where the synthesis has one, as overrides, best first.
 
     The best one of a finer resolution is among them, as learned images have more use for it than real ones.
     """
     from ddkit.evaluation.coded_reals import coded_forms
-    from ddkit.evaluation.form_search import TooFewBytesError, best_form
+    from ddkit.evaluation.form_search import MOST_PASSES, TooFewBytesError, best_form
 
     assert first.bytes is not None
+    passes = None
+    if deadline is not None:
+        a_pass = Judge(ModelSpec.parse(first.model), real, 1, first.device).seconds
+        passes = max(FEWEST_PASSES, min(MOST_PASSES, round(SEARCHING * 60 * deadline.minutes / a_pass)))
     how = first.recipe.name if first.recipe.name not in OWN_RECIPES else "dsa"
     try:
         found = best_form(
@@ -151,6 +175,7 @@ def _codings(first: DistillConfig, real: RealData, say: Say) -> list[dict[str, A
             model=first.model,
             recipe=named_recipe(how, real.name),
             seed=first.seed,
+            passes=passes,
             device=first.device,
             report=say,
         )

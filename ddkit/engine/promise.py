@@ -34,7 +34,15 @@ def without_what_was_learned(start: DistilledDataset) -> DistilledDataset:
     return start
 
 
-def better(sets: Mapping[str, DistilledDataset], images: RealData, config: DistillConfig) -> tuple[str, dict[str, Any]]:
+def judge_of(sets: int, images: RealData, config: DistillConfig, share: float = 1.0) -> Judge:
+    """Return what compares so many sets; ``share`` is that of :data:`PASSES`."""
+    passes = sets * NETWORKS * share * PASSES
+    return Judge(ModelSpec.parse(config.model), images, passes, config.device)
+
+
+def better(
+    sets: Mapping[str, DistilledDataset], images: RealData, config: DistillConfig, share: float = 1.0
+) -> tuple[str, dict[str, Any]]:
     """Return which set trains networks better, and what to say of it.
 
     Both are trained on by networks with the same initial weights, in the way that each set asks for, but for
@@ -44,6 +52,7 @@ def better(sets: Mapping[str, DistilledDataset], images: RealData, config: Disti
         sets: by name.
         images: held out from what was distilled.
         config: of the run.
+        share: of :data:`PASSES` and :data:`EPOCHS`, where there is less time.
 
     Returns:
         the name, and for the card: the accuracies of every network, and the number of images.
@@ -51,11 +60,11 @@ def better(sets: Mapping[str, DistilledDataset], images: RealData, config: Disti
     from ddkit.evaluation.choice import recipe_of
 
     seed = derive_seed(config.seed, "promise")
-    judge = Judge(ModelSpec.parse(config.model), images, len(sets) * NETWORKS * PASSES, config.device)
+    judge = judge_of(len(sets), images, config, share)
     found: dict[str, list[float]] = {}
     for name, one in sets.items():
         recipe = recipe_of(one)
-        epochs = min(recipe.epochs, max(EPOCHS, PASSES // len(one)))
+        epochs = min(recipe.epochs, max(round(EPOCHS * share), 1, int(PASSES * share) // len(one)))
         tensors, labels = one.tensors()
         how = recipe.replace(epochs=epochs, loss=recipe.loss_for(one.label_kind))
         seeds = [derive_seed(seed, f"network/{number}") for number in range(NETWORKS)]

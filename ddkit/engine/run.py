@@ -106,6 +106,7 @@ class RunFolder:
         data_options: Mapping[str, Any] | None = None,
         callback_options: Mapping[str, Any] | None = None,
         command: str | None = None,
+        request: dict[str, Any] | None = None,
     ) -> None:
         """Take the folder for a run, or make sure that it holds this very run when resuming.
 
@@ -119,6 +120,7 @@ class RunFolder:
             data_options: JSON-able options with which they were loaded (``root``, ``zca``, ``holdout``).
             callback_options: JSON-able options of the callbacks (``eval_every``, ``patience``, ...).
             command: what the user typed; that of a resumed run stays the first.
+            request: for what the configuration was found, see :meth:`planned`.
 
         Raises:
             ConfigError: the folder is a file, holds something else, or holds another configuration.
@@ -135,6 +137,7 @@ class RunFolder:
             },
             "callbacks": dict(callback_options or {}),
             "command": command,
+            **({} if request is None else {"request": request}),
         }
         self.require_a_folder()
         if self.config.is_file():
@@ -150,6 +153,17 @@ class RunFolder:
         self.require_empty()
         self._remove(self._leftovers())
         write_text(self.config, json.dumps(content, indent=2) + "\n")
+
+    def planned(self, request: dict[str, Any] | None) -> DistillConfig | None:
+        """Return the configuration that was found for the same request, so that none has to be found again.
+
+        Args:
+            request: JSON-able; None for none.
+        """
+        if request is None or not self.config.is_file():
+            return None
+        content = self.read()
+        return DistillConfig.create(content["config"]) if content.get("request") == request else None
 
     def as_named(self, real: RealData) -> RealData:
         """Return the data of this run under the name that they had when it started, wherever they are now."""

@@ -78,9 +78,9 @@ class CachedSignal(RealSignal):
         """Receive the pool."""
         if not isinstance(networks, NetworkPool):
             raise ConfigError(
-                f"signal=cached keeps what real images say about networks that come again, and "
-                f"networks={type(networks).__name__} are new at every step: use networks=fixed:count=50 or "
-                f"networks=pool, or signal=real"
+                f"signal=cached keeps what real images say about networks that come again, and those of "
+                f"networks={type(networks).__name__} are new at every step: use networks=fixed and "
+                f"networks.count=50, networks=pool, or signal=real"
             )
         if networks.network.has_batch_norm:
             raise ConfigError(

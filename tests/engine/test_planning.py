@@ -89,7 +89,7 @@ def two_compositions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """Let ``auto`` have two compositions, the last set judged be the best, and keep the names of what was judged."""
     judged: list[tuple[str, ...]] = []
 
-    def better(sets: Any, images: RealData, config: Any) -> tuple[str, dict[str, Any]]:
+    def better(sets: Any, images: RealData, config: Any, share: float = 1.0) -> tuple[str, dict[str, Any]]:
         judged.append(tuple(sets))
         return judged[-1][-1], {"accuracies": {name: [0.5] for name in sets}}
 

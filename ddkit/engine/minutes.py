@@ -1,0 +1,160 @@
+"""How many steps fit a number of minutes: some are taken and timed, before the run is configured."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ddkit.base.config import DistillConfig, merge
+from ddkit.base.precision import COMPILE_PAYS_SECONDS
+from ddkit.base.progress import silent
+from ddkit.data.real import RealData
+from ddkit.engine.session import Session
+from ddkit.errors import ConfigError
+
+#: Share of the time, and steps, after which enough steps have been timed.
+_SHARE, _STEPS = 0.05, 20
+#: Share of the time that is kept for what was timed too short.
+_SPARE = 0.04
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A number of minutes that run from now.
+
+    Args:
+        minutes: above 0.
+
+    Raises:
+        ConfigError: not a positive, finite number.
+    """
+
+    minutes: float
+    began: float = field(default_factory=lambda: time.monotonic())
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.minutes) and self.minutes > 0):
+            raise ConfigError(f"--minutes {self.minutes:g} must be positive and finite")
+
+    def left(self, share: float = 1.0) -> float:
+        """Return the seconds that are left of this share of the minutes."""
+        return self.began + 60 * share * self.minutes - time.monotonic()
+
+    def compile(self, wanted: bool | Literal["auto"]) -> bool | Literal["auto"]:
+        """Return whether to compile: not for so short a time, unless it is wanted."""
+        return False if wanted == "auto" and 60 * self.minutes <= COMPILE_PAYS_SECONDS else wanted
+
+    def require(self, seconds: float, what: str) -> None:
+        """Refuse what takes longer than is left.
+
+        Raises:
+            ConfigError: naming the minutes that would be enough.
+        """
+        if seconds > self.left():
+            enough = math.ceil((60 * self.minutes - self.left() + seconds) / 6) / 10
+            raise ConfigError(f"--minutes {self.minutes:g} do not hold {what}: give {enough:g} or more")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a run takes.
+
+    Args:
+        before: seconds from its beginning to the end of the first step, but for that step itself: preparation, starting
+            point, compilation.
+        step: seconds of every step.
+    """
+
+    before: float
+    step: float
+
+    def steps_in(self, seconds: float) -> int:
+        """Return how many steps fit; 0 for none."""
+        return max(0, math.floor((seconds * (1 - _SPARE) - self.before) / self.step))
+
+    def seconds(self, steps: int) -> float:
+        """Return how long so many steps take."""
+        return self.before + steps * self.step
+
+
+def pace_of(session: Session, enough: float) -> Pace:
+    """Prepare a session, start it and take some steps.
+
+    Args:
+        session: a new one; it has taken some steps afterwards.
+        enough: seconds of steps after the first that are enough.
+    """
+    began = time.monotonic()
+    session.prepare(silent)
+    session.start()
+    session.step(1)
+    first = time.monotonic()
+    taken = 0
+    while taken < 2 or (taken < _STEPS and time.monotonic() - first < enough):
+        taken += 1
+        session.step(1 + taken)
+    step = (time.monotonic() - first) / taken
+    return Pace(max(0.0, first - began - step), step)
+
+
+def in_time(
+    config: DistillConfig,
+    real: RealData,
+    objects: Mapping[str, Any],
+    deadline: Deadline,
+    say: Callable[[str], None],
+    *,
+    after: float = 0.0,
+    most: int | None = None,
+) -> DistillConfig:
+    """Return a configuration with as many steps as fit what is left of the time, at most those it has.
+
+    Args:
+        config: of the run.
+        real: on which it runs.
+        objects: pieces given as objects.
+        deadline: for timing some steps, the run and what comes after it.
+        say: told how many steps and seconds that will be.
+        after: seconds that are needed after the last step.
+        most: steps, where more than those of the configuration are welcome.
+
+    Raises:
+        ConfigError: not one step fits, or networks that have to be trained for hours beforehand.
+    """
+    if config.networks.name == "experts" and not config.networks.options.get("buffer"):
+        raise ConfigError(
+            f"minutes count a run, and '{config.method}' trains expert networks before it: train them first by "
+            f"`ddkit experts`, and pass them by networks.buffer"
+        )
+    if "signal" in objects or config.signal.name not in ("real", "cached"):
+        raise ConfigError("minutes are found by timing some steps, whose questions a signal of its own would pay for")
+    config = DistillConfig.create(merge(config.as_dict(), {"compile": deadline.compile(config.compile)}))
+    timed = Session(DistillConfig.create(merge(config.as_dict(), {"bytes": None})), real, objects)
+    precision = timed.network.precision  # that of the published steps would not be that of the steps that fit
+    config = DistillConfig.create(merge(config.as_dict(), {"precision": precision.name, "compile": precision.compile}))
+    pace = pace_of(timed, _SHARE * 60 * deadline.minutes)
+    return with_steps(config, pace, deadline, say, after=after, most=most)
+
+
+def with_steps(
+    config: DistillConfig,
+    pace: Pace,
+    deadline: Deadline,
+    say: Callable[[str], None],
+    *,
+    after: float = 0.0,
+    most: int | None = None,
+) -> DistillConfig:
+    """Return the configuration with as many steps as fit at this pace; arguments as :func:`in_time`."""
+    deadline.require(after + pace.seconds(1) / (1 - _SPARE), f"one step ({pace.seconds(1):.1f} s)")
+    steps = min(most or config.steps, pace.steps_in(deadline.left() - after))
+    expected = pace.seconds(steps) + after
+    say(f"{steps:,} steps of {pace.step:.2g} s: done in about {_minutes(expected)}")
+    return DistillConfig.create(merge(config.as_dict(), {"steps": steps}))
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} minutes"

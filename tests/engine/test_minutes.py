@@ -1,0 +1,147 @@
+"""As many steps as fit a number of minutes: what is timed and refused, and that a folder keeps those of its run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ddkit import Distiller
+from ddkit.base.precision import COMPILE_PAYS_SECONDS
+from ddkit.engine import choosing, minutes, planning, promise
+from ddkit.engine.minutes import Deadline, Pace, in_time, pace_of
+from ddkit.engine.session import Session
+from ddkit.errors import ConfigError
+from ddkit.evaluation import form_search
+from ddkit.evaluation.form_search import Tried
+from ddkit.testing import toy_data
+from ddkit.training.judge import Judge
+from tests.engine.runs import SMALL, Kill
+
+QUICK: dict[str, Any] = {key: value for key, value in SMALL.items() if key != "steps"}
+
+
+class Clock:
+    """Seconds that pass when a session takes a step, and not otherwise."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, first: float = 5.0, step: float = 0.5) -> None:
+        self.now, self.taken, run = 100.0, 0, Session.step
+        monkeypatch.setattr(minutes.time, "monotonic", lambda: self.now)
+
+        def timed(session: Session, number: int) -> dict[str, float]:
+            self.now += first + step if number == 1 else step
+            self.taken += 1
+            return run(session, number)
+
+        monkeypatch.setattr(Session, "step", timed)
+
+
+def test_steps_fill_the_time_and_leave_some_to_spare() -> None:
+    pace = Pace(before=4.0, step=0.5)
+    assert pace.steps_in(100.0) == 184 and pace.seconds(184) <= 96
+    assert pace.steps_in(4.0) == pace.steps_in(1.0) == 0
+
+
+def test_a_pace_leaves_out_what_happens_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = planning.configure("dm", toy_data(), 2, None, 0, QUICK)
+    clock = Clock(monkeypatch)
+    pace = pace_of(Session(config, toy_data()), enough=2.0)
+    assert pace == Pace(before=5.0, step=0.5)
+    assert clock.taken == 1 + 4  # until two seconds were timed
+    pace_of(Session(config, toy_data()), enough=0.0)
+    assert clock.taken == 5 + 1 + 2  # but two steps at least
+
+
+def test_a_run_gets_the_steps_that_fit_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    clock = Clock(monkeypatch)
+    config = planning.configure("dm", toy_data(), 2, None, 0, QUICK, say=said.append, minutes=2.0)
+    left = 120 - (clock.now - 100)
+    assert config.steps == math.floor((0.96 * left - 5) / 0.5) and 100 < config.steps < 240
+    assert said == [f"{config.steps} steps of 0.5 s: done in about {(5 + config.steps / 2) / 60:.1f} minutes"]
+    assert planning.configure("dm", toy_data(), 2, None, 0, QUICK, minutes=1e6).steps == 20_000
+
+
+def test_short_runs_are_not_compiled_and_the_format_stays_that_of_the_timed_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Clock(monkeypatch)
+    given = {**QUICK, "compile": "auto", "precision": "auto"}
+    config = planning.configure("dm", toy_data(), 2, None, 0, given, minutes=1.0)
+    assert (config.precision, config.compile) == ("float32", False)
+    assert Deadline(COMPILE_PAYS_SECONDS / 60 + 1).compile("auto") == "auto"
+    assert Deadline(1.0).compile(True) is True
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "options", "words"),
+    [
+        ("dm", 0.0, {}, "must be positive"),
+        ("dm", -1.0, {}, "must be positive"),
+        ("dm", math.nan, {}, "must be positive"),
+        ("dm", math.inf, {}, "must be positive"),
+        ("dm", 1.0, {"steps": 5}, "--steps"),
+        ("dm", 0.1, {}, "do not hold one step .*: give 0.3 or more"),
+        ("mtt", 1.0, {"networks": {"name": "experts"}, "objective": {}}, "ddkit experts"),
+    ],
+)
+def test_minutes_that_make_no_sense_are_refused(
+    name: str, given: float, options: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Clock(monkeypatch)
+    base = QUICK if name == "dm" else {"model": QUICK["model"]}
+    with pytest.raises(ConfigError, match=words):
+        planning.configure(name, toy_data(), 1, None, 0, {**base, **options}, minutes=given)
+    if given <= 0 or given != given:
+        with pytest.raises(ConfigError, match=words):
+            Distiller("dm", 1, minutes=given)
+
+
+def test_a_signal_is_not_asked_for_the_sake_of_timing() -> None:
+    config = planning.configure("dm", toy_data(), 1, None, 0, QUICK)
+    with pytest.raises(ConfigError, match="signal"):
+        in_time(config, toy_data(), {"signal": object()}, Deadline(1.0), print)
+
+
+def test_auto_stops_trying_when_its_share_of_the_time_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best of what was tried fills the rest, less what the comparison at the end takes."""
+    fixed = {"networks": {"name": "fixed", "count": 2}, "signal": {"name": "cached", "images": 5}}
+    names = [f"rate {rate}" for rate in range(1, 7)]
+    pieces = {name: {**fixed, "optimiser": {"lr": float(name[-1])}} for name in names}
+    monkeypatch.setattr(choosing, "COMPOSITIONS", pieces)
+    monkeypatch.setattr(form_search, "best_form", lambda *given, **options: [Tried("uniform:bits=2", 3, 0.5)])
+    judged: list[tuple[str, ...]] = []
+
+    def better(sets: Any, images: Any, config: Any, share: float) -> tuple[str, dict[str, Any]]:
+        judged.append(tuple(sets))
+        assert 0 < share <= 1
+        return judged[-1][-1], {"accuracies": {name: [0.5] for name in sets}}
+
+    monkeypatch.setattr(promise, "better", better)
+    monkeypatch.setattr(Judge, "seconds", property(lambda self: 10.0))
+    clock = Clock(monkeypatch, first=0.0, step=0.1)
+    given = {key: value for key, value in QUICK.items() if key != "optimiser"}
+    config = planning.configure("auto", toy_data(), None, 250, 0, given, minutes=0.5)
+    # 7.5 s a trial of 75 steps, and nothing after 13.5 of 30 s: the second one is cut short.
+    assert judged == [("rate 1", "rate 2")] and config.optimiser.lr == 2.0
+    assert config.steps == pytest.approx(0.96 * (30 - (clock.now - 100) - 10) / 0.1, abs=1.01)
+
+
+def test_a_run_in_a_folder_goes_on_with_the_steps_it_was_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with monkeypatch.context() as patch:
+        Clock(patch, first=0.0, step=1.0)
+        patch.setattr(minutes, "_STEPS", 2)
+        killed = Distiller("dm", 2, minutes=0.5, callbacks=[Kill(5)], checkpoint_every=2, **QUICK)
+        with pytest.raises(KeyboardInterrupt):
+            killed.fit(toy_data(), out=tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(planning, "configure", lambda *given: pytest.fail("configured twice"))
+        resumed = Distiller("dm", 2, minutes=0.5, **QUICK).fit(toy_data(), out=tmp_path / "run", resume=True)
+        with pytest.raises(pytest.fail.Exception):
+            Distiller("dm", 2, minutes=0.7, **QUICK).fit(toy_data(), out=tmp_path / "run", resume=True)
+    steps = resumed.metadata["config"]["steps"]
+    assert 20 < steps < 30 and resumed.metadata["steps"] == steps
+    options = {**SMALL, "steps": steps}
+    assert Distiller("dm", 2, **options).fit(toy_data()).to_bytes() == resumed.to_bytes()
