@@ -174,6 +174,6 @@ class _Trial:
                     break
         step = (time.monotonic() - first) / max(1, number - 1) if steps > 1 else first - began
         self.sessions.setdefault(alike, session)
-        self.before.setdefault(alike, first - began)
+        self.before.setdefault(alike, max(0.0, first - began - step))
         self.paces[name] = Pace(self.before[alike], step)
         return session.materialise({})
