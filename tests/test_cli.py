@@ -164,7 +164,7 @@ def test_pieces_are_replaced_by_options(ddkit: Command, tmp_path: Path) -> None:
 
 def test_a_number_of_bytes_is_kept_and_the_promise_is_said(ddkit: Command, tmp_path: Path) -> None:
     run = ("distill", "--bytes", "0.5KB", "--codec", "uniform:bits=2", "--steps", 3, *SMALL)
-    rest = ("--out", tmp_path / "run", "--set", "optimiser.lr=0.5")
+    rest = ("--out", tmp_path / "run", "--set", "optimiser.lr=0.5", "--networks", "fixed:count=2")
     done = ddkit(*run, *rest, "--json")
     assert done.status == 0, done.err
     config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
