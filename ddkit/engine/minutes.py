@@ -55,7 +55,7 @@ class Deadline:
         """
         if seconds > self.left():
             enough = math.ceil((60 * self.minutes - self.left() + seconds) / 6) / 10
-            raise ConfigError(f"--minutes {self.minutes:g} do not hold {what}: give {enough:g} or more")
+            raise ConfigError(f"--minutes {self.minutes:g} does not hold {what}: give {enough:g} or more")
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def test_short_runs_are_not_compiled_and_the_format_stays_that_of_the_timed_step
         ("dm", math.nan, {}, "must be positive"),
         ("dm", math.inf, {}, "must be positive"),
         ("dm", 1.0, {"steps": 5}, "--steps"),
-        ("dm", 0.1, {}, "do not hold one step .*: give 0.3 or more"),
+        ("dm", 0.1, {}, "does not hold one step .*: give 0.3 or more"),
         ("mtt", 1.0, {"networks": {"name": "experts"}, "objective": {}}, "ddkit experts"),
     ],
 )
