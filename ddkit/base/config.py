@@ -220,6 +220,8 @@ class DistillConfig(_Later):
         codec: through which the synthetic data are optimised and in which they are stored; None to store them as they
             are.
         bytes: most bytes of the result's payload; needs a codec. None for no limit.
+        fill: share of the bytes that the coded start was to take, in (0, 1], as matching adds detail that costs bytes;
+            None where images per class were given.
         recipe: how networks are trained on the result, with its options.
         precision: number format of the heavy passes.
         compile: whether these passes are compiled.
@@ -227,7 +229,7 @@ class DistillConfig(_Later):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-    later = ("codec", "bytes")
+    later = ("codec", "bytes", "fill")
 
     method: str = "custom"
     composition: str | None = None
@@ -249,6 +251,7 @@ class DistillConfig(_Later):
     ema: float | None = Field(default=None, gt=0, lt=1)
     codec: Piece | None = None
     bytes: int | None = Field(default=None, ge=1)
+    fill: float | None = Field(default=None, gt=0, le=1)
     recipe: Piece = Field(default_factory=lambda: Piece(name="dsa"))
     precision: PrecisionName = "auto"
     compile: bool | Literal["auto"] = "auto"

@@ -285,15 +285,17 @@ class Distiller:
     ) -> DistilledDataset:
         """Return the better of a result and its coded start, as held-out training images tell.
 
-        A start that is better is picked again from all training images, those that were held out among them.
+        Where the run started with bytes to spare, it stands against a start that takes them all. A start that is better
+        is picked again from all training images, those that were held out among them.
         """
-        self._say("comparing the result with the coded real images at which it started")
-        start = session.materialise({**metadata, "steps": 0}, start=True)
+        self._say("comparing the result with coded real images that take all of the bytes")
+        filled = planning.fullest_start(session.config, session.real, self.objects) if session.config.fill else None
+        start = (filled or session).materialise({**metadata, "steps": 0}, start=True)
         sets = {promise.DISTILLED: distilled, promise.START: promise.without_what_was_learned(start)}
         name, card = promise.better(sets, held_out, session.config)
         chosen, source = sets[name], ""
         if name == promise.START:
-            again = planning.start_of_all(session.config, session.real, real, self.objects)
+            again = planning.fullest_start(session.config, real, self.objects)
             if again is not None:
                 chosen = again.materialise(result_metadata(again.config, real, again.neighbouring_views), start=True)
                 chosen, source = promise.without_what_was_learned(chosen), f"all {len(real):,} training images"

@@ -135,20 +135,21 @@ def plan(
     if first.codec is None:
         codings = _codings(first, real, say, deadline) if synthesis.image_like else [{"codec": "float16"}]
     if name != AUTO:
-        overrides = merge(overrides, codings[0])
+        overrides = merge(merge({} if ipc else {"fill": 1.0}, overrides), codings[0])
         return method.configure(real, _images(method, real, ipc, seed, overrides, objects), seed, overrides, objects)
-    counts: dict[int, int] = {}
+    counts: dict[tuple[int, float], int] = {}
 
-    def configured(number: int, pieces: Mapping[str, Any]) -> DistillConfig:
-        coded = merge(overrides, codings[number])
-        if number not in counts:
-            counts[number] = _images(method, real, ipc, seed, coded, objects)
+    def configured(number: int, pieces: Mapping[str, Any], fill: float) -> DistillConfig:
+        fill = given.get("fill", fill)
+        coded = merge(merge({} if ipc else {"fill": fill}, overrides), codings[number])
+        if (number, fill) not in counts:
+            counts[number, fill] = _images(method, real, ipc, seed, coded, objects)
         laid = merge(merge(coded, pieces), given)
         if deadline is not None:
             laid["compile"] = deadline.compile(laid.get("compile", "auto"))
         if "steps" not in given:
-            laid["steps"] = min(laid["steps"], max(1, MOST_SHOWN // (counts[number] * real.num_classes)))
-        return method.configure(real, counts[number], seed, laid, objects)
+            laid["steps"] = min(laid["steps"], max(1, MOST_SHOWN // (counts[number, fill] * real.num_classes)))
+        return method.configure(real, counts[number, fill], seed, laid, objects)
 
     return choosing.choose(configured, len(codings), real, seed, objects, say, deadline)
 
@@ -209,7 +210,7 @@ def _images(
     overrides: Mapping[str, Any],
     objects: Mapping[str, Any],
 ) -> int:
-    """Return how many images a class start within the bytes: ``ipc``, or where that is None the most.
+    """Return how many images a class start within the bytes: ``ipc``, or where that is None the most in their ``fill``.
 
     Raises:
         ConfigError: so many, or even one, do not fit.
@@ -223,7 +224,10 @@ def _images(
     def needed(count: int) -> int:
         return _payload(_started(configured(count), real, objects))
 
-    count = _most(configured, real, available, objects) if ipc is None else ipc * (needed(ipc) <= available)
+    if ipc is None:
+        count = _most(configured, real, int(overrides["fill"] * available), objects) or int(needed(1) <= available)
+    else:
+        count = ipc * (needed(ipc) <= available)
     if not count:
         takes = f"{'one image' if ipc is None else f'--ipc {ipc}'} of each of {real.num_classes} classes"
         raise ConfigError(
@@ -256,16 +260,12 @@ def _most(
     return most_that_fit(needed, available, int(real.class_counts.min()))
 
 
-def start_of_all(config: DistillConfig, part: RealData, real: RealData, objects: Mapping[str, Any]) -> Session | None:
-    """Return a session at its start that takes all training images, where a run started at some of them.
-
-    It has as many images a class as that run or, if those are others in number of bytes, as many as fit; where the run
-    had all that its part of the training images holds, it takes as many as fit of all.
+def fullest_start(config: DistillConfig, real: RealData, objects: Mapping[str, Any]) -> Session | None:
+    """Return a session at its start, of as many images a class as fit the bytes of a run, or as were given for it.
 
     Args:
         config: of the run.
-        part: on what it ran.
-        real: all training images.
+        real: among which the images are picked.
         objects: pieces given as objects.
 
     Returns:
@@ -277,7 +277,7 @@ def start_of_all(config: DistillConfig, part: RealData, real: RealData, objects:
 
     assert config.bytes is not None
     count = _most(configured, real, config.bytes, objects)
-    if config.ipc < int(part.class_counts.min()):
+    if config.fill is None:
         count = min(count, config.ipc)
     if not count:
         return None

@@ -106,12 +106,14 @@ def test_auto_is_a_preset_with_the_best_of_its_compositions(
 ) -> None:
     config = configured("auto", digits, 900)
     assert (config.method, config.optimiser.lr, config.networks.name) == ("dm", 10.0, "pool")
-    assert two_compositions == [("one", "two")]
+    compositions, fills = two_compositions
+    assert compositions == ("one", "two")
+    assert fills[0] == "two" and [name.split(",")[0] for name in fills[1:]] == ["codec uniform:bits=2"] * 2
     assert configured("auto", digits, 900, optimiser={"lr": 0.5}).optimiser.lr == 0.5
-    assert two_compositions[1:] == [("one", "two")]
-    config = configured("auto", digits, 900, optimiser={"lr": 0.5}, networks={"name": "fixed", "count": 3})
+    assert two_compositions[2] == ("one", "two")
+    config = configured("auto", digits, 900, optimiser={"lr": 0.5}, networks={"name": "fixed", "count": 3}, fill=1.0)
     assert (config.optimiser.lr, config.networks.options["count"]) == (0.5, 3)
-    assert two_compositions[2:] == [("one",)]
+    assert two_compositions[4:] == [("one",)]
 
 
 def test_auto_takes_the_best_composition_in_the_best_form(
@@ -127,14 +129,15 @@ def test_auto_takes_the_best_composition_in_the_best_form(
     found = [Tried(name + ",resolution=2" * (resolution > 1), 3, 0.5) for name, resolution in names]
     monkeypatch.setattr(form_search, "best_form", lambda *given, **options: found)
     config = configured("auto", digits, 2000)
-    first, second = two_compositions
-    assert first == ("one", "two")
-    assert second == (
-        "codec uniform:bits=1,resolution=2",
+    first, second, third = two_compositions
+    assert first == ("one", "two") and second[0] == "two" and third[0] == second[-1]
+    assert [name.rpartition(", ")[0] for name in second[1:]] == [
         "codec uniform:bits=2,resolution=2",
         "codec uniform:bits=3,resolution=2",
         "codec dct:step=1.0",
-    )
+    ]
+    counts = [int(name.rpartition(", ")[2].split()[0]) for name in third]
+    assert counts[1] > counts[0] > counts[2] and config.ipc == counts[2] and config.fill == 0.5
     assert config.codec is not None and config.codec.text == "dct:step=1.0"
     assert config.networks.name == "pool"
 
@@ -199,6 +202,25 @@ def test_the_better_of_result_and_start_is_returned(
     assert (made.card.selection or "").startswith("coded start" if kept == "start" else "last step")
     assert made.budget.payload is not None and made.budget.payload <= 250
     assert DistilledDataset.load(tmp_path / "run").metadata["promise"] == made.metadata["promise"]
+
+
+def test_a_result_stands_against_a_start_that_takes_all_of_the_bytes(
+    little: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[dict[str, int]] = []
+
+    def better(sets: Any, images: RealData, config: Any) -> tuple[str, dict[str, Any]]:
+        compared.append({name: one.ipc for name, one in sets.items()})
+        return "start", {"accuracies": {name: [0.5] for name in sets}, "held_out": 1, "returned": "start"}
+
+    monkeypatch.setattr(promise, "better", better)
+    options: dict[str, Any] = {**SMALL, "codec": "uniform:bits=3"}
+    made = {fill: Distiller("dm", bytes=400, fill=fill, **options).fit(toy_data()) for fill in (0.5, 1.0)}
+    sparing, full = compared
+    assert sparing["distilled"] < sparing["start"] == full["start"] == full["distilled"]
+    assert torch.equal(made[0.5].images, made[1.0].images)
+    given = Distiller("dm", 2, bytes=400, **options).fit(toy_data())
+    assert compared[2] == {"distilled": 2, "start": 2} and given.ipc == 2
 
 
 def test_held_out_images_are_neither_distilled_nor_picked(little: None) -> None:
