@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import PIL
@@ -297,3 +299,10 @@ def test_bytes_stands_for_all_four() -> None:
 def test_the_old_herding_at_raw_bytes_is_gone(digits: Pair) -> None:
     with pytest.raises(UnknownNameError, match="herding-bytes"):
         baseline_sets(digits[0], random_set(digits[0], 1), ("herding-bytes",))
+
+
+def test_the_forms_that_recipes_name_are_forms() -> None:
+    text = (Path(__file__).parents[2] / "recipes" / "quickstart.yaml").read_text()
+    (listed,) = re.findall(r"forms: \[(.*)\]", text)
+    names = [name.strip().strip('"') for name in re.split(r", (?=[\"a-z]+:)", listed)]
+    assert len(names) > 3 and [reals.form_of(name).name for name in names] == names
