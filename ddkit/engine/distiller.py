@@ -289,7 +289,8 @@ class Distiller:
         is picked again from all training images, those that were held out among them.
         """
         self._say("comparing the result with coded real images that take all of the bytes")
-        filled = planning.fullest_start(session.config, session.real, self.objects) if session.config.fill else None
+        sparing = (session.config.fill or 1) < 1
+        filled = planning.fullest_start(session.config, session.real, self.objects) if sparing else None
         start = (filled or session).materialise({**metadata, "steps": 0}, start=True)
         sets = {promise.DISTILLED: distilled, promise.START: promise.without_what_was_learned(start)}
         name, card = promise.better(sets, held_out, session.config)

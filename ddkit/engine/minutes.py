@@ -108,7 +108,6 @@ def in_time(
     say: Callable[[str], None],
     *,
     after: float = 0.0,
-    most: int | None = None,
 ) -> DistillConfig:
     """Return a configuration with as many steps as fit what is left of the time, at most those it has.
 
@@ -119,7 +118,6 @@ def in_time(
         deadline: for timing some steps, the run and what comes after it.
         say: told how many steps and seconds that will be.
         after: seconds that are needed after the last step.
-        most: steps, where more than those of the configuration are welcome.
 
     Raises:
         ConfigError: not one step fits, or networks that have to be trained for hours beforehand.
@@ -136,7 +134,7 @@ def in_time(
     precision = timed.network.precision  # that of the published steps would not be that of the steps that fit
     config = DistillConfig.create(merge(config.as_dict(), {"precision": precision.name, "compile": precision.compile}))
     pace = pace_of(timed, _SHARE * 60 * deadline.minutes)
-    return with_steps(config, pace, deadline, say, after=after, most=most)
+    return with_steps(config, pace, deadline, say, after=after)
 
 
 def with_steps(
@@ -148,7 +146,16 @@ def with_steps(
     after: float = 0.0,
     most: int | None = None,
 ) -> DistillConfig:
-    """Return the configuration with as many steps as fit at this pace; arguments as :func:`in_time`."""
+    """Return the configuration with as many steps as fit at this pace; other arguments as :func:`in_time`.
+
+    Args:
+        config: of the run.
+        pace: at which it runs.
+        deadline: for the run and what comes after it.
+        say: told how many steps and seconds that will be.
+        after: seconds that are needed after the last step.
+        most: steps, where more than those of the configuration are welcome.
+    """
     deadline.require(after + pace.seconds(1) / (1 - _SPARE), f"one step ({pace.seconds(1):.1f} s)")
     steps = min(most or config.steps, pace.steps_in(deadline.left() - after))
     expected = pace.seconds(steps) + after

@@ -220,18 +220,14 @@ def _images(
         return method.configure(real, count, seed, {**overrides, "bytes": None}, objects)
 
     available = int(overrides["bytes"])
-
-    def needed(count: int) -> int:
-        return _payload(_started(configured(count), real, objects))
-
-    if ipc is None:
-        count = _most(configured, real, int(overrides["fill"] * available), objects) or int(needed(1) <= available)
-    else:
-        count = ipc * (needed(ipc) <= available)
+    count = 0 if ipc is not None else _most(configured, real, int(overrides["fill"] * available), objects)
+    if not count:
+        needed = _payload(_started(configured(ipc or 1), real, objects))
+        count = (ipc or 1) * (needed <= available)
     if not count:
         takes = f"{'one image' if ipc is None else f'--ipc {ipc}'} of each of {real.num_classes} classes"
         raise ConfigError(
-            f"--bytes {available} does not hold {takes}, which takes {needed(ipc or 1):,} in the codec of this run: "
+            f"--bytes {available} does not hold {takes}, which takes {needed:,} in the codec of this run: "
             f"give more bytes"
         )
     return count

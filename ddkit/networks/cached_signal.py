@@ -34,7 +34,7 @@ class CachedSignal(RealSignal):
 
     for pairs :math:`p` of a network and an augmentation :math:`\omega_p`, :math:`B_{pc}` being ``images`` real images
     drawn for that pair. A loss that is quadratic in the statistic (``distribution``, ``gradient`` with
-    ``distance=mse``) has, with whole classes, exactly the expected gradient of one whose batches are drawn at every
+    ``metric=mse``) has, with whole classes, exactly the expected gradient of one whose batches are drawn at every
     step; other distances have another, less noisy target. No step whose pair is known reads a real image: an outer step
     of ``dm`` costs what its synthetic side costs.
 

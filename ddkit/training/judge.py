@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddkit.base.device import resolve_device
-from ddkit.base.precision import Precision, pass_cost, resolve_precision
+from ddkit.base.precision import PassCost, Precision, pass_cost, resolve_precision
 from ddkit.data.real import RealData
 from ddkit.models.spec import ModelSpec
 from ddkit.training.accuracy import accuracies
@@ -21,8 +21,6 @@ from ddkit.training.train import train_networks
 #: do not learn what the larger sets have to teach (100 random CIFAR-10 images a class, 20 epochs, held-out training
 #: images: 37 %, by batches of 64 46 %; digits, 60 a class, 30 epochs: 92 % and 98 %).
 BATCH = 64
-
-
 #: Seconds of a first compilation.
 COMPILATION = 20.0
 
@@ -45,17 +43,19 @@ class Judge:
     device: str | torch.device = "auto"
 
     @functools.cached_property
-    def _precision(self) -> Precision:
+    def _cost(self) -> PassCost:
         network = self.spec.build(self.held_out.shape, self.held_out.num_classes, seed=0)
-        cost, device = pass_cost(network, self.held_out.shape), resolve_device(self.device)
-        return resolve_precision("auto", "auto", passes=3 * self.passes, cost=cost, device=device)
+        return pass_cost(network, self.held_out.shape)
+
+    @functools.cached_property
+    def _precision(self) -> Precision:
+        device = resolve_device(self.device)
+        return resolve_precision("auto", "auto", passes=3 * self.passes, cost=self._cost, device=device)
 
     @property
     def seconds(self) -> float:
         """Estimate how long all of this takes; on one thread with augmentation about twice what two do without."""
-        network = self.spec.build(self.held_out.shape, self.held_out.num_classes, seed=0)
-        eager = pass_cost(network, self.held_out.shape).eager_seconds(resolve_device(self.device))
-        seconds = 3 * self.passes * 2 * eager
+        seconds = 3 * self.passes * 2 * self._cost.eager_seconds(resolve_device(self.device))
         return COMPILATION + seconds / 4 if self._precision.compile else seconds
 
     def accuracies(self, images: Tensor, labels: Tensor, recipe: TrainingRecipe, seeds: Sequence[int]) -> list[float]:
