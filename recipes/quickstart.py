@@ -15,11 +15,11 @@ from ddkit import methods
 from ddkit.base.config import DistillConfig, merge
 from ddkit.base.documents import read_json_object
 from ddkit.base.files import write_text
+from ddkit.base.precision import resolve_precision
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.loading import load_pair
 from ddkit.data.real import RealData
 from ddkit.engine.callbacks import ImageGrids
-from ddkit.engine.devices import precision_for
 from ddkit.engine.distiller import Distiller
 from ddkit.engine.run import RunFolder
 from ddkit.engine.selection import CoresetSession
@@ -31,6 +31,7 @@ from ddkit.evaluation.evaluate import evaluate, evaluate_real
 from ddkit.evaluation.published import published
 from ddkit.evaluation.report.html import write_report
 from ddkit.evaluation.results import EvaluationResult
+from ddkit.models.spec import ModelSpec
 from ddkit.recipes.job import Frozen, Job, checked, of_size
 from ddkit.training.named import recipe
 from ddkit.training.recipe import TrainingRecipe
@@ -185,7 +186,9 @@ class Comparison:
         how, model, seed = whole_recipe(self.train), self.settings.model, self.settings.seed
         if self.settings.whole_epochs is not None:
             how = how.replace(epochs=self.settings.whole_epochs)
-        speed = precision_for(model, self.train, 3.0 * len(self.train) * how.total_epochs, torch.device("cpu"))
+        cost = ModelSpec.parse(model).cost(self.train.shape, self.train.num_classes)
+        passes = 3.0 * len(self.train) * how.total_epochs
+        speed = resolve_precision("auto", "auto", passes=passes, cost=cost, device=torch.device("cpu"))
         options: dict[str, Any] = {"precision": speed.name, "compile": speed.compile}
         return evaluate_real(self.train, self.test, (model,), 1, how, seed, **options)
 

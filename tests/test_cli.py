@@ -256,7 +256,7 @@ def test_distill_refuses_a_mistake_before_it_writes(ddkit: Command, tmp_path: Pa
 
 
 def test_missing_options_are_named(ddkit: Command, tmp_path: Path) -> None:
-    ddkit("distill", "--method", "dm").refused("'--out'", "ddkit distill -h")
+    ddkit("encode", "--codec", "uniform").refused("RUN", "ddkit encode -h")
     ddkit("show").refused("RUNS")
 
 

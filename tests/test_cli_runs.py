@@ -74,6 +74,21 @@ def test_one_command_starts_and_continues(ddkit: Command, tmp_path: Path, monkey
     assert content(tmp_path / "run") == before
 
 
+def test_a_run_without_a_place_is_kept_under_its_method_and_data(
+    ddkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_toy(tmp_path / "toy.npz")
+    command = [*TOY, "--data", "toy.npz"]
+    expected = ddkit(*command, "--dry-run", "--json").document
+    assert expected["steps"] == 3 and expected["seconds"] > 0 and expected["memory_bytes"] > 10**7
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.npz"]
+    assert ddkit(*command, "--json").document["artifact"] == str(Path("runs", "dm-toy", "distilled.safetensors"))
+    ddkit(*command).refused("runs/dm-toy", "--resume")
+    assert ddkit(*command, "--resume").status == 0
+    ddkit(*command, "--resume", "--minutes", "2").refused("started with no --minutes")
+
+
 @pytest.mark.parametrize(
     "words",
     [

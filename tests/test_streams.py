@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ddkit.base.streams import Streams, derive_seed
+from ddkit.base.streams import Streams, derive_seed, some_of
 
 
 def draw(streams: Streams, name: str, n: int = 4) -> list[float]:
@@ -65,3 +65,22 @@ def test_seeds_are_63_bit_numbers_of_the_whole_path() -> None:
     assert len(seeds) == 5
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert all(0 <= Streams(seed).integer("x") < 2**62 for seed in range(20))
+
+
+def test_some_of_many_are_different_numbers_each_as_likely_as_the_other() -> None:
+    drawn = some_of(80_000, 9_000, torch.Generator().manual_seed(0))
+    assert len(drawn) == len(drawn.unique()) == 9_000
+    assert int(drawn.min()) >= 0 and int(drawn.max()) < 80_000
+    again = [some_of(80_000, 9_000, torch.Generator().manual_seed(seed)) for seed in range(1, 41)]
+    parts = torch.stack([torch.bincount(one // 20_000, minlength=4) for one in [drawn, *again]]).double()
+    # a part of four gets 2,250 of 9,000 with a standard deviation of 38.7; the mean of 41 draws 6.1
+    assert float((parts.mean(0) - 2250).abs().max()) < 5 * 6.1
+    assert 20 < float(parts[:, 0].std()) < 60
+    first = torch.tensor([int(one[0]) for one in again]).double()
+    assert float((first.mean() - 40_000).abs()) < 5 * 80_000 / 12**0.5 / 40**0.5
+
+
+def test_some_of_few_are_the_first_of_a_permutation() -> None:
+    drawn = some_of(50_000, 100, torch.Generator().manual_seed(3))
+    assert torch.equal(drawn, torch.randperm(50_000, generator=torch.Generator().manual_seed(3))[:100])
+    assert len(some_of(5, 9, torch.Generator().manual_seed(0))) == 5

@@ -19,6 +19,8 @@ PrecisionName = Literal["auto", "float32", "bfloat16"]
 
 #: A run is compiled under ``compile="auto"`` when its eager passes would take longer than this many seconds.
 COMPILE_PAYS_SECONDS = 120.0
+#: Seconds of a first compilation, and how many times faster compiled passes are, by format.
+_COMPILATION, _COMPILED = 20.0, {torch.float32: 1.7, torch.bfloat16: 3.7}
 #: Seconds per multiply-add and per number written by a layer that this rule assumes for eager float32. The CPU's fit
 #: measurements on two cores (289 ms for 256 images of 3x32x32 through a ConvNet-D3 of width 128; narrow networks are
 #: bound by memory); the accelerator's are estimates.
@@ -41,6 +43,10 @@ class Precision:
     def name(self) -> Literal["float32", "bfloat16"]:
         """The format as it is written in a configuration."""
         return "bfloat16" if self.dtype == torch.bfloat16 else "float32"
+
+    def seconds(self, eager: float) -> float:
+        """Estimate how long passes take that are ``eager`` seconds of eager float32."""
+        return _COMPILATION + eager / _COMPILED[self.dtype] if self.compile else eager
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         """Return the autocast context of this format (a no-op for float32)."""

@@ -47,6 +47,15 @@ class Lines:
         done, seconds = self._done - self._first, now - self._began
         if not done or not seconds:
             return ""
-        left = seconds / done * (total - self._done)
-        shown = f"{left:.0f} s" if left < 120 else f"{left / 60:.0f} min" if left < 7200 else f"{left / 3600:.1f} h"
-        return f", about {shown} left"
+        return f", about {roughly(seconds / done * (total - self._done))} left"
+
+
+def roughly(seconds: float) -> str:
+    """Return a time in words: ``42 s``, ``12 min``, ``3.4 h``."""
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -13,6 +13,10 @@ from torch import Tensor
 _default_generators = threading.RLock()  # they are the process's: one borrower at a time
 
 
+#: From so many on, a few of them are drawn without permuting all.
+_MANY = 2**16
+
+
 def derive_seed(seed: int, *names: str | int) -> int:
     """Hash ``seed`` and a path of ``names`` to a 63-bit seed, stable across machines and versions."""
     text = "/".join(str(part) for part in (seed, *names))
@@ -53,6 +57,23 @@ class Streams:
         self._generators = {}
         for name, value in state.items():
             self(name).set_state(value)
+
+
+def some_of(total: int, count: int, generator: torch.Generator) -> Tensor:
+    """Draw ``count`` different numbers below ``total``, all of them where there are no more, in random order.
+
+    Few of many are drawn with repetitions, which are left out: 1,024 of 1.28 million take 0.1 ms, a permutation 12 ms.
+    """
+    if total < max(_MANY, 8 * count):
+        return torch.randperm(total, generator=generator)[:count]
+    chosen = torch.empty(0, dtype=torch.int64)
+    while len(chosen) < count:
+        drawn = torch.cat([chosen, torch.randint(total, (count + count // 4 + 8,), generator=generator)])
+        values, order = drawn.sort(stable=True)
+        first = torch.ones(len(values), dtype=torch.bool)
+        first[1:] = values[1:] != values[:-1]
+        chosen = drawn[order[first].sort().values]
+    return chosen[:count]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,11 +16,12 @@ from ddkit.cli.tables import print_json
 
 if TYPE_CHECKING:
     from ddkit.data.distilled.dataset import DistilledDataset
+    from ddkit.engine.minutes import Forecast
     from ddkit.engine.run import RunFolder
 
 
 def distill(
-    out: Annotated[Path, typer.Option(help="Folder that keeps the run.")],
+    out: Annotated[Path | None, typer.Option(help="Folder that keeps the run (default: runs/METHOD-DATA).")] = None,
     method: Annotated[str | None, typer.Option(help="A name from `ddkit methods` (default: auto).")] = None,
     data: Data = None,
     ipc: Annotated[int | None, typer.Option(help="Images per class (default: 10, or what fits --bytes).")] = None,
@@ -41,6 +42,7 @@ def distill(
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints (default: a minute).")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard scalars.")] = False,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how long it takes, and its memory.")] = False,
     data_root: DataRoot = None,
     zca: Annotated[bool, typer.Option("--zca", help="Whiten images (regularised ZCA).")] = False,
     as_json: Json = False,
@@ -50,7 +52,8 @@ def distill(
 
     With --bytes, codec and images per class are chosen on held-out training images, and the better of the result and
     its coded start is kept. --method auto does that with what ddkit recommends, by default in the bytes of IPC real
-    images per class. With --minutes some steps are timed, and as many are taken as fit; it says how many.
+    images per class. With --minutes some steps are timed, and as many are taken as fit; it says how many. --dry-run
+    takes some steps, says how long all would take, and writes nothing.
 
     A method is a composition and every piece can be replaced: --synthesis multi-formation:factor=2, --objective
     gradient, --networks fresh (`ddkit methods --pieces` lists them). Any setting can be overridden: --set
@@ -60,14 +63,12 @@ def distill(
     from ddkit.cli import runs
     from ddkit.data.distilled.dataset import DistilledDataset
     from ddkit.engine.distiller import Distiller
-    from ddkit.engine.planning import configure
-    from ddkit.engine.run import RunFolder
 
-    folder = RunFolder(out)
+    folder = runs.folder_of(out, method, data)
     stored = runs.stored_in(folder, resume)
     data = runs.data_of(folder, stored, data)
     limit = None if size is None else parse_bytes(size)
-    method, ipc, seed = runs.identity(folder, stored, resume, method, ipc, seed, limit)
+    method, ipc, seed = runs.identity(folder, stored, resume, method, ipc, seed, limit, minutes)
     if stored is None and data_root:
         data_root = str(Path(data_root).expanduser().resolve())
     kept = stored and stored["data"].get("options", {})
@@ -87,15 +88,16 @@ def distill(
     runs.check(loading, watching)
     real, held_out = runs.load_data(folder, data, seed, loading)
     callbacks = runs.callbacks(watching, held_out, show_progress=not as_json)
-
-    def say(line: str) -> None:
-        for callback in callbacks:
-            callback.say(line)
-
-    config = config or configure(method, real, ipc, limit, seed, overrides, say=say, minutes=minutes)
-    result = Distiller(config, callbacks=callbacks, checkpoint_every=checkpoint_every).fit(
+    around: dict[str, Any] = {"callbacks": callbacks, "checkpoint_every": checkpoint_every}
+    if config is None:
+        distiller = Distiller(method, ipc, bytes=limit, minutes=minutes, seed=seed, **around, **overrides)
+    else:
+        distiller = Distiller(config, **around)
+    if dry_run:
+        return _print_forecast(distiller.forecast(real), as_json)
+    result = distiller.fit(
         real,
-        out=out,
+        out=folder.path,
         resume=resume,
         data_spec=data,
         data_options=loading.model_dump(),
@@ -103,6 +105,13 @@ def distill(
         command=typed_command(),
     )
     _print_run(folder, result, as_json)
+
+
+def _print_forecast(expected: Forecast, as_json: bool) -> None:
+    if as_json:
+        numbers = {"steps": expected.steps, "seconds": expected.seconds, "memory_bytes": expected.memory}
+        return print_json({"method": expected.config.title, "ipc": expected.config.ipc, **numbers})
+    typer.echo(str(expected))
 
 
 def _print_run(folder: RunFolder, result: DistilledDataset, as_json: bool) -> None:

@@ -119,6 +119,12 @@ def stored_in(folder: RunFolder, resume: bool) -> Stored | None:
     return folder.read() if folder.config.is_file() else None
 
 
+def folder_of(out: Path | None, method: str | None, data: str | None) -> RunFolder:
+    """Return the folder of a run: ``runs/METHOD-DATA`` where none is named."""
+    name = f"{(method or AUTO).lower()}-{Path(data or DEFAULT_DATA).stem.lower()}"
+    return RunFolder(Path("runs", name) if out is None else out)
+
+
 def data_of(folder: RunFolder, stored: Stored | None, given: str | None) -> str:
     """Return where the data of a run are now; that they are the same data is compared once they are loaded.
 
@@ -143,6 +149,7 @@ def identity(
     ipc: int | None,
     seed: int | None,
     limit: int | None = None,
+    minutes: float | None = None,
 ) -> tuple[str, int | None, int]:
     """Return method, images per class and seed; no images per class where as many are wanted as fit the bytes.
 
@@ -157,6 +164,9 @@ def identity(
         for key, value in _given({"method": method, "ipc": ipc, "seed": seed}).items():
             if value != getattr(config, key):
                 raise _other(folder, f"--{key} {getattr(config, key)}", value)
+        planned_for = stored.get("request", {}).get("minutes")
+        if minutes is not None and minutes != planned_for:
+            raise _other(folder, "no --minutes" if planned_for is None else f"--minutes {planned_for:g}", minutes)
         return config.method, config.ipc, config.seed
     if method is None and resume:
         raise ConfigError(

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ddkit.base.streams import some_of
 from ddkit.data.checks import (
     as_tensor,
     check_distinct,
@@ -192,7 +193,7 @@ class RealData:
                     f"class {number} is out of range: '{self.name}' has classes 0 to {self.num_classes - 1}"
                 )
         pools = [self.class_index[number] for number in numbers]
-        return torch.cat([pool[torch.randperm(len(pool), generator=generator)[:n]] for pool in pools])
+        return torch.cat([pool[some_of(len(pool), n, generator)] for pool in pools])
 
     def sample(self, classes: Sequence[int] | Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw a class-balanced batch; see :meth:`sample_indices`.

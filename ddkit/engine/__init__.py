@@ -12,7 +12,6 @@ from ddkit.engine.callbacks import (
     TensorBoard,
     read_lines,
 )
-from ddkit.engine.devices import precision_for
 from ddkit.engine.distiller import Distiller
 from ddkit.engine.run import Run, RunFolder, environment, peak_memory_bytes
 from ddkit.engine.session import Session
@@ -32,7 +31,6 @@ __all__ = [
     "TensorBoard",
     "environment",
     "peak_memory_bytes",
-    "precision_for",
     "read_lines",
     "resolve_device",
 ]

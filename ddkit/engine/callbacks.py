@@ -62,8 +62,11 @@ class ProgressBar(Callback):
         self._progress: Any = None
 
     def say(self, line: str) -> None:
-        """Write the line to standard error."""
-        _to_standard_error(line)
+        """Write the line to standard error, above a bar that is open."""
+        if self._progress is None:
+            _to_standard_error(line)
+        else:
+            self._progress.console.print(line, highlight=False, markup=False)
 
     def on_prepare(self, run: Run, what: str, done: int, total: int) -> None:
         """Show a bar for what takes a while before the first step."""

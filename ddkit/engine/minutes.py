@@ -1,4 +1,4 @@
-"""How many steps fit a number of minutes: some are taken and timed, before the run is configured."""
+"""How long a run takes, and how many steps fit a number of minutes: some are taken and timed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from typing import Any, Literal
 
 from ddkit.base.config import DistillConfig, merge
 from ddkit.base.precision import COMPILE_PAYS_SECONDS
-from ddkit.base.progress import silent
+from ddkit.base.progress import roughly, silent
 from ddkit.data.real import RealData
+from ddkit.engine.run import peak_memory_bytes
 from ddkit.engine.session import Session
 from ddkit.errors import ConfigError
 
 #: Share of the time, and steps, after which enough steps have been timed.
 _SHARE, _STEPS = 0.05, 20
+#: Seconds of steps that are enough for a forecast.
+_ENOUGH = 5.0
 #: Share of the time that is kept for what was timed too short.
 _SPARE = 0.04
 
@@ -80,6 +83,48 @@ class Pace:
         return self.before + steps * self.step
 
 
+@dataclass(frozen=True)
+class Forecast:
+    """What a run is expected to take, from the first steps of one like it.
+
+    Args:
+        config: of the run.
+        pace: of its steps.
+        around: seconds that pass before it, while it is configured, and after its last step.
+        memory: peak bytes of this process, or of the accelerator, so far.
+    """
+
+    config: DistillConfig
+    pace: Pace
+    around: float
+    memory: int
+
+    @property
+    def steps(self) -> int:
+        """Of the run."""
+        return self.config.steps
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return self.pace.seconds(self.steps) + self.around
+
+    def __str__(self) -> str:
+        what = f"{self.config.title}, {self.config.ipc} a class, {self.steps:,} steps of {self.pace.step:.2g} s"
+        return f"{what}: about {roughly(self.seconds)} in all, {self.memory / 1e9:.1f} GB of memory"
+
+
+def forecast(config: DistillConfig, real: RealData, objects: Mapping[str, Any], around: float) -> Forecast:
+    """Take some steps of a run in memory and say what all of them will take; arguments as :class:`Forecast`.
+
+    Raises:
+        ConfigError: no outer steps, or some that cannot be timed alone.
+    """
+    _require_steps_to_time(config, objects)
+    session = Session(config, real, objects)
+    return Forecast(config, pace_of(session, _ENOUGH), around, peak_memory_bytes(str(session.device)))
+
+
 def pace_of(session: Session, enough: float) -> Pace:
     """Prepare a session, start it and take some steps.
 
@@ -122,19 +167,25 @@ def in_time(
     Raises:
         ConfigError: not one step fits, or networks that have to be trained for hours beforehand.
     """
-    if config.networks.name == "experts" and not config.networks.options.get("buffer"):
-        raise ConfigError(
-            f"minutes count a run, and '{config.method}' trains expert networks before it: train them first by "
-            f"`ddkit experts`, and pass them by networks.buffer"
-        )
-    if "signal" in objects or config.signal.name not in ("real", "cached"):
-        raise ConfigError("minutes are found by timing some steps, whose questions a signal of its own would pay for")
+    _require_steps_to_time(config, objects)
     config = DistillConfig.create(merge(config.as_dict(), {"compile": deadline.compile(config.compile)}))
     timed = Session(DistillConfig.create(merge(config.as_dict(), {"bytes": None})), real, objects)
     precision = timed.network.precision  # that of the published steps would not be that of the steps that fit
     config = DistillConfig.create(merge(config.as_dict(), {"precision": precision.name, "compile": precision.compile}))
     pace = pace_of(timed, _SHARE * 60 * deadline.minutes)
     return with_steps(config, pace, deadline, say, after=after)
+
+
+def _require_steps_to_time(config: DistillConfig, objects: Mapping[str, Any]) -> None:
+    if config.selection is not None:
+        raise ConfigError(f"'{config.method}' picks real images: there are no outer steps to time")
+    if config.networks.name == "experts" and not config.networks.options.get("buffer"):
+        raise ConfigError(
+            f"steps are timed before the run, and '{config.method}' trains expert networks before its steps: train "
+            f"them first by `ddkit experts`, and pass them by networks.buffer"
+        )
+    if "signal" in objects or config.signal.name not in ("real", "cached"):
+        raise ConfigError("minutes are found by timing some steps, whose questions a signal of its own would pay for")
 
 
 def with_steps(
@@ -159,9 +210,5 @@ def with_steps(
     deadline.require(after + pace.seconds(1) / (1 - _SPARE), f"one step ({pace.seconds(1):.1f} s)")
     steps = min(most or config.steps, pace.steps_in(deadline.left() - after))
     expected = pace.seconds(steps) + after
-    say(f"{steps:,} steps of {pace.step:.2g} s: done in about {_minutes(expected)}")
+    say(f"{steps:,} steps of {pace.step:.2g} s: done in about {roughly(expected)}")
     return DistillConfig.create(merge(config.as_dict(), {"steps": steps}))
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} minutes"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddkit.base.config import DistillConfig
 from ddkit.base.device import resolve_device
-from ddkit.base.precision import Precision
+from ddkit.base.precision import Precision, resolve_precision
 from ddkit.base.progress import Report, silent
 from ddkit.base.registry import Registry
 from ddkit.base.streams import Streams
@@ -20,7 +20,6 @@ from ddkit.data.coresets.kcenter import kcenter_indices
 from ddkit.data.coresets.random import random_indices
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
-from ddkit.engine.devices import precision_for
 from ddkit.errors import ConfigError, DataError
 from ddkit.models.spec import ModelSpec
 from ddkit.training.recipe import TrainingRecipe
@@ -160,8 +159,13 @@ class CoresetSession:
         self.config, self.real = config, real
         self.selector: Selector = registry.create(config.selection.name, config.selection.options)
         self.device = resolve_device(config.device)
-        passes = 3.0 * len(real) * self.selector.epochs
-        self.precision = precision_for(config.model, real, passes, self.device, config.precision, config.compile)
+        self.precision = resolve_precision(
+            config.precision,
+            config.compile,
+            passes=3.0 * len(real) * self.selector.epochs,
+            cost=ModelSpec.parse(config.model).cost(real.shape, real.num_classes),
+            device=self.device,
+        )
 
     def run(self, metadata: dict[str, Any], report: Report = silent) -> DistilledDataset:
         """Pick real images and return them as an artifact, at rest (uint8) with their indices."""

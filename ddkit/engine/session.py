@@ -17,7 +17,7 @@ from ddkit import objectives as objective_pieces
 from ddkit import synthesis as synthesis_pieces
 from ddkit.base.config import DistillConfig
 from ddkit.base.device import resolve_device
-from ddkit.base.precision import Precision
+from ddkit.base.precision import Precision, resolve_precision
 from ddkit.base.progress import Report
 from ddkit.base.registry import Registry
 from ddkit.base.stages import Stages
@@ -26,7 +26,6 @@ from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
 from ddkit.engine.average import Average, warn_of_a_slow_average
 from ddkit.engine.coding import StraightThrough
-from ddkit.engine.devices import precision_for
 from ddkit.engine.optimisers import build_optimisers, clip_gradients
 from ddkit.engine.plausible import Plausible
 from ddkit.errors import ConfigError, DataError, DivergedError
@@ -221,7 +220,11 @@ class Session:
         if self.constraint is not None:
             passes += self.constraint.passes_per_step(self.synthesizer)
         passes *= config.steps
-        return precision_for(config.model, self.real, passes, self.device, config.precision, config.compile)
+        cost = ModelSpec.parse(config.model).cost(self.real.shape, self.real.num_classes)
+        precision = resolve_precision(config.precision, config.compile, passes=passes, cost=cost, device=self.device)
+        #: Seconds that the steps will take, as their passes count.
+        self.expected_seconds = precision.seconds(passes * cost.eager_seconds(self.device))
+        return precision
 
     def step(self, number: int) -> dict[str, float]:
         """Run outer step ``number`` (from 1): gradients, update, upkeep of the networks.

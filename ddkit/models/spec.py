@@ -16,6 +16,7 @@ import torch
 import torch.nn as nn
 
 from ddkit.base.memory import require_memory
+from ddkit.base.precision import PassCost, pass_cost
 from ddkit.base.registry import Registry, checked_options
 from ddkit.base.streams import default_draws
 from ddkit.errors import ConfigError, shortened
@@ -144,6 +145,10 @@ class ModelSpec:
         model = self.build(shape, num_classes, 0)
         with seeded(0):
             return draws_in_forward(self.name, model, shape)
+
+    def cost(self, shape: Shape, num_classes: int) -> PassCost:
+        """Count the work of one image of ``shape`` (C, H, W); arguments and errors as :meth:`build`."""
+        return pass_cost(self.build(shape, num_classes, seed=0), shape)
 
     def _require_memory(self, factory: Factory, shape: Shape, num_classes: int, options: dict[str, Any]) -> None:
         """Refuse a network of many more weights than this machine could hold, before any of them is allocated.

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddkit.augment.base import Draws
+from ddkit.base.streams import some_of
 from ddkit.data.real import RealData
 from ddkit.networks.class_gradients import class_gradients, freeze_batch_norm
 from ddkit.networks.flat import FlatNetwork
@@ -70,17 +71,26 @@ class RealSignal(Signal):
     def gradients(
         self, network: Network, classes: Tensor, draws: Draws, names: Sequence[str], class_chunk: int
     ) -> list[Tensor]:
-        """Return the class gradients over a batch, reading and differentiating ``class_chunk`` classes at a time."""
+        """Return the class gradients over a batch, differentiating ``class_chunk`` classes at a time.
+
+        So many of these chunks are read at a time as ``REAL_CHUNK`` images hold, at least one.
+        """
         index, group = self._draw(classes)
         sizes = torch.bincount(group, minlength=len(classes)).tolist()
         static = max(sizes) if network.precision.compile else None
-        by_class = list(zip(index.split(sizes), group.split(sizes), strict=True))
+        by_class = list(zip(index.split(sizes), group.split(sizes), sizes, strict=True))
         parts = []
-        for start in range(0, len(classes), class_chunk):
-            chunk = by_class[start : start + class_chunk]
-            images = [self._images(part, rows, draws) for part, rows in chunk]
-            targets = [classes[rows].to(network.device) for _, rows in chunk]
-            parts.append(class_gradients(network, images, targets, names, differentiable=False, size=static))
+        read = class_chunk * max(1, REAL_CHUNK // (class_chunk * max(sizes)))
+        for first in range(0, len(classes), read):
+            some, rows, counts = zip(*by_class[first : first + read], strict=True)
+            images = self._images(torch.cat(some), torch.cat(rows), draws).split(counts)
+            targets = classes[torch.cat(rows)].to(network.device).split(counts)
+            for start in range(0, len(counts), class_chunk):
+                chunk = slice(start, start + class_chunk)
+                found = class_gradients(
+                    network, images[chunk], targets[chunk], names, differentiable=False, size=static
+                )
+                parts.append(found)
         return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
 
     def mean_gradient(self, network: Network, classes: Tensor, draws: Draws, names: Sequence[str]) -> list[Tensor]:
@@ -121,7 +131,7 @@ class RealSignal(Signal):
 
     def _uniform(self, count: int, stream: str) -> Tensor:
         """Draw ``count`` indices from the whole set."""
-        return torch.randperm(len(self.real), generator=self.streams(stream))[:count]
+        return some_of(len(self.real), count, self.streams(stream))
 
     def _of_every_class(self, per_class: int, stream: str) -> Tensor:
         """Draw ``per_class`` indices from every class."""

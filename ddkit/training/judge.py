@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddkit.base.device import resolve_device
-from ddkit.base.precision import PassCost, Precision, pass_cost, resolve_precision
+from ddkit.base.precision import PassCost, Precision, resolve_precision
 from ddkit.data.real import RealData
 from ddkit.models.spec import ModelSpec
 from ddkit.training.accuracy import accuracies
@@ -21,8 +21,6 @@ from ddkit.training.train import train_networks
 #: do not learn what the larger sets have to teach (100 random CIFAR-10 images a class, 20 epochs, held-out training
 #: images: 37 %, by batches of 64 46 %; digits, 60 a class, 30 epochs: 92 % and 98 %).
 BATCH = 64
-#: Seconds of a first compilation.
-COMPILATION = 20.0
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,7 @@ class Judge:
 
     @functools.cached_property
     def _cost(self) -> PassCost:
-        network = self.spec.build(self.held_out.shape, self.held_out.num_classes, seed=0)
-        return pass_cost(network, self.held_out.shape)
+        return self.spec.cost(self.held_out.shape, self.held_out.num_classes)
 
     @functools.cached_property
     def _precision(self) -> Precision:
@@ -55,8 +52,7 @@ class Judge:
     @property
     def seconds(self) -> float:
         """Estimate how long all of this takes; on one thread with augmentation about twice what two do without."""
-        seconds = 3 * self.passes * 2 * self._cost.eager_seconds(resolve_device(self.device))
-        return COMPILATION + seconds / 4 if self._precision.compile else seconds
+        return self._precision.seconds(3 * self.passes * 2 * self._cost.eager_seconds(resolve_device(self.device)))
 
     def accuracies(self, images: Tensor, labels: Tensor, recipe: TrainingRecipe, seeds: Sequence[int]) -> list[float]:
         """Return the accuracy, a fraction, of a network per seed.

@@ -10,8 +10,10 @@ import pytest
 
 from ddkit import Distiller
 from ddkit.base.precision import COMPILE_PAYS_SECONDS
-from ddkit.engine import choosing, minutes, planning, promise
+from ddkit.engine import choosing, distiller, minutes, planning, promise
+from ddkit.engine.callbacks import Callback
 from ddkit.engine.minutes import Deadline, Pace, in_time, pace_of
+from ddkit.engine.run import Run
 from ddkit.engine.session import Session
 from ddkit.errors import ConfigError
 from ddkit.evaluation import form_search
@@ -60,7 +62,7 @@ def test_a_run_gets_the_steps_that_fit_what_is_left(monkeypatch: pytest.MonkeyPa
     config = planning.configure("dm", toy_data(), 2, None, 0, QUICK, say=said.append, minutes=2.0)
     left = 120 - (clock.now - 100)
     assert config.steps == math.floor((0.96 * left - 5) / 0.5) and 100 < config.steps < 240
-    assert said == [f"{config.steps} steps of 0.5 s: done in about {(5 + config.steps / 2) / 60:.1f} minutes"]
+    assert said == [f"{config.steps} steps of 0.5 s: done in about {5 + config.steps / 2:.0f} s"]
     assert planning.configure("dm", toy_data(), 2, None, 0, QUICK, minutes=1e6).steps == 20_000
 
 
@@ -84,6 +86,7 @@ def test_short_runs_are_not_compiled_and_the_format_stays_that_of_the_timed_step
         ("dm", math.inf, {}, "must be positive"),
         ("dm", 1.0, {"steps": 5}, "--steps"),
         ("dm", 0.1, {}, "does not hold one step .*: give 0.3 or more"),
+        ("herding", 1.0, {}, "no outer steps to time"),
         ("mtt", 1.0, {"networks": {"name": "experts"}, "objective": {}}, "ddkit experts"),
     ],
 )
@@ -127,6 +130,44 @@ def test_auto_stops_trying_when_its_share_of_the_time_is_gone(monkeypatch: pytes
     # 7.5 s a trial of 75 steps, and nothing after 13.5 of 30 s: the second one is cut short.
     assert judged == [("rate 1", "rate 2")] and config.optimiser.lr == 2.0
     assert config.steps == pytest.approx(0.96 * (30 - (clock.now - 100) - 10) / 0.1, abs=1.01)
+
+
+def test_a_forecast_is_what_the_steps_will_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch)
+    expected = Distiller("dm", 2, **{**SMALL, "steps": 1000}).forecast(toy_data())
+    assert expected.seconds == 5 + 1000 * 0.5 and expected.memory > 10**7
+    assert str(expected).startswith("dm, 2 a class, 1,000 steps of 0.5 s: about 8 min in all, ")
+    coded = Distiller("dm", bytes=400, **{**SMALL, "steps": 1000}, codec="uniform:bits=2")
+    monkeypatch.setattr(Judge, "seconds", property(lambda self: 30.0))
+    assert coded.forecast(toy_data()).seconds == 5 + 1000 * 0.5 + 30  # comparing it with its start
+    with pytest.raises(ConfigError, match="no outer steps"):
+        Distiller("herding", 2).forecast(toy_data())
+    with pytest.raises(ConfigError, match="ddkit experts"):
+        Distiller("mtt", 1, model=QUICK["model"]).forecast(toy_data())
+
+
+def test_a_long_run_says_how_long_before_its_steps_and_after_the_first_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[tuple[int, str]] = []
+
+    class Listener(Callback):
+        step = 0
+
+        def say(self, line: str) -> None:
+            said.append((self.step, line))
+
+        def on_step(self, run: Run) -> None:
+            self.step = run.step
+
+    Distiller("dm", 2, callbacks=[Listener()], **SMALL).fit(toy_data())
+    assert not said
+    monkeypatch.setattr(distiller, "LONG", 0.0)
+    monkeypatch.setattr(distiller, "TIMED", 2.0)
+    Clock(monkeypatch, first=5.0, step=0.5)
+    Distiller("dm", 2, callbacks=[Listener()], **{**SMALL, "steps": 12}).fit(toy_data())
+    (before, first), (after, second) = said
+    assert before == 0 and "12 steps count to about" in first
+    # after the first step, and five of half a second
+    assert after == 6 and second.startswith("dm, 2 a class, 12 steps of 0.5 s: about 12 s in all, ")
 
 
 def test_a_run_in_a_folder_goes_on_with_the_steps_it_was_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
