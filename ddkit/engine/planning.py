@@ -66,6 +66,8 @@ def configure(
     """
     deadline = None if minutes is None else Deadline(minutes)
     objects = objects or {}
+    if "fill" in overrides and ipc is not None and (limit is not None or name != AUTO):
+        raise ConfigError("fill is the share of --bytes from which a start gets its images, and --ipc says how many")
     if deadline is not None and "steps" in overrides:
         raise ConfigError("--minutes and --steps exclude each other: leave one of them out")
     if limit is None and name != AUTO:

@@ -259,18 +259,17 @@ class Session:
         self.synthesizer.after_step()
         if self.coding is not None:
             self.coding.after_step(number)
+        for name, parameter in learnt:
+            if not bool(torch.isfinite(parameter.detach()).all()):
+                raise self._diverged(number, f"'{name}' is not finite after the update")
         with self._as_stored():
             self.objective.after_step(self.synthesizer)
             if self.constraint is not None:
                 self.constraint.after_step(self.synthesizer)
-        for name, parameter in learnt:
-            if not bool(torch.isfinite(parameter.detach()).all()):
-                raise self._diverged(number, f"'{name}' is not finite after the update")
-        self.plausible.check(self.synthesizer, number)
+            self.plausible.check(self.synthesizer, number)
+            self.networks.after_step(self.synthesizer, last=number == self.config.steps)
         if self.average is not None:
             self.average.update(self.synthesizer)
-        with self._as_stored():
-            self.networks.after_step(self.synthesizer, last=number == self.config.steps)
         return scalars
 
     def _as_stored(self) -> AbstractContextManager[None]:

@@ -223,6 +223,12 @@ def test_a_result_stands_against_a_start_that_takes_all_of_the_bytes(
     assert compared[2] == {"distilled": 2, "start": 2} and given.ipc == 2
 
 
+@pytest.mark.parametrize("limit", [None, 400])
+def test_a_share_of_the_bytes_and_a_number_of_images_exclude_each_other(limit: int | None) -> None:
+    with pytest.raises(ConfigError, match="--ipc says how many"):
+        Distiller("dm", 2, bytes=limit, fill=0.5, **SMALL).fit(toy_data())
+
+
 def test_held_out_images_are_neither_distilled_nor_picked(little: None) -> None:
     real = toy_data()
     seen: list[int] = []
