@@ -33,10 +33,14 @@ def _chunk_size(images: int) -> int:
 class RealSignal(Signal):
     """The real data as they are: a class-balanced mini-batch per query, without replacement inside a class."""
 
-    def _draw(self, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw a batch of every class: indices into the data and their rows in ``classes``, class-major."""
+    def _draw(self, network: Network, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw a batch of every class, class-major.
+
+        Returns:
+            indices into the data, their rows in ``classes``, and what each image weighs (1 on average in its class).
+        """
         index = self.real.sample_indices(classes, self.batch, self.streams("real"))
-        return index, self._rows(index, classes)
+        return index, self._rows(index, classes), torch.ones(len(index))
 
     def _rows(self, index: Tensor, classes: Tensor) -> Tensor:
         row = torch.empty(self.real.num_classes, dtype=torch.int64)
@@ -48,6 +52,11 @@ class RealSignal(Signal):
         with torch.no_grad():
             return self.augmentation.apply(self.real.batch(index), draws, group)
 
+    @staticmethod
+    def _share(network: Network, rows: Tensor, weight: Tensor, classes: int) -> Tensor:
+        """Return the matrix (n, G) that sums images by class; index_add_ on a GPU sums in another order every time."""
+        return (F.one_hot(rows, classes) * weight[:, None]).to(network.device, network.dtype)
+
     def feature_means(self, network: Network, classes: Tensor, draws: Draws) -> Tensor:
         """Return the class means over a batch, accumulated in the network's number format.
 
@@ -55,32 +64,33 @@ class RealSignal(Signal):
         not grow with the number of classes and one shape is compiled. With batch norm all images pass at once, as
         their statistics are shared.
         """
-        index, group = self._draw(classes)
+        index, group, weight = self._draw(network, classes)
         counts = torch.bincount(group, minlength=len(classes)).to(network.device, network.dtype)
         size = len(index) if network.has_batch_norm else _chunk_size(len(index))
         sums = torch.zeros((), device=network.device, dtype=network.dtype)
         with torch.no_grad():
-            for part, rows in zip(index.split(size), group.split(size), strict=True):
+            for part, rows, own in zip(index.split(size), group.split(size), weight.split(size), strict=True):
                 features = network.features(padded(self._images(part, rows, draws), size))[: len(part)]
-                # A matrix product, as index_add_ on a GPU sums in another order every time.
-                share = F.one_hot(rows, len(classes)).to(network.device, network.dtype)
-                sums = sums + share.T @ features
+                sums = sums + self._share(network, rows, own, len(classes)).T @ features
         return sums / counts[:, None]
 
     def gradients(
         self, network: Network, classes: Tensor, draws: Draws, names: Sequence[str], class_chunk: int
     ) -> list[Tensor]:
         """Return the class gradients over a batch, reading and differentiating ``class_chunk`` classes at a time."""
-        index, group = self._draw(classes)
+        index, group, weight = self._draw(network, classes)
         sizes = torch.bincount(group, minlength=len(classes)).tolist()
         static = max(sizes) if network.precision.compile else None
-        by_class = list(zip(index.split(sizes), group.split(sizes), strict=True))
+        by_class = list(zip(index.split(sizes), group.split(sizes), weight.split(sizes), strict=True))
         parts = []
         for start in range(0, len(classes), class_chunk):
             chunk = by_class[start : start + class_chunk]
-            images = [self._images(part, rows, draws) for part, rows in chunk]
-            targets = [classes[rows].to(network.device) for _, rows in chunk]
-            parts.append(class_gradients(network, images, targets, names, differentiable=False, size=static))
+            images = [self._images(part, rows, draws) for part, rows, _ in chunk]
+            targets = [classes[rows].to(network.device) for _, rows, _ in chunk]
+            own = [weights for _, _, weights in chunk]
+            parts.append(
+                class_gradients(network, images, targets, names, differentiable=False, size=static, weights=own)
+            )
         return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
 
     def mean_gradient(self, network: Network, classes: Tensor, draws: Draws, names: Sequence[str]) -> list[Tensor]:
@@ -88,9 +98,9 @@ class RealSignal(Signal):
 
         The mean of class means is one weighted mean over all images, so no class is differentiated on its own.
         """
-        index, group = self._draw(classes)
+        index, group, weight = self._draw(network, classes)
         counts = torch.bincount(group, minlength=len(classes)).to(network.dtype)
-        weights = (1 / (counts * len(classes)))[group].to(network.device)
+        weights = ((1 / (counts * len(classes)))[group] * weight.to(network.dtype)).to(network.device)
         size = _chunk_size(len(index))  # batch norm is frozen, so chunks are exact
         parameters = dict(network.module.named_parameters())
         chosen = [parameters[name] for name in names]
@@ -103,16 +113,16 @@ class RealSignal(Signal):
 
     def layer_features(self, network: Network, classes: Tensor, draws: Draws) -> LayerFeatures:
         """Return class means of every layer and the last features of every image, streaming like feature_means."""
-        index, group = self._draw(classes)
+        index, group, weight = self._draw(network, classes)
         counts = torch.bincount(group, minlength=len(classes)).to(network.device, network.dtype)
         size = len(index) if network.has_batch_norm else _chunk_size(len(index))
         sums: list[Tensor] = []
         last: list[Tensor] = []
         with torch.no_grad():
-            for part, rows in zip(index.split(size), group.split(size), strict=True):
+            for part, rows, own in zip(index.split(size), group.split(size), weight.split(size), strict=True):
                 maps = network.feature_maps(padded(self._images(part, rows, draws), size))
                 maps = [layer[: len(part)] for layer in maps]
-                share = F.one_hot(rows, len(classes)).to(network.device, network.dtype)
+                share = self._share(network, rows, own, len(classes))
                 added = [(share.T @ layer.flatten(1)).unflatten(1, layer.shape[1:]) for layer in maps]
                 sums = [a + b for a, b in zip(sums, added, strict=True)] if sums else added
                 last.append(maps[-1].flatten(1))
