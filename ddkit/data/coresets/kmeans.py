@@ -46,8 +46,8 @@ def kmeans_representatives(
     Lloyd's algorithm in float64 on centred features, from a k-means++ without random numbers: images in the order of
     their distance from the class mean, the golden ratio's multiples for the draws, and of 2 + log n candidates for a
     centre the one that leaves the least (on digits and MNIST as good as scikit-learn's random one). An empty cluster
-    takes the image farthest from its centre. Ties go to the first centre and the lowest index. Deterministic; the file
-    order of the images plays no part.
+    takes the image farthest from its centre. Ties, as in every cluster of two, go to the image nearer to the class
+    mean, then to the lowest index: deterministic, and the file order of the images plays no part.
 
     Args:
         features: (N, D) floating features of all N training images, such as :func:`network_features`.
@@ -83,19 +83,21 @@ def _representatives(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Return which rows of ``x`` (N, D) represent it, ascending, and the share of all rows that each stands for."""
     if n >= len(x):
         return torch.arange(len(x), device=x.device), x.new_full((len(x),), 1 / len(x))
+    squares, order = x.square().sum(1).sort(stable=True)
+    x = x[order]
     owner, centres = cluster(x, n)
-    squares = x.square().sum(1)
     members = F.one_hot(owner, n).bool()
     distances = _distances(x, squares, centres).masked_fill(~members, torch.inf)
-    picks, order = first_smallest(distances.T, TIE_TOLERANCE * squares.max().expand(n)).sort()
-    return picks, members.sum(0)[order].double() / len(x)
+    nearest = first_smallest(distances.T, TIE_TOLERANCE * squares[-1:].expand(n))
+    picks, clusters = order[nearest].sort()
+    return picks, members.sum(0)[clusters].double() / len(x)
 
 
 def cluster(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Run Lloyd's algorithm.
 
     Args:
-        x: (N, D) float64, centred.
+        x: (N, D) float64, centred, in the order of their norms.
         n: clusters, at most N.
 
     Returns:
@@ -103,7 +105,7 @@ def cluster(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """
     centres, owner = x[_start(x, n)], torch.full((len(x),), -1, device=x.device)
     squares = x.square().sum(1)
-    tolerance = TIE_TOLERANCE * squares.max().expand(len(x))
+    tolerance = TIE_TOLERANCE * squares[-1:].expand(len(x))
     for _ in range(_ROUNDS):
         distances = _distances(x, squares, centres)
         before, owner = owner, _without_empty(first_smallest(distances, tolerance), distances, tolerance[:1])
@@ -121,8 +123,7 @@ def _distances(x: Tensor, squares: Tensor, centres: Tensor) -> Tensor:
 
 def _start(x: Tensor, n: int) -> Tensor:
     """Return the rows (n,) from which the centres start (k-means++, Arthur and Vassilvitskii 2007, greedy)."""
-    squares, order = x.square().sum(1).sort(stable=True)
-    x, tries = x[order], 2 + int(math.log(n))
+    squares, tries = x.square().sum(1), 2 + int(math.log(n))
     picks = torch.zeros(1, dtype=torch.int64, device=x.device)
     nearest = _distances(x, squares, x[picks])
     for number in range(n - 1):
@@ -132,7 +133,7 @@ def _start(x: Tensor, n: int) -> Tensor:
         left = torch.minimum(nearest, _distances(x, squares, x[candidates]))
         best = left.sum(0).argmin(keepdim=True)
         picks, nearest = torch.cat([picks, candidates[best]]), left[:, best]
-    return order[picks]
+    return picks
 
 
 def _without_empty(owner: Tensor, distances: Tensor, tolerance: Tensor) -> Tensor:
