@@ -37,15 +37,15 @@ class RepresentativeSignal(RealSignal):
     r"""Batches of the images nearest to k-means centres, instead of random ones (DREAM, Liu et al. 2023, ICCV).
 
     Under the present network every class is clustered into as many clusters :math:`Q_q` as the objective has
-    ``real_batch``, by the features of its images without augmentation. Until the next clustering
-    the nearest images :math:`r_q` are the batch of the class, augmented anew at every step:
+    ``real_batch``, by the features of its images without augmentation. Until the next clustering the images :math:`r_q`
+    nearest to the centres are the batch of the class, augmented anew at every step:
 
     .. math:: \frac{1}{N_c} \sum_{x \in T_c} g_\theta(x) \;\approx\; \sum_q w_q\, g_\theta(A_\omega(x_{r_q}))
 
     with :math:`w_q = 1/n` as published, by which thin regions of a class count more than their share, an outlier among
-    them, or with :math:`w_q = N_q / N_c` (``weights=size``), by which the sum follows the class mean: on digits its
-    squared error is about 0.4 of that of n random images. A class mean over all images has no error: with
-    ``signal=cached`` there is nothing to gain.
+    them, or with :math:`w_q = N_q / N_c` (``weights=size``), by which the sum follows the class mean: for 16 of about
+    136 digits and the features of random networks its squared error is 0.25 of that of random images, 0.32 with equal
+    weights. A class mean over all images has no error: beside ``signal=cached`` there is nothing to gain.
 
     A network is clustered under when it is new and after every ``interval`` outer steps that it has served; one whose
     weights stay (``fixed``, ``pool``) once. Networks that are new at every step are clustered under at every step,
