@@ -81,16 +81,15 @@ class RealSignal(Signal):
         index, group, weight = self._draw(network, classes)
         sizes = torch.bincount(group, minlength=len(classes)).tolist()
         static = max(sizes) if network.precision.compile else None
-        by_class = list(zip(index.split(sizes), group.split(sizes), weight.split(sizes), strict=True))
+        by_class, own = list(zip(index.split(sizes), group.split(sizes), strict=True)), weight.split(sizes)
         parts = []
         for start in range(0, len(classes), class_chunk):
             chunk = by_class[start : start + class_chunk]
-            images = [self._images(part, rows, draws) for part, rows, _ in chunk]
-            targets = [classes[rows].to(network.device) for _, rows, _ in chunk]
-            own = [weights for _, _, weights in chunk]
-            parts.append(
-                class_gradients(network, images, targets, names, differentiable=False, size=static, weights=own)
-            )
+            images = [self._images(part, rows, draws) for part, rows in chunk]
+            targets = [classes[rows].to(network.device) for _, rows in chunk]
+            weights = own[start : start + class_chunk]
+            found = class_gradients(network, images, targets, names, differentiable=False, size=static, weights=weights)
+            parts.append(found)
         return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
 
     def mean_gradient(self, network: Network, classes: Tensor, draws: Draws, names: Sequence[str]) -> list[Tensor]:
