@@ -30,7 +30,7 @@ from ddkit.methods.idc import batched_momentum
 from ddkit.training.judge import BATCH
 
 RESULTS = Path(__file__).parent / "results" / "dream.json"
-MODEL, STEPS, SEEDS, NETWORKS, PASSES = "convnet:width=32,depth=2", 150, 3, 3, 30_000
+MODEL, STEPS, SEEDS, NETWORKS, PASSES = "convnet:width=32,depth=2", 150, 3, 3, 10_000
 SHORT: dict[str, Any] = {
     "steps": STEPS,
     "synthesis": {"factor": 1},
@@ -59,8 +59,8 @@ def main() -> None:
     torch.set_num_threads(1)
     train, test = data.load_pair(given.data, root=given.root)
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    for ipc in given.ipc:
-        for name in ROWS:
+    for name in ROWS:
+        for ipc in given.ipc:
             key = f"{name}, {given.data}, {ipc}"
             if key not in results:
                 results[key] = _cell(name, ipc, train, test)
