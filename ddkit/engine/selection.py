@@ -17,6 +17,7 @@ from ddkit.base.streams import Streams
 from ddkit.data.coresets.features import network_features, pixel_features
 from ddkit.data.coresets.herding import herding_indices
 from ddkit.data.coresets.kcenter import kcenter_indices
+from ddkit.data.coresets.kmeans import kmeans_representatives
 from ddkit.data.coresets.random import random_indices
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
@@ -57,7 +58,7 @@ _last_features: dict[tuple[object, ...], Tensor] = {}
 
 
 class _FeatureSelector(Selector):
-    """Shares the features that herding and k-center compare, and keeps those of the last network that was trained.
+    """Shares the features that coresets compare, and keeps those of the last network that was trained.
 
     Args:
         features: ``network`` (penultimate features of a network trained on all data) or ``pixels``.
@@ -138,6 +139,19 @@ class KCenterSelector(_FeatureSelector):
             normalise=self.normalise,
             progress=partial(self.report, "picking images"),
         )
+
+
+@registry.register("kmeans")
+class KMeansSelector(_FeatureSelector):
+    """The image nearest to the centre of each of ``ipc`` clusters of a class (the start of DREAM, Liu et al. 2023)."""
+
+    def select(self, real: RealData, config: DistillConfig, streams: Streams, precision: Precision) -> Tensor:
+        """Train the feature network, then cluster."""
+        features = self._features(real, config, streams, precision)
+        report = partial(self.report, "clustering images")
+        return kmeans_representatives(
+            features, real.class_index, config.ipc, normalise=self.normalise, progress=report
+        )[0]
 
 
 class CoresetSession:

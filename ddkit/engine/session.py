@@ -216,7 +216,7 @@ class Session:
         config = self.config
         self.objective.most_real = self.signal.images_per_step(self.real, self.networks, config.steps)
         passes = self.objective.passes_per_step(self.synthesizer) * self.networks.at_once
-        passes += 3.0 * self.networks.passes_per_step(self.synthesizer)
+        passes += 3.0 * self.networks.passes_per_step(self.synthesizer) + self.signal.upkeep(self.real, self.networks)
         if self.constraint is not None:
             passes += self.constraint.passes_per_step(self.synthesizer)
         passes *= config.steps

@@ -1,4 +1,4 @@
-"""Coresets as methods: random, herding and k-center pick real images; nothing is synthesised."""
+"""Coresets as methods: random, herding, k-center and k-means pick real images; nothing is synthesised."""
 
 from __future__ import annotations
 
@@ -59,5 +59,18 @@ KCENTER = register(
         url="https://arxiv.org/abs/1708.00489",
         cost="minutes",
         defaults=_selecting("kcenter", features="network", epochs=30, start="mean"),
+    )
+)
+
+KMEANS = register(
+    Method(
+        name="kmeans",
+        title="Images nearest to k-means centres",
+        family="coreset",
+        learns="nothing",
+        paper="the start of DREAM: Liu et al., ICCV 2023",
+        url="https://arxiv.org/abs/2302.14416",
+        cost="minutes",
+        defaults=_selecting("kmeans", features="network", epochs=30),
     )
 )

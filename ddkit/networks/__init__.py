@@ -12,6 +12,7 @@ from ddkit.networks.pool import TrainedPool
 from ddkit.networks.random_features import RandomFeatureNetworks
 from ddkit.networks.real_signal import RealSignal
 from ddkit.networks.real_trained import RealTrainedNetworks
+from ddkit.networks.representative_signal import RepresentativeSignal
 from ddkit.networks.signal import LayerFeatures, Risk, Signal
 from ddkit.networks.signal import registry as signals
 from ddkit.networks.sources import FreshNetworks, NetworkSource, SyntheticTrainedNetworks, registry
@@ -31,6 +32,7 @@ __all__ = [
     "RandomFeatureNetworks",
     "RealSignal",
     "RealTrainedNetworks",
+    "RepresentativeSignal",
     "Risk",
     "Segment",
     "Signal",

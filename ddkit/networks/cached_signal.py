@@ -112,10 +112,10 @@ class CachedSignal(RealSignal):
     def _stream(self, name: str) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(self.streams.seed, "cached", *self._pair, name))
 
-    def _draw(self, classes: Tensor) -> tuple[Tensor, Tensor]:
+    def _draw(self, network: Network, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Draw the images of the present pair."""
         index = self.real.sample_indices(classes, self.batch, self._stream("real"))
-        return index, self._rows(index, classes)
+        return index, self._rows(index, classes), torch.ones(len(index))
 
     def feature_means(self, network: Network, classes: Tensor, draws: Draws) -> Tensor:
         """Return the class means of the present pair."""

@@ -37,6 +37,7 @@ def class_gradients(
     *,
     differentiable: bool,
     size: int | None = None,
+    weights: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
     r"""Return the gradients of the mean cross-entropy of every class.
 
@@ -51,24 +52,30 @@ def class_gradients(
         differentiable: whether the result can be differentiated with respect to the images.
         size: pad a single class that needs no second derivative to that many rows of weight zero, so that one shape is
             compiled for classes of unequal size.
+        weights: G tensors (n_g,) of mean 1 for weighted means, where no second derivative is needed; None for ones.
 
     Returns:
         one tensor (G, \*weight shape) per name.
     """
     if len(images) > 1:
-        return _stacked(network, images, targets, names, differentiable)
-    weights = dict(network.module.named_parameters())
-    chosen = [weights[name] for name in names]
+        return _stacked(network, images, targets, names, differentiable, weights)
+    parameters = dict(network.module.named_parameters())
+    chosen = [parameters[name] for name in names]
     if differentiable:
         logits = network.module(network.prepare(images[0]))
         loss = F.cross_entropy(logits, targets[0])
         result = torch.autograd.grad(loss, chosen, create_graph=True)
     else:
-        count = len(images[0])
-        rows = torch.full((count,), 1 / count, dtype=network.dtype, device=network.device)
+        (rows,), count = _shares(network, images, weights), len(images[0])
         batch = [padded(x, max(size or 0, count)) for x in (images[0].detach(), targets[0], rows)]
         result = torch.autograd.grad(network.loss(*batch), chosen)
     return [g[None] for g in result]
+
+
+def _shares(network: Network, images: Sequence[Tensor], weights: Sequence[Tensor] | None) -> list[Tensor]:
+    """Return what each image counts in the mean of its class."""
+    even = [torch.full((len(x),), 1 / len(x), dtype=network.dtype, device=network.device) for x in images]
+    return even if weights is None else [share * w.to(share) for share, w in zip(even, weights, strict=True)]
 
 
 def _stacked(
@@ -77,10 +84,10 @@ def _stacked(
     targets: Sequence[Tensor],
     names: Sequence[str],
     differentiable: bool,
+    weights: Sequence[Tensor] | None,
 ) -> list[Tensor]:
     size = max(len(x) for x in images)
-    rows = [torch.full((len(x),), 1 / len(x), dtype=network.dtype, device=network.device) for x in images]
-    weight = torch.stack([padded(row, size) for row in rows])
+    weight = torch.stack([padded(row, size) for row in _shares(network, images, weights)])
     batch = torch.stack([padded(network.prepare(x), size) for x in images])
     target = torch.stack([padded(t, size) for t in targets])
     fixed = {k: v.detach() for k, v in network.module.named_parameters() if k not in set(names)}

@@ -51,7 +51,8 @@ class OnlinePool(NetworkSource):
     """
 
     def __init__(self, size: Count = 10, max_updates: Whole = 100, lr: Rate = 3e-4, batch: Count = 1000) -> None:
-        self.size, self.max_updates, self.lr, self.batch = size, max_updates, lr, batch
+        self.size = self.in_turn = size
+        self.max_updates, self.lr, self.batch = max_updates, lr, batch
 
     def setup(self, setting: Setting) -> None:
         """Receive the network and the streams; the pool is empty yet."""

@@ -34,10 +34,14 @@ def _chunk_size(images: int) -> int:
 class RealSignal(Signal):
     """The real data as they are: a class-balanced mini-batch per query, without replacement inside a class."""
 
-    def _draw(self, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw a batch of every class: indices into the data and their rows in ``classes``, class-major."""
+    def _draw(self, network: Network, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw a batch of every class, class-major.
+
+        Returns:
+            indices into the data, their rows in ``classes``, and what each image weighs (1 on average in its class).
+        """
         index = self.real.sample_indices(classes, self.batch, self.streams("real"))
-        return index, self._rows(index, classes)
+        return index, self._rows(index, classes), torch.ones(len(index))
 
     def _rows(self, index: Tensor, classes: Tensor) -> Tensor:
         row = torch.empty(self.real.num_classes, dtype=torch.int64)
@@ -49,6 +53,11 @@ class RealSignal(Signal):
         with torch.no_grad():
             return self.augmentation.apply(self.real.batch(index), draws, group)
 
+    @staticmethod
+    def _share(network: Network, rows: Tensor, weight: Tensor, classes: int) -> Tensor:
+        """Return the matrix (n, G) that sums images by class; index_add_ on a GPU sums in another order every time."""
+        return (F.one_hot(rows, classes) * weight[:, None]).to(network.device, network.dtype)
+
     def feature_means(self, network: Network, classes: Tensor, draws: Draws) -> Tensor:
         """Return the class means over a batch, accumulated in the network's number format.
 
@@ -56,16 +65,14 @@ class RealSignal(Signal):
         not grow with the number of classes and one shape is compiled. With batch norm all images pass at once, as
         their statistics are shared.
         """
-        index, group = self._draw(classes)
+        index, group, weight = self._draw(network, classes)
         counts = torch.bincount(group, minlength=len(classes)).to(network.device, network.dtype)
         size = len(index) if network.has_batch_norm else _chunk_size(len(index))
         sums = torch.zeros((), device=network.device, dtype=network.dtype)
         with torch.no_grad():
-            for part, rows in zip(index.split(size), group.split(size), strict=True):
+            for part, rows, own in zip(index.split(size), group.split(size), weight.split(size), strict=True):
                 features = network.features(padded(self._images(part, rows, draws), size))[: len(part)]
-                # A matrix product, as index_add_ on a GPU sums in another order every time.
-                share = F.one_hot(rows, len(classes)).to(network.device, network.dtype)
-                sums = sums + share.T @ features
+                sums = sums + self._share(network, rows, own, len(classes)).T @ features
         return sums / counts[:, None]
 
     def gradients(
@@ -75,21 +82,20 @@ class RealSignal(Signal):
 
         So many of these chunks are read at a time as ``REAL_CHUNK`` images hold, at least one.
         """
-        index, group = self._draw(classes)
+        index, group, weight = self._draw(network, classes)
         sizes = torch.bincount(group, minlength=len(classes)).tolist()
         static = max(sizes) if network.precision.compile else None
-        by_class = list(zip(index.split(sizes), group.split(sizes), sizes, strict=True))
+        by_class = list(zip(index.split(sizes), group.split(sizes), weight.split(sizes), sizes, strict=True))
         parts = []
         read = class_chunk * max(1, REAL_CHUNK // (class_chunk * max(sizes)))
         for first in range(0, len(classes), read):
-            some, rows, counts = zip(*by_class[first : first + read], strict=True)
+            some, rows, own, counts = zip(*by_class[first : first + read], strict=True)
             images = self._images(torch.cat(some), torch.cat(rows), draws).split(counts)
             targets = classes[torch.cat(rows)].to(network.device).split(counts)
             for start in range(0, len(counts), class_chunk):
                 chunk = slice(start, start + class_chunk)
-                found = class_gradients(
-                    network, images[chunk], targets[chunk], names, differentiable=False, size=static
-                )
+                given = images[chunk], targets[chunk], names
+                found = class_gradients(network, *given, differentiable=False, size=static, weights=own[chunk])
                 parts.append(found)
         return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
 
@@ -98,9 +104,9 @@ class RealSignal(Signal):
 
         The mean of class means is one weighted mean over all images, so no class is differentiated on its own.
         """
-        index, group = self._draw(classes)
+        index, group, weight = self._draw(network, classes)
         counts = torch.bincount(group, minlength=len(classes)).to(network.dtype)
-        weights = (1 / (counts * len(classes)))[group].to(network.device)
+        weights = ((1 / (counts * len(classes)))[group] * weight.to(network.dtype)).to(network.device)
         size = _chunk_size(len(index))  # batch norm is frozen, so chunks are exact
         parameters = dict(network.module.named_parameters())
         chosen = [parameters[name] for name in names]
@@ -113,16 +119,16 @@ class RealSignal(Signal):
 
     def layer_features(self, network: Network, classes: Tensor, draws: Draws) -> LayerFeatures:
         """Return class means of every layer and the last features of every image, streaming like feature_means."""
-        index, group = self._draw(classes)
+        index, group, weight = self._draw(network, classes)
         counts = torch.bincount(group, minlength=len(classes)).to(network.device, network.dtype)
         size = len(index) if network.has_batch_norm else _chunk_size(len(index))
         sums: list[Tensor] = []
         last: list[Tensor] = []
         with torch.no_grad():
-            for part, rows in zip(index.split(size), group.split(size), strict=True):
+            for part, rows, own in zip(index.split(size), group.split(size), weight.split(size), strict=True):
                 maps = network.feature_maps(padded(self._images(part, rows, draws), size))
                 maps = [layer[: len(part)] for layer in maps]
-                share = F.one_hot(rows, len(classes)).to(network.device, network.dtype)
+                share = self._share(network, rows, own, len(classes))
                 added = [(share.T @ layer.flatten(1)).unflatten(1, layer.shape[1:]) for layer in maps]
                 sums = [a + b for a, b in zip(sums, added, strict=True)] if sums else added
                 last.append(maps[-1].flatten(1))

@@ -72,7 +72,8 @@ class RealTrainedNetworks(NetworkSource):
         pretrain_epochs: Whole = 0,
         pool: Count = 1,
     ) -> None:
-        self.steps, self.images, self.pretrain_epochs, self.pool = life, images, pretrain_epochs, pool
+        self.steps, self.images, self.pretrain_epochs = life, images, pretrain_epochs
+        self.pool = self.in_turn = pool
         self.training = RealTraining(batch_size, lr, momentum, weight_decay, cutmix, augmentation)
 
     def setup(self, setting: Setting) -> None:

@@ -119,6 +119,15 @@ class Signal(ABC):
         """
         return float(real.class_counts.max())
 
+    def upkeep(self, real: RealData, networks: object) -> float:
+        """Return how many real images it looks at per step beside those that it is asked about, for cost estimates.
+
+        Args:
+            real: the data.
+            networks: the source of the matching networks.
+        """
+        return 0.0
+
     def draws(self, classes: Tensor) -> Draws | None:
         """Return the augmentations of this step, asked after its network was chosen; None to let the objective draw.
 

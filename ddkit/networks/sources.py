@@ -32,6 +32,8 @@ class NetworkSource(ABC):
     #: Networks drawn so far and outer steps that the present one has served, see :meth:`age`.
     drawn: int = 0
     served: int = 0
+    #: Networks that are alive at once and take turns.
+    in_turn: int = 1
 
     def setup(self, setting: Setting) -> None:
         """Receive the module whose weights this source replaces, the random streams and the signal.

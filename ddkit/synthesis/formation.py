@@ -18,6 +18,7 @@ from ddkit.errors import ArtifactError, ConfigError, DataError, unknown_name
 from ddkit.synthesis.base import Synthesizer, registry, with_targets
 from ddkit.synthesis.labels import LabelKind
 from ddkit.synthesis.patches import DecodeType, decode_patches, formations, layout, mosaic, patch_bounds
+from ddkit.synthesis.pixels import kmeans_start
 
 #: What fills a patch beyond the border of a stored image in pixel space, as in the authors' program.
 GREY = 0.5
@@ -44,8 +45,9 @@ class MultiFormation(Synthesizer):
 
     Initialisation: ``real`` puts a different random real image into every patch, shrunk by nearest neighbour (called
     ``mix`` in the paper; plain real images for F = 1); under ``multi`` the patches are those of the largest factor,
-    under ``bound`` each image is cut as it will be decoded (the authors cut all by F). ``noise`` draws N(0, 1) / 4 +
-    0.5, clamped (N(0, 1) with ZCA).
+    under ``bound`` each image is cut as it will be decoded (the authors cut all by F). ``kmeans`` takes the images
+    nearest to k-means centres of their class for it (DREAM, Liu et al. 2023). ``noise`` draws N(0, 1) / 4 + 0.5,
+    clamped (N(0, 1) with ZCA).
 
     An outer step looks at no more than ``batch_images`` decoded images per class, drawn anew for every class without
     replacement. Learning rates count on the [0, 1] scale: a rate of r there moves a standardised pixel like r / std².
@@ -65,7 +67,7 @@ class MultiFormation(Synthesizer):
     """
 
     name = "multi-formation"
-    inits = ("real", "noise")
+    inits = ("real", "noise", "kmeans")
 
     mean: Tensor
     std: Tensor
@@ -125,8 +127,8 @@ class MultiFormation(Synthesizer):
 
     @property
     def pairing_inits(self) -> tuple[str, ...]:
-        """``real``, unless some decoded images show several real ones (``multi``)."""
-        return () if self.decode_type == "multi" and self.factor > 1 else ("real",)
+        """``real`` and ``kmeans``, unless some decoded images show several real ones (``multi``)."""
+        return () if self.decode_type == "multi" and self.factor > 1 else ("real", "kmeans")
 
     def after_step(self) -> None:
         """Clamp pixels to [0, 1], project labels."""
@@ -145,7 +147,7 @@ class MultiFormation(Synthesizer):
         super().check(real, how)
         smallest = int(real.class_counts.argmin())
         count = int(real.class_counts[smallest])
-        if how == "real" and self.start_images > count:
+        if how in ("real", "kmeans") and self.start_images > count:
             raise DataError(
                 f"ipc={self.ipc} is larger than class '{real.class_names[smallest]}' allows: with factor "
                 f"{self.factor} it starts from {self.start_images} real images, and there are {count}: choose a "
@@ -160,7 +162,11 @@ class MultiFormation(Synthesizer):
             noise = torch.randn(self.images.shape, generator=generator)
             start = (noise / 4 + GREY).clamp(0, 1) if self.in_pixels else noise
         else:
-            index = real.sample_indices(range(self.num_classes), self.start_images, generator)
+            classes = range(self.num_classes)
+            if how == "real":
+                index = real.sample_indices(classes, self.start_images, generator)
+            else:
+                index = kmeans_start(real, classes, self.start_images)
             by_class = index.split(self.start_images)
             start = torch.cat([mosaic(self._codes(real, own), self.start_parts, self.ipc) for own in by_class])
             # Under ``multi`` the largest factor comes last; images of smaller factors show several sources.

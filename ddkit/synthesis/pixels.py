@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ddkit.data.coresets.features import pixel_features
 from ddkit.data.coresets.herding import herding_indices
+from ddkit.data.coresets.kmeans import kmeans_representatives
 from ddkit.data.real import RealData
 from ddkit.errors import DataError
 from ddkit.synthesis.base import StoredImages, registry
@@ -21,7 +22,8 @@ class Pixels(StoredImages):
     """One learnable image per stored image, in the preprocessed (normalised) space, without any clamp.
 
     Initialisation: ``real`` takes distinct random real images of each class, ``herded`` those whose mean follows the
-    class mean most closely, ``noise`` draws N(0, 1) per pixel, ``mean`` takes the class mean with N(0, 0.1) added when
+    class mean most closely, ``kmeans`` those nearest to the centres of its clusters (DREAM, Liu et al. 2023), all three
+    by their pixels, ``noise`` draws N(0, 1) per pixel, ``mean`` takes the class mean with N(0, 0.1) added when
     there is more than one image per class, so that they differ.
 
     Args:
@@ -36,7 +38,7 @@ class Pixels(StoredImages):
     """
 
     name = "pixels"
-    inits: ClassVar[tuple[str, ...]] = ("real", "noise", "mean", "herded")
+    inits: ClassVar[tuple[str, ...]] = ("real", "noise", "mean", "herded", "kmeans")
 
     #: The rates of DM for features, of DC for gradients, of MTT for trajectories; Adam where a trained student or a
     #: regression is judged on real data (DD).
@@ -68,7 +70,7 @@ class Pixels(StoredImages):
     def check(self, real: RealData, how: str) -> None:
         """Refuse more images per class than there are, for ``real``; see the base for the rest."""
         super().check(real, how)
-        if how in ("real", "herded"):
+        if how in ("real", "herded", "kmeans"):
             check_ipc_fits(real, self.ipc, self.present)
 
     def initialise(self, real: RealData, how: str, generator: torch.Generator) -> None:
@@ -76,8 +78,11 @@ class Pixels(StoredImages):
         self.check(real, how)
         if how == "noise":
             start = torch.randn(self.images.shape, generator=generator)
-        elif how in ("real", "herded"):
-            index = real.sample_indices(self.present, self.ipc, generator) if how == "real" else self._herded(real)
+        elif how in ("real", "herded", "kmeans"):
+            if how == "real":
+                index = real.sample_indices(self.present, self.ipc, generator)
+            else:
+                index = self._herded(real) if how == "herded" else kmeans_start(real, self.present, self.ipc)
             start = real.batch(index)
             self.pairs.copy_(index)
         else:
@@ -105,6 +110,19 @@ def check_ipc_fits(real: RealData, ipc: int, classes: Sequence[int] | None = Non
             f"ipc={ipc} is larger than class '{real.class_names[smallest]}', which has {int(counts[smallest])} images: "
             f"choose ipc <= {int(counts[smallest])} or init=noise"
         )
+
+
+def kmeans_start(real: RealData, classes: Sequence[int], n: int, chunk: int = 512) -> Tensor:
+    """Return the ``n`` images of each of ``classes`` that are nearest to k-means centres of its pixels, class by class.
+
+    The paper clusters by features of a random network; a run has none yet where it starts.
+    """
+    picks = []
+    for label in classes:
+        index = real.class_index[label]
+        pixels = torch.cat([real.batch(part).flatten(1) for part in index.split(chunk)])
+        picks.append(index[kmeans_representatives(pixels, [torch.arange(len(index))], n)[0]])
+    return torch.cat(picks)
 
 
 def class_means(real: RealData, chunk: int = 4096) -> Tensor:

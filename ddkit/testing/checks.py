@@ -169,7 +169,7 @@ def check_bad_input_is_refused(method: str, overrides: Mapping[str, Any]) -> Non
         {"device": "no-such-device"},
         {"recipe": "no-such-recipe"},
     ]
-    if methods.get(method).configure(toy_data(), 2).init in ("real", "inverted"):
+    if methods.get(method).configure(toy_data(), 2).init in ("real", "inverted", "kmeans"):
         bad.append({"ipc": 10})
     for wrong in bad:
         with tempfile.TemporaryDirectory() as folder:

@@ -10,11 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddkit.data.coresets import herding_indices, kcenter_indices, random_indices
+from ddkit.data.coresets import herding_indices, kcenter_indices, kmeans_representatives, random_indices
 from ddkit.errors import ConfigError, DataError, UnknownNameError
 
 Select = Callable[..., Tensor]
-DETERMINISTIC = pytest.mark.parametrize("select", [herding_indices, kcenter_indices])
+
+
+def kmeans_indices(*arguments: object, **options: object) -> Tensor:
+    return kmeans_representatives(*arguments, **options)[0]  # type: ignore[arg-type]
+
+
+#: One image after the other, and all at once.
+GREEDY = pytest.mark.parametrize("select", [herding_indices, kcenter_indices])
+DETERMINISTIC = pytest.mark.parametrize("select", [herding_indices, kcenter_indices, kmeans_indices])
 LINE = torch.tensor([0.0, 1, 2, 3, 10], dtype=torch.float64)
 
 
@@ -145,13 +153,13 @@ def test_large_mean_in_float32_does_not_change_the_selection(select: Select) -> 
     assert torch.equal(select(shifted, classes, 12), select(features, classes, 12))
 
 
-@DETERMINISTIC
+@GREEDY
 def test_smaller_selection_is_a_prefix(select: Select) -> None:
     features, classes = uneven()
     assert torch.equal(select(features, classes, 10).view(5, 10)[:, :5], select(features, classes, 5).view(5, 5))
 
 
-@DETERMINISTIC
+@GREEDY
 def test_chunked_equals_unchunked(select: Select) -> None:
     features, classes = uneven()
     expected = select(features, classes, 12)
@@ -173,7 +181,10 @@ def test_file_order_does_not_matter(select: Select) -> None:
         labels[index] = label
     order = torch.randperm(len(features), generator=generator(9))
     permuted = select(features[order], classes_of(labels[order]), 12)
-    assert torch.equal(order[permuted], select(features, classes, 12))
+    groups = (order[permuted].view(5, 12), select(features, classes, 12).view(5, 12))
+    if select is kmeans_indices:  # which says them in file order
+        groups = tuple(group.sort(dim=1).values for group in groups)
+    assert torch.equal(*groups)
 
 
 @DETERMINISTIC
@@ -227,6 +238,8 @@ def test_number_per_class_must_be_a_positive_integer(n: object) -> None:
         herding_indices(LINE, classes, n)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="at least 1"):
         kcenter_indices(LINE, classes, n)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="at least 1"):
+        kmeans_indices(LINE, classes, n)
 
 
 def test_more_than_the_smallest_class_names_it_and_its_size() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ddkit.data.coresets import herding_indices, kcenter_indices, pixel_features
+from ddkit.data.coresets import herding_indices, kcenter_indices, kmeans_representatives, pixel_features
 from ddkit.engine import Distiller
 from ddkit.errors import ConfigError, DataError
 from ddkit.testing import toy_data
@@ -17,7 +17,7 @@ def fit(method: str, ipc: int = 2, **options):
     return Distiller(method, ipc, **{**SMALL, **options}).fit(toy_data())
 
 
-@pytest.mark.parametrize("method", ["random", "herding", "kcenter"])
+@pytest.mark.parametrize("method", ["random", "herding", "kcenter", "kmeans"])
 def test_result_is_the_real_images_at_the_recorded_indices(method: str) -> None:
     selection = {} if method == "random" else {"selection": {"features": "pixels"}}
     data, distilled = toy_data(), fit(method, **selection)
@@ -30,16 +30,18 @@ def test_result_is_the_real_images_at_the_recorded_indices(method: str) -> None:
     assert distilled.metadata["steps"] == 0
 
 
-def test_herding_and_kcenter_follow_their_definition_on_pixels() -> None:
+def test_coresets_follow_their_definition_on_pixels() -> None:
     data = toy_data()
     features = pixel_features(data)
     herding = fit("herding", selection={"features": "pixels"}).metadata["indices"]
     assert herding == herding_indices(features, data.class_index, 2).tolist()
     centres = fit("kcenter", selection={"features": "pixels"}).metadata["indices"]
     assert centres == kcenter_indices(features, data.class_index, 2).tolist()
+    means = fit("kmeans", selection={"features": "pixels"}).metadata["indices"]
+    assert means == kmeans_representatives(features, data.class_index, 2)[0].tolist()
 
 
-@pytest.mark.parametrize("method", ["herding", "kcenter"])
+@pytest.mark.parametrize("method", ["herding", "kcenter", "kmeans"])
 def test_network_features_repeat_with_the_seed(method: str) -> None:
     runs = [fit(method, seed=seed, selection={"epochs": 2}).metadata["indices"] for seed in (1, 1)]
     assert runs[0] == runs[1]

@@ -276,6 +276,7 @@ def test_an_epsilon_out_of_reach_is_refused_before_any_query() -> None:
     ("leak", "words"),
     [
         ({"init": "real"}, "init=real starts from private images"),
+        ({"init": "kmeans"}, "init=kmeans starts from private images"),
         ({"init": "mean"}, "init=mean starts from private images"),
         ({"zca": "pixels"}, "zca=pixels is fitted on private images"),
         ({"model": "convnet:norm=batch,width=4,depth=1"}, "batch norm"),
@@ -331,6 +332,7 @@ def test_methods_without_a_private_form_are_refused_with_the_reason(method: str,
         ({"budget": PrivacyBudget(1, 1e-5), "delta": 1e-6}, "belong to the budget"),
         ({"budget": 3.0}, "must be a PrivacyBudget"),
         ({"epsilon": 1.0, "signal": "real"}, "leave signal out"),
+        ({"epsilon": 1.0, "signal": "representative"}, "leave signal out"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], words: str) -> None:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ddkit.data import Preprocessing, RealData
+from ddkit.data.coresets import kmeans_representatives, pixel_features
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.errors import ArtifactError, ConfigError, DataError
 from ddkit.synthesis import MultiFormation, decode
@@ -110,6 +111,13 @@ def test_real_start_decodes_to_blurred_sources_in_order(data: RealData) -> None:
     # The image varies fastest: the first two decoded images are the first patches of two stored images.
     assert torch.equal(formation.images[1, :, :8, :10], patches[1])
     assert torch.equal(formation.images[0, :, :8, 10:], patches[2])
+
+
+def test_kmeans_start_puts_representatives_into_the_patches(data: RealData) -> None:
+    formation = started(data, "kmeans", ipc=2, factor=2)
+    chosen = kmeans_representatives(pixel_features(data), data.class_index, 8)[0]
+    assert torch.equal(formation.pairs, chosen)
+    torch.testing.assert_close(formation()[0], blurred(data, chosen, 2)[1])
 
 
 def test_real_start_with_factor_one_is_the_real_images(data: RealData) -> None:
@@ -252,6 +260,8 @@ def test_budget_counts_stored_images_and_the_labels_of_decoded_ones(
 def test_what_does_not_fit_is_refused(data: RealData) -> None:
     with pytest.raises(DataError, match=r"ipc=5 .* class 'class-2' .* starts from 20 real images, and there are 19"):
         started(data, ipc=5)
+    with pytest.raises(DataError, match="starts from 20 real images"):
+        started(data, "kmeans", ipc=5)
     assert len(started(data, "noise", ipc=5)) == 60
     with pytest.raises(ConfigError, match="factor=0 must be at least 1"):
         started(data, factor=0)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ddkit.data import RealData
+from ddkit.data.coresets import kmeans_representatives, pixel_features
 from ddkit.errors import ConfigError, DataError
 from ddkit.synthesis import Pixels, class_means, decode
 from ddkit.testing import toy_data
@@ -36,6 +37,15 @@ def test_real_start_takes_distinct_images_of_the_own_class() -> None:
         matches = torch.cdist(rows, own).argmin(1)
         assert torch.equal(own[matches], rows)
         assert len(set(matches.tolist())) == 6
+
+
+def test_kmeans_start_is_the_coreset_of_the_pixels() -> None:
+    data = toy_data()
+    chosen = kmeans_representatives(pixel_features(data), data.class_index, 3)[0]
+    pixels = started("kmeans", ipc=3, data=data)
+    assert torch.equal(pixels.images, data.batch(chosen)) and torch.equal(pixels.pairs, chosen)
+    some = started("kmeans", ipc=3, data=data, classes=[0, 2], labels="learned")
+    assert torch.equal(some.pairs, chosen[[0, 1, 2, 6, 7, 8]])
 
 
 def test_noise_start_is_standard_normal() -> None:
@@ -105,6 +115,8 @@ def test_learned_labels_are_a_group_of_their_own() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(DataError, match="ipc=10 is larger than class 'class-0', which has 9 images"):
         started("real", ipc=10)
+    with pytest.raises(DataError, match="ipc=10 is larger than class 'class-0', which has 9 images"):
+        started("kmeans", ipc=10)
     with pytest.raises(ConfigError, match="did you mean 'real'"):
         started("reel")
     with pytest.raises(ConfigError, match="do not fit a synthesizer"):

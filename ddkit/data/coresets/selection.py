@@ -31,8 +31,13 @@ def reported(chunks: Iterable[Chunk], total: int, progress: Progress) -> Iterato
     progress(done, total)
 
 
-def check_counts(class_index: Sequence[Tensor], n: int) -> None:
+def check_counts(class_index: Sequence[Tensor], n: int, *, whole: bool = False) -> None:
     """Refuse a number of images per class that some class cannot give.
+
+    Args:
+        class_index: for each class its image indices.
+        n: images per class.
+        whole: whether a smaller class may give all that it has.
 
     Raises:
         ConfigError: ``n`` is not a positive integer or larger than a class.
@@ -47,7 +52,7 @@ def check_counts(class_index: Sequence[Tensor], n: int) -> None:
         if size == 0:
             raise DataError(f"class {label} has no images: remove the class or add images to it")
     smallest = min(sizes)
-    if n > smallest:
+    if n > smallest and not whole:
         raise ConfigError(
             f"{n} images per class are more than class {sizes.index(smallest)} has: choose {smallest} at most"
         )

@@ -35,6 +35,8 @@ _NAMES = {
     "itgan": "IT-GAN",
     "rtp": "RTP",
     "kcenter": "k-center",
+    "kmeans": "k-means",
+    "dream": "DREAM",
     "tesla": "TESLA",
     "cafe": "CAFE",
     "sldd": "SLDD",
