@@ -82,6 +82,11 @@ class CachedSignal(RealSignal):
                 f"networks={type(networks).__name__} are new at every step: use networks=fixed and "
                 f"networks.count=50, networks=pool, or signal=real"
             )
+        if getattr(networks, "blend", False):
+            raise ConfigError(
+                "signal=cached keeps what real images say about networks that come again, and networks.blend=true "
+                "makes a new one at every step: leave networks.blend out, or use signal=real"
+            )
         if networks.network.has_batch_norm:
             raise ConfigError(
                 f"signal=cached with '{networks.network.spec.canonical()}': what batch norm says of real images "

@@ -148,6 +148,9 @@ def test_networks_that_do_not_come_again_are_refused(bench) -> None:
     signal = CachedSignal()
     with pytest.raises(ConfigError, match=r"networks\.count=50"):
         signal.connect(FreshNetworks())
+    with pytest.raises(ConfigError, match=r"leave networks\.blend out, or use signal=real"):
+        blended = {"name": "pool", "stages": 2, "blend": True}
+        Distiller("dm", 1, **{**SMALL, "signal": "cached", "networks": blended}).fit(toy_data())
     with pytest.raises(ConfigError, match="batch norm"):
         Distiller("fast-dm", 1, **{**SMALL, "model": "convnet:width=4,depth=2,norm=batch"}).fit(toy_data())
     with pytest.raises(ConfigError, match="layer_features"):
