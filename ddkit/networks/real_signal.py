@@ -13,6 +13,7 @@ from ddkit.augment.base import Draws
 from ddkit.data.real import RealData
 from ddkit.networks.class_gradients import class_gradients, freeze_batch_norm
 from ddkit.networks.flat import FlatNetwork
+from ddkit.networks.fourier import Frequencies, unit
 from ddkit.networks.network import Network
 from ddkit.networks.signal import LayerFeatures, Risk, Signal, registry
 from ddkit.networks.training import padded
@@ -49,7 +50,19 @@ class RealSignal(Signal):
             return self.augmentation.apply(self.real.batch(index), draws, group)
 
     def feature_means(self, network: Network, classes: Tensor, draws: Draws) -> Tensor:
-        """Return the class means over a batch, accumulated in the network's number format.
+        """Return the class means over a batch, accumulated in the network's number format."""
+        return self._class_means(network, classes, draws, network.features)
+
+    def characteristic(self, network: Network, classes: Tensor, draws: Draws, count: int) -> tuple[Frequencies, Tensor]:
+        """Return fresh frequencies and the mean waves over a batch."""
+        frequencies = Frequencies(count, self.streams.integer("frequencies"))
+        return frequencies, self._mean_waves(network, classes, draws, frequencies)
+
+    def _mean_waves(self, network: Network, classes: Tensor, draws: Draws, frequencies: Frequencies) -> Tensor:
+        return self._class_means(network, classes, draws, lambda images: frequencies(unit(network.features(images))))
+
+    def _class_means(self, network: Network, classes: Tensor, draws: Draws, seen: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the class means (G, D) of what ``seen`` makes of a batch of images.
 
         The batch streams from the data through the network in equal chunks, the last one padded, so that memory does
         not grow with the number of classes and one shape is compiled. With batch norm all images pass at once, as
@@ -61,7 +74,7 @@ class RealSignal(Signal):
         sums = torch.zeros((), device=network.device, dtype=network.dtype)
         with torch.no_grad():
             for part, rows in zip(index.split(size), group.split(size), strict=True):
-                features = network.features(padded(self._images(part, rows, draws), size))[: len(part)]
+                features = seen(padded(self._images(part, rows, draws), size))[: len(part)]
                 # A matrix product, as index_add_ on a GPU sums in another order every time.
                 share = F.one_hot(rows, len(classes)).to(network.device, network.dtype)
                 sums = sums + share.T @ features

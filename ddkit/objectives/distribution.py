@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -18,6 +19,10 @@ from ddkit.objectives.class_means import class_chunk as chunk_of_classes
 from ddkit.objectives.class_means import class_means
 from ddkit.objectives.synthetic import SyntheticBatch, SyntheticSide
 from ddkit.synthesis.base import Synthesizer
+
+#: How far the synthetic features (N, D) of some classes are from the real side: from features, the class of every image
+#: (N,) and those classes (G,) to a scalar.
+Distance = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @registry.register("distribution")
@@ -110,15 +115,27 @@ class DistributionMatching(Objective):
         network.module.requires_grad_(False)
         classes = torch.arange(context.num_classes)
         draws = self.draws(classes)
-        real_means = context.signal.feature_means(network, classes, draws)
-        total = 0.0
+        distance, total = self._distance(network, classes, draws), 0.0
         side = SyntheticSide(synthesizer, context.augmentation, draws, context.streams("synthetic"))
         for chosen in classes.split(self.chunk):
-            loss = self._chunk_loss(network, side, chosen, real_means[chosen.to(real_means.device)])
+            loss = self._chunk_loss(network, side, chosen, distance)
             total += accumulate(loss, synthesizer)
         if self.last:
             total += self._under_the_last(side, classes)
         return {"loss": total}
+
+    def _distance(self, network: Network, classes: Tensor, draws: Draws) -> Distance:
+        """Ask the real side about the network of this step and return how far synthetic features are from it."""
+        means = self.context.signal.feature_means(network, classes, draws)
+
+        def distance(features: Tensor, group: Tensor, chosen: Tensor) -> Tensor:
+            return (means[chosen.to(means.device)] - class_means(features, group, chosen)).square().sum()
+
+        return distance
+
+    def _view(self, features: Tensor) -> Tensor:
+        """Return the features (N, D) as they are compared."""
+        return features
 
     def _under_the_last(self, side: SyntheticSide, classes: Tensor) -> float:
         context, total = self.context, 0.0
@@ -143,14 +160,15 @@ class DistributionMatching(Objective):
             f"{remedy}set it to 0"
         )
 
-    def _chunk_loss(self, network: Network, side: SyntheticSide, classes: Tensor, real_means: Tensor) -> Tensor:
+    def _chunk_loss(self, network: Network, side: SyntheticSide, classes: Tensor, distance: Distance) -> Tensor:
         seen = side.batch(classes)
         with_entropy = self.ce_weight and not self.last
         if with_entropy:
             features, logits = network.features_and_logits(seen.images)
         else:
             features = network.features(seen.images)
-        loss = (real_means - class_means(features, seen.group, classes)).square().sum()
+        features = self._view(features)
+        loss = distance(features, seen.group, classes)
         if self.pair_weight:
             distances = self._pair_distances(
                 network, features, side.synthesizer.pairs[seen.index], side.draws, seen.group
@@ -165,5 +183,5 @@ class DistributionMatching(Objective):
         """Return the squared distance (N,) of each image's features to those of its real partner."""
         partners = self.context.signal.images_at(pairs.cpu())
         with torch.no_grad():
-            wanted = network.features(self.context.augmentation.apply(partners, draws, group))
+            wanted = self._view(network.features(self.context.augmentation.apply(partners, draws, group)))
         return (features - wanted).square().sum(1)
