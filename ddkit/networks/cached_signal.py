@@ -154,7 +154,8 @@ class CachedSignal(RealSignal):
         compute = partial(super().mean_gradient, network, classes, self._own(draws), names)
         return self._kept("mean gradient", classes, names, compute)
 
-    #: Features of every image, which this asks for, would be kept for all pairs.
+    #: Features of every image, which these ask for, would be kept for all pairs.
+    features = Signal.features
     layer_features = Signal.layer_features
 
     def _own(self, draws: Draws) -> Draws:

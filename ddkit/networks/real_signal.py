@@ -114,6 +114,17 @@ class RealSignal(Signal):
             total = [a + b for a, b in zip(total, gradients, strict=True)]
         return total
 
+    def features(self, network: Network, classes: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Return the features of every image of a batch, streaming like feature_means, and their classes' positions."""
+        index, group = self._draw(classes)
+        size = len(index) if network.has_batch_norm else _chunk_size(len(index))
+        with torch.no_grad():
+            parts = [
+                network.features(padded(self._images(part, rows, draws), size))[: len(part)]
+                for part, rows in zip(index.split(size), group.split(size), strict=True)
+            ]
+        return torch.cat(parts), group
+
     def layer_features(self, network: Network, classes: Tensor, draws: Draws) -> LayerFeatures:
         """Return class means of every layer and the last features of every image, streaming like feature_means."""
         index, group = self._draw(classes)

@@ -169,6 +169,19 @@ class Signal(ABC):
         """
         return [gradient.mean(0) for gradient in self.gradients(network, classes, draws, names, 1)]
 
+    def features(self, network: Network, classes: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Return the features of every image of a batch of each class.
+
+        Args:
+            network: feature extractor.
+            classes: (G,) int64.
+            draws: augmentation parameters, one row per class of ``classes``.
+
+        Returns:
+            features (N, D) without a graph, and for every image the position (N,) of its class, on the CPU.
+        """
+        raise self._lacks("the features of every image")
+
     def layer_features(self, network: Network, classes: Tensor, draws: Draws) -> LayerFeatures:
         """Return the features of a batch of each class in every layer of ``network`` (see ``feature_maps``)."""
         raise self._lacks("the features of every layer")

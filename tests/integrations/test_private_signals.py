@@ -211,6 +211,7 @@ def test_one_release_needs_networks_that_are_known_before_the_first_step() -> No
         ("trajectory", "does not tell"),
         ("meta", "does not tell"),
         ("characteristic", "does not tell 'characteristic'"),
+        ("discrepancy", "does not tell 'features'"),
     ],
 )
 def test_objectives_without_a_sanitised_answer_are_refused_unasked(objective: str, words: str) -> None:

@@ -18,6 +18,7 @@ POOL = {"name": "pool", "runs": 2, "stages": 3, "steps": 4, "batch_size": 8}
 REAL = {"name": "real-trained", "life": 3, "images": 8, "batch_size": 4}
 DYNAMIC = {"name": "dynamic", "window": 2, "query": 4, "max_inner_epochs": 3, "max_updates": 3, "lr": 0.1}
 CASES = {
+    "dm-fresh-serving-twice": ("dm", {"name": "fresh", "serve": 2}),
     "dm-pool": ("dm", POOL),
     "dm-blended": ("dm", {**POOL, "stages": 2, "blend": True}),
     "dm-real-trained": ("dm", REAL),
