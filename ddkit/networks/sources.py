@@ -159,15 +159,13 @@ class FreshNetworks(NetworkSource):
         return self.serve
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many networks were drawn and, of one that goes on serving, its weights."""
-        state: dict[str, Any] = {"drawn": self.drawn, "served": self.served}
-        if self.served:
-            state["weights"] = self.network.snapshot()
-        return state
+        """Return how many networks were drawn and, of one that goes on serving, its age and weights."""
+        going_on = {"served": self.served, "weights": self.network.snapshot()} if self.served else {}
+        return {"drawn": self.drawn, **going_on}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the same network."""
-        self.drawn, self.served = int(state["drawn"]), int(state["served"])
+        self.drawn, self.served = int(state["drawn"]), int(state.get("served", 0))
         if self.served:
             self.network.module.load_state_dict(state["weights"])
 

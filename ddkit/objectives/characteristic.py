@@ -52,6 +52,7 @@ class CharacteristicMatching(DistributionMatching):
         pair_weight: weight of the distance to the paired real images, in [0, 1].
         ce_weight: weight of the cross-entropy of the synthetic images, at least 0.
         ce_network: the ``same`` network as that of the features, or the ``last`` one of its training run.
+        ce_by_accuracy: whether the accuracy of that network in percent multiplies ``ce_weight``.
 
     Raises:
         ConfigError: an option out of range, batch norm, or a signal that does not tell characteristic functions.
@@ -68,8 +69,9 @@ class CharacteristicMatching(DistributionMatching):
         pair_weight: Share = 0.0,
         ce_weight: Weight = 0.0,
         ce_network: Literal["same", "last"] = "same",
+        ce_by_accuracy: bool = False,
     ) -> None:
-        super().__init__(real_batch, class_chunk, pair_weight, ce_weight, ce_network)
+        super().__init__(real_batch, class_chunk, pair_weight, ce_weight, ce_network, ce_by_accuracy)
         self.frequencies, self.alpha = frequencies, alpha
 
     def setup(self, context: Context, synthesizer: Synthesizer) -> None:

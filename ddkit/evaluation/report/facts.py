@@ -40,7 +40,24 @@ _NAMES = {
     "sldd": "SLDD",
     "rfad": "RFAD",
 }
-_ABBREVIATIONS = {"dd", "dc", "dsa", "dcc", "dm", "idm", "idc", "mtt", "ftd", "kip", "kfs", "gtn", "ld", "ld-or2"}
+_ABBREVIATIONS = {
+    "dd",
+    "dc",
+    "dsa",
+    "dcc",
+    "dm",
+    "idm",
+    "idc",
+    "mtt",
+    "ftd",
+    "kip",
+    "kfs",
+    "gtn",
+    "ld",
+    "ld-or2",
+    "m3d",
+    "ncfm",
+}
 _LABEL_NOTES = {
     "hard": "Labels are hard: one class per image.",
     "soft": "Labels are soft: every image stores one probability per class, counted in the bytes. "
