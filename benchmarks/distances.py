@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/distances.py [--data digits] [--ipc 1 10]
 
 Class means (`distribution`), characteristic functions (`characteristic`) and Gaussian kernels (`discrepancy`) from the
-same real images, under ten random networks and whole classes, without augmentation, beside these real images themselves.
+same real images, under ten random networks and whole classes, without augmentation, beside random real images.
 Three seeds of the distillation, three networks each; the common recipe in batches of 64, the test images used once.
 """
 

@@ -39,25 +39,10 @@ _NAMES = {
     "cafe": "CAFE",
     "sldd": "SLDD",
     "rfad": "RFAD",
+    "m3d": "M3D",
+    "ncfm": "NCFM",
 }
-_ABBREVIATIONS = {
-    "dd",
-    "dc",
-    "dsa",
-    "dcc",
-    "dm",
-    "idm",
-    "idc",
-    "mtt",
-    "ftd",
-    "kip",
-    "kfs",
-    "gtn",
-    "ld",
-    "ld-or2",
-    "m3d",
-    "ncfm",
-}
+_ABBREVIATIONS = {"dd", "dc", "dsa", "dcc", "dm", "idm", "idc", "mtt", "ftd", "kip", "kfs", "gtn", "ld", "ld-or2"}
 _LABEL_NOTES = {
     "hard": "Labels are hard: one class per image.",
     "soft": "Labels are soft: every image stores one probability per class, counted in the bytes. "
