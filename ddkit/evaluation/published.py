@@ -12,6 +12,9 @@
 - cross-architecture cells that are copies of another method's (DSA on ResNet-18 at IPC 1 and 10 and on
   ResNet-152 at IPC 10, KIP on both at IPC 50): no rows.
 
+IDM, M3D and NCFM, which the survey does not have, are rows of Table 1 of NCFM's paper (Wang et al. 2025): a stored
+image is trained on as four, NCFM's under an evaluation of its own.
+
 Most of these figures are the best epoch or step as judged on the test set; ddkit's are those of the last
 step. DenseNet-121 is the growth-12 network of IDC, ResNet-10 its 32-to-256-wide one.
 """

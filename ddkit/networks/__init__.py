@@ -4,6 +4,7 @@ from ddkit.networks.cached_signal import CachedSignal
 from ddkit.networks.dynamic import DynamicNetworks
 from ddkit.networks.experts import ExpertTrajectories, Segment
 from ddkit.networks.fixed import FixedNetworks
+from ddkit.networks.fourier import Frequencies
 from ddkit.networks.infinite import InfiniteNetworks
 from ddkit.networks.network import Network
 from ddkit.networks.online import OnlineNetwork
@@ -22,6 +23,7 @@ __all__ = [
     "DynamicNetworks",
     "ExpertTrajectories",
     "FixedNetworks",
+    "Frequencies",
     "FreshNetworks",
     "InfiniteNetworks",
     "LayerFeatures",

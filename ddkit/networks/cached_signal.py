@@ -16,6 +16,7 @@ from ddkit.base.ranges import Count
 from ddkit.base.streams import Streams, derive_seed
 from ddkit.data.real import RealData
 from ddkit.errors import ConfigError
+from ddkit.networks.fourier import Frequencies
 from ddkit.networks.network import Network
 from ddkit.networks.real_signal import RealSignal
 from ddkit.networks.signal import NetworkPool, Signal, registry
@@ -28,7 +29,8 @@ Answer = TypeVar("Answer")
 
 @registry.register("cached")
 class CachedSignal(RealSignal):
-    r"""Class means and class gradients of a pool of networks, each computed when it is first asked for and then kept.
+    r"""Class means, characteristic functions and class gradients of a pool of networks, each computed when it is first
+    asked for and then kept.
 
     .. math:: \mu_{pc} = \tfrac{1}{n} \sum_{x \in B_{pc}} \psi_{\theta_p}(A_{\omega_{pc}}(x))
 
@@ -42,8 +44,8 @@ class CachedSignal(RealSignal):
     D for IPC * C * H * W unknown pixels; below that the loss falls without anything being learned (8x8 digits, ten a
     class, P_0 = 5, loss on unseen networks after 60 steps from 2.5: P = 1 0.89, P = 15 0.48, P = 40 0.45).
 
-    The draws of a pair follow from the seeds of the run and of the network alone, so nothing has to be saved: a resumed
-    run fills the pairs it needs again, with the same numbers.
+    The draws of a pair, frequencies among them, follow from the seeds of the run and of the network alone, so nothing
+    has to be saved: a resumed run fills the pairs it needs again, with the same numbers.
 
     Args:
         images: real images per class and pair; None for all.
@@ -82,6 +84,11 @@ class CachedSignal(RealSignal):
                 f"networks={type(networks).__name__} are new at every step: use networks=fixed and "
                 f"networks.count=50, networks=pool, or signal=real"
             )
+        if getattr(networks, "blend", False):
+            raise ConfigError(
+                "signal=cached keeps what real images say about networks that come again, and networks.blend=true "
+                "makes a new one at every step: leave networks.blend out, or use signal=real"
+            )
         if networks.network.has_batch_norm:
             raise ConfigError(
                 f"signal=cached with '{networks.network.spec.canonical()}': what batch norm says of real images "
@@ -109,8 +116,11 @@ class CachedSignal(RealSignal):
         self._drawn = self.augmentation.draw(len(classes), self._stream("augmentation"))
         return self._drawn
 
+    def _seed(self, name: str) -> int:
+        return derive_seed(self.streams.seed, "cached", *self._pair, name)
+
     def _stream(self, name: str) -> torch.Generator:
-        return torch.Generator().manual_seed(derive_seed(self.streams.seed, "cached", *self._pair, name))
+        return torch.Generator().manual_seed(self._seed(name))
 
     def _draw(self, network: Network, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Draw the images of the present pair."""
@@ -124,6 +134,14 @@ class CachedSignal(RealSignal):
         self._warn_of_few_pairs(means.shape[1])
         return means
 
+    def characteristic(self, network: Network, classes: Tensor, draws: Draws, count: int) -> tuple[Frequencies, Tensor]:
+        """Return the frequencies of the present pair, drawn again from its seed, and the mean waves along them."""
+        frequencies = Frequencies(count, self._seed("frequencies"))
+        compute = partial(self._mean_waves, network, classes, self._own(draws), frequencies)
+        means = self._kept("characteristic", classes, (str(count),), compute)
+        self._warn_of_few_pairs(means.shape[1])
+        return frequencies, means
+
     def gradients(
         self, network: Network, classes: Tensor, draws: Draws, names: Sequence[str], class_chunk: int
     ) -> list[Tensor]:
@@ -136,7 +154,8 @@ class CachedSignal(RealSignal):
         compute = partial(super().mean_gradient, network, classes, self._own(draws), names)
         return self._kept("mean gradient", classes, names, compute)
 
-    #: Features of every image, which this asks for, would be kept for all pairs.
+    #: Features of every image, which these ask for, would be kept for all pairs.
+    features = Signal.features
     layer_features = Signal.layer_features
 
     def _own(self, draws: Draws) -> Draws:
@@ -154,15 +173,15 @@ class CachedSignal(RealSignal):
         answer: Answer = self._answers[key]
         return answer
 
-    def _warn_of_few_pairs(self, features: int) -> None:
+    def _warn_of_few_pairs(self, numbers: int) -> None:
         if self._warned:
             return
-        self._warned, pairs, needed = True, self._pool.count * self.views, -(-self._unknown // features)
+        self._warned, pairs, needed = True, self._pool.count * self.views, -(-self._unknown // numbers)
         if pairs < needed:
             warnings.warn(
-                f"{pairs} pairs of network and augmentation of {features:,} features say less than there is to learn "
-                f"({self._unknown:,} numbers a class): take at least {needed}, better {3 * needed}, as networks.count",
+                f"{pairs} pairs of network and augmentation of {numbers:,} numbers a class say less than there is to "
+                f"learn ({self._unknown:,}): take at least {needed}, better {3 * needed}, as networks.count",
                 stacklevel=2,
             )
-        if (much := pairs * self.real.num_classes * features * 4) > _MUCH:
-            warnings.warn(f"the class means of {pairs} pairs take {much:,} bytes", stacklevel=2)
+        if (much := pairs * self.real.num_classes * numbers * 4) > _MUCH:
+            warnings.warn(f"the answers for {pairs} pairs take {much:,} bytes", stacklevel=2)

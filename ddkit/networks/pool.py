@@ -22,7 +22,7 @@ _DRAWN_IMAGES = 2048
 
 @registry.register("pool")
 class TrainedPool(NetworkSource):
-    """One of a fixed pool of networks at various stages of training on real data, drawn for every outer step.
+    r"""One of a fixed pool of networks at various stages of training on real data, drawn for every outer step.
 
     Networks of IT-GAN (Zhao and Bilen 2022, arXiv 2204.07513), which matches features of trained networks. There the
     pool holds networks above an accuracy; here, so that no accuracy has to be known beforehand, it holds ``stages``
@@ -32,9 +32,14 @@ class TrainedPool(NetworkSource):
     copies of the weights) instead of a seed from which to train them again: a resumed run then asks the signal nothing
     twice, which a private signal would have to account for, and waits for nothing.
 
+    With ``blend`` (DANCE, Zhang et al. 2024, IJCAI; NCFM, Wang et al. 2025, CVPR, arXiv 2502.20653) every step has a
+    network of its own, on the line between the first and the last snapshot of a run drawn uniformly:
+
+    .. math:: \theta = u\,\theta_0 + (1 - u)\,\theta_T, \qquad u \sim U(0, 1)
+
     Args:
         runs: training runs.
-        stages: snapshots of each run, at least 2.
+        stages: snapshots of each run, at least 2; exactly 2 with ``blend``.
         steps: SGD steps of a run, at least ``stages - 1``.
         batch_size: real images per SGD step.
         lr: learning rate of SGD.
@@ -42,6 +47,8 @@ class TrainedPool(NetworkSource):
         weight_decay: L2 penalty.
         augmentation: strategy of the training, parameters drawn per image; None for that of the matching, ``none``
             for none.
+        cutmix: probability of CutMix per batch.
+        blend: whether the weights of a step lie between the snapshots of a run.
 
     Raises:
         ConfigError: an option out of range, or a strategy that does not exist.
@@ -57,6 +64,8 @@ class TrainedPool(NetworkSource):
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         augmentation: str | None = None,
+        cutmix: float = 0.0,
+        blend: bool = False,
     ) -> None:
         if stages < 2:
             raise ConfigError(f"networks.stages={stages} must be at least 2: for untrained networks use networks=fresh")
@@ -65,9 +74,14 @@ class TrainedPool(NetworkSource):
                 f"networks.steps={steps} is too few for networks.stages={stages} different snapshots: train for at "
                 f"least {stages - 1} steps or lower networks.stages"
             )
-        self.runs, self.stages, self.steps = runs, stages, steps
+        if blend and stages != 2:
+            raise ConfigError(
+                f"networks.stages={stages} with networks.blend=true: blended networks lie between the first and the "
+                f"last snapshot of a run, so set networks.stages=2"
+            )
+        self.runs, self.stages, self.steps, self.blend = runs, stages, steps, blend
         self.count, self.number = runs * stages, 0
-        self.training = RealTraining(batch_size, lr, momentum, weight_decay, augmentation=augmentation)
+        self.training = RealTraining(batch_size, lr, momentum, weight_decay, cutmix, augmentation)
 
     def setup(self, setting: Setting) -> None:
         """Receive the network, the streams and the signal; the pool is empty yet."""
@@ -76,9 +90,19 @@ class TrainedPool(NetworkSource):
         self.snapshots: list[dict[str, Tensor]] = []
 
     def current(self) -> Network:
-        """Return the network with the weights of one snapshot, drawn uniformly."""
+        """Return the network with the weights of one snapshot, or with those between two, drawn uniformly."""
         self.drawn += 1
-        return self.select(int(torch.randint(self.count, (1,), generator=self.streams("networks"))))
+        generator = self.streams("networks")
+        if not self.blend:
+            return self.select(int(torch.randint(self.count, (1,), generator=generator)))
+        first = 2 * int(torch.randint(self.runs, (1,), generator=generator))
+        share = float(torch.rand(1, generator=generator))
+        network = self.select(first)
+        with torch.no_grad():
+            for name, value in network.module.state_dict().items():
+                if value.is_floating_point():
+                    value.copy_(torch.lerp(self.snapshots[first + 1][name], value, share))
+        return network
 
     def select(self, number: int) -> Network:
         """Return the network with the weights of snapshot ``number``."""
@@ -116,7 +140,7 @@ class TrainedPool(NetworkSource):
         return snapshots
 
     def life(self) -> int:
-        """One outer step, as a snapshot is drawn for each."""
+        """One outer step, as another network is drawn for each."""
         return 1
 
     def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:

@@ -14,6 +14,7 @@ from ddkit.base.streams import some_of
 from ddkit.data.real import RealData
 from ddkit.networks.class_gradients import class_gradients, freeze_batch_norm
 from ddkit.networks.flat import FlatNetwork
+from ddkit.networks.fourier import Frequencies, unit
 from ddkit.networks.network import Network
 from ddkit.networks.signal import LayerFeatures, Risk, Signal, registry
 from ddkit.networks.training import padded
@@ -59,7 +60,19 @@ class RealSignal(Signal):
         return (F.one_hot(rows, classes) * weight[:, None]).to(network.device, network.dtype)
 
     def feature_means(self, network: Network, classes: Tensor, draws: Draws) -> Tensor:
-        """Return the class means over a batch, accumulated in the network's number format.
+        """Return the class means over a batch, accumulated in the network's number format."""
+        return self._class_means(network, classes, draws, network.features)
+
+    def characteristic(self, network: Network, classes: Tensor, draws: Draws, count: int) -> tuple[Frequencies, Tensor]:
+        """Return fresh frequencies and the mean waves over a batch."""
+        frequencies = Frequencies(count, self.streams.integer("frequencies"))
+        return frequencies, self._mean_waves(network, classes, draws, frequencies)
+
+    def _mean_waves(self, network: Network, classes: Tensor, draws: Draws, frequencies: Frequencies) -> Tensor:
+        return self._class_means(network, classes, draws, lambda images: frequencies(unit(network.features(images))))
+
+    def _class_means(self, network: Network, classes: Tensor, draws: Draws, seen: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the class means (G, D) of what ``seen`` makes of a batch of images.
 
         The batch streams from the data through the network in equal chunks, the last one padded, so that memory does
         not grow with the number of classes and one shape is compiled. With batch norm all images pass at once, as
@@ -71,7 +84,7 @@ class RealSignal(Signal):
         sums = torch.zeros((), device=network.device, dtype=network.dtype)
         with torch.no_grad():
             for part, rows, own in zip(index.split(size), group.split(size), weight.split(size), strict=True):
-                features = network.features(padded(self._images(part, rows, draws), size))[: len(part)]
+                features = seen(padded(self._images(part, rows, draws), size))[: len(part)]
                 sums = sums + self._share(network, rows, own, len(classes)).T @ features
         return sums / counts[:, None]
 
@@ -116,6 +129,17 @@ class RealSignal(Signal):
             gradients = torch.autograd.grad(network.loss(*(padded(x, size) for x in batch)), chosen)
             total = [a + b for a, b in zip(total, gradients, strict=True)]
         return total
+
+    def features(self, network: Network, classes: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Return the features of every image of a batch, streaming like feature_means, and their classes' positions."""
+        index, group, _ = self._draw(network, classes)
+        size = len(index) if network.has_batch_norm else _chunk_size(len(index))
+        with torch.no_grad():
+            parts = [
+                network.features(padded(self._images(part, rows, draws), size))[: len(part)]
+                for part, rows in zip(index.split(size), group.split(size), strict=True)
+            ]
+        return torch.cat(parts), group
 
     def layer_features(self, network: Network, classes: Tensor, draws: Draws) -> LayerFeatures:
         """Return class means of every layer and the last features of every image, streaming like feature_means."""

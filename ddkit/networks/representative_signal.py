@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ddkit.augment.base import Augmentation
 from ddkit.base.ranges import Count
-from ddkit.base.streams import Streams
+from ddkit.base.streams import Streams, some_of
 from ddkit.data.coresets.kmeans import kmeans_representatives
 from ddkit.data.real import RealData
 from ddkit.errors import ConfigError, unknown_name
 from ddkit.networks.network import Network
 from ddkit.networks.real_signal import REAL_CHUNK, RealSignal
-from ddkit.networks.signal import NetworkPool, registry
+from ddkit.networks.signal import pool_of, registry
 from ddkit.networks.sources import NetworkSource
 from ddkit.networks.training import padded
 
@@ -87,7 +87,7 @@ class RepresentativeSignal(RealSignal):
                 f"signal=representative with '{networks.network.spec.canonical()}': what batch norm makes of an image "
                 f"depends on its batch: use a network with instance norm, or signal=real"
             )
-        if networks.life() == 1 and not isinstance(networks, NetworkPool):
+        if networks.life() == 1 and pool_of(networks) is None:
             warnings.warn(
                 f"networks={type(networks).__name__} are new at every step, so every step clusters "
                 f"{'all' if self.subset is None else self.subset} images of a class: use networks=fixed, or set "
@@ -113,9 +113,9 @@ class RepresentativeSignal(RealSignal):
 
     def _present(self) -> dict[int, tuple[Tensor, Tensor]]:
         """Return what is known under the present network at its age; forget networks that are gone."""
-        source = self._networks
-        if isinstance(source, NetworkPool):
-            (key, age), most = (source.key, 0), source.count
+        source, pool = self._networks, pool_of(self._networks)
+        if pool is not None:
+            (key, age), most = (pool.key, 0), pool.count
         else:
             (key, age), most = source.age(), source.in_turn
         present = self._clustered.pop(key, None)
@@ -130,8 +130,7 @@ class RepresentativeSignal(RealSignal):
         """Cluster a class: dataset indices (n,) and weights (n,) that are 1 on average."""
         members = self.real.class_index[label]
         if self.subset is not None and self.subset < len(members):
-            drawn = torch.randperm(len(members), generator=self.streams("representatives"))[: self.subset]
-            members = members[drawn.sort().values]
+            members = members[some_of(len(members), self.subset, self.streams("representatives")).sort().values]
         if self.batch >= len(members):
             return members, torch.ones(len(members))
         features = self._features(network, members)

@@ -16,6 +16,7 @@ from ddkit.base.streams import Streams
 from ddkit.data.real import RealData
 from ddkit.errors import ConfigError
 from ddkit.networks.flat import FlatNetwork
+from ddkit.networks.fourier import Frequencies
 from ddkit.networks.network import Network
 
 registry: Registry[type[Signal]] = Registry("signal", "ddkit.signals")
@@ -40,6 +41,12 @@ class NetworkPool(Protocol):
 
     def select(self, number: int) -> Network:
         """Make ``number`` the present network and return it."""
+
+
+def pool_of(networks: object) -> NetworkPool | None:
+    """Return networks whose weights come again; None for those that are new at every step, as blended ones are."""
+    comes_again = isinstance(networks, NetworkPool) and not getattr(networks, "blend", False)
+    return networks if comes_again else None  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -177,9 +184,36 @@ class Signal(ABC):
         """
         return [gradient.mean(0) for gradient in self.gradients(network, classes, draws, names, 1)]
 
+    def features(self, network: Network, classes: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Return the features of every image of a batch of each class.
+
+        Args:
+            network: feature extractor.
+            classes: (G,) int64.
+            draws: augmentation parameters, one row per class of ``classes``.
+
+        Returns:
+            features (N, D) without a graph, and for every image the position (N,) of its class, on the CPU.
+        """
+        raise self._lacks("the features of every image")
+
     def layer_features(self, network: Network, classes: Tensor, draws: Draws) -> LayerFeatures:
         """Return the features of a batch of each class in every layer of ``network`` (see ``feature_maps``)."""
         raise self._lacks("the features of every layer")
+
+    def characteristic(self, network: Network, classes: Tensor, draws: Draws, count: int) -> tuple[Frequencies, Tensor]:
+        """Return frequencies and, along them, the characteristic function of the unit features of each class.
+
+        Args:
+            network: feature extractor.
+            classes: (G,) int64.
+            draws: augmentation parameters, one row per class of ``classes``.
+            count: m, frequencies to draw.
+
+        Returns:
+            the frequencies, and the mean waves (G, 2m) along them over a batch of each class, without a graph.
+        """
+        raise self._lacks("characteristic functions")
 
     def labelled(self, count: int, stream: str) -> tuple[Tensor, Tensor]:
         """Return ``count`` real images without augmentation, for networks that are trained on real data.

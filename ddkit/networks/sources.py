@@ -136,28 +136,40 @@ class NetworkSource(ABC):
 
 @registry.register("fresh")
 class FreshNetworks(NetworkSource):
-    """A new random network for every outer step (distribution matching)."""
+    """New random networks (distribution matching).
+
+    Args:
+        serve: outer steps that each of them serves.
+    """
+
+    def __init__(self, serve: Count = 1) -> None:
+        self.serve = serve
 
     def current(self) -> Network:
-        """Return the network with newly drawn weights."""
-        self.network.reset(self.streams.integer("networks"))
-        self.drawn += 1
+        """Return the network, with newly drawn weights where it has not served yet."""
+        if self.served == 0:
+            self.network.reset(self.streams.integer("networks"))
+            self.drawn += 1
         return self.network
 
     def after_step(self, synthesizer: Synthesizer, *, last: bool) -> None:
-        """Keep nothing between steps but their number."""
+        """Count the step."""
+        self.served = (self.served + 1) % self.serve
 
     def life(self) -> int:
-        """One outer step."""
-        return 1
+        """``serve`` outer steps."""
+        return self.serve
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many networks were drawn."""
-        return {"drawn": self.drawn}
+        """Return how many networks were drawn and, of one that goes on serving, its age and weights."""
+        going_on = {"served": self.served, "weights": self.network.snapshot()} if self.served else {}
+        return {"drawn": self.drawn, **going_on}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on counting."""
-        self.drawn = int(state["drawn"])
+        """Go on with the same network."""
+        self.drawn, self.served = int(state["drawn"]), int(state.get("served", 0))
+        if self.served:
+            self.network.module.load_state_dict(state["weights"])
 
 
 @registry.register("synthetic-trained")
@@ -229,6 +241,6 @@ class SyntheticTrainedNetworks(NetworkSource):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on in the middle of an outer loop."""
-        self.drawn, self.served = int(state["drawn"]), int(state["served"])
+        self.drawn, self.served = int(state["drawn"]), int(state.get("served", 0))
         if self.served:
             self.network.module.load_state_dict(state["weights"])

@@ -2,7 +2,9 @@
 
 from ddkit.objectives.alignment import FeatureAlignment
 from ddkit.objectives.base import Context, Objective, accumulate, registry
+from ddkit.objectives.characteristic import CharacteristicMatching
 from ddkit.objectives.class_means import class_means
+from ddkit.objectives.discrepancy import DiscrepancyMatching
 from ddkit.objectives.distances import gradient_distance
 from ddkit.objectives.distribution import DistributionMatching
 from ddkit.objectives.gradient import GradientMatching
@@ -13,7 +15,9 @@ from ddkit.objectives.synthetic import SyntheticBatch, SyntheticSide
 from ddkit.objectives.trajectory import TrajectoryMatching
 
 __all__ = [
+    "CharacteristicMatching",
     "Context",
+    "DiscrepancyMatching",
     "DistributionMatching",
     "FeatureAlignment",
     "GradientMatching",

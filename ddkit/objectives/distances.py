@@ -109,9 +109,9 @@ def gradient_distance(
         if metric == "l1_mean":
             total = total + (a - b).abs().mean(2).sum(1)
             continue
-        total = total + (1 - (a * b).sum(2) / (_norm(a) * _norm(b) + EPSILON)).sum(1)
+        total = total + (1 - (a * b).sum(2) / (norm(a) * norm(b) + EPSILON)).sum(1)
         if metric == "angle+magnitude":
-            total = total + magnitude_weight * _norm(a - b).sum(1)
+            total = total + magnitude_weight * norm(a - b).sum(1)
     return total
 
 
@@ -120,7 +120,7 @@ def _vector_distance(a: Tensor, b: Tensor, metric: str) -> Tensor:
         return (a - b).square().sum(1)
     if metric == "l1":
         return (a - b).abs().sum(1)
-    return 1 - (a * b).sum(1) / (_norm(a) * _norm(b) + EPSILON)
+    return 1 - (a * b).sum(1) / (norm(a) * norm(b) + EPSILON)
 
 
 def _flat(gradients: Sequence[Tensor]) -> Tensor:
@@ -128,8 +128,8 @@ def _flat(gradients: Sequence[Tensor]) -> Tensor:
     return torch.cat([g.flatten(1) for g in gradients], dim=1)
 
 
-def _norm(x: Tensor) -> Tensor:
-    """Norm of the last dimension whose gradient is 0, not NaN, at the origin."""
+def norm(x: Tensor) -> Tensor:
+    """Return the norm of the last dimension, whose gradient is 0, not NaN, at the origin."""
     square = x.square().sum(-1)
     zero = square <= _TINY
     return torch.where(zero, torch.zeros_like(square), torch.where(zero, torch.ones_like(square), square).sqrt())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -18,6 +19,12 @@ from ddkit.objectives.class_means import class_chunk as chunk_of_classes
 from ddkit.objectives.class_means import class_means
 from ddkit.objectives.synthetic import SyntheticBatch, SyntheticSide
 from ddkit.synthesis.base import Synthesizer
+
+#: Real images of each class by which the accuracy of a network is estimated.
+_JUDGED = 10
+#: How far the synthetic features (N, D) of some classes are from the real side: from features, the class of every image
+#: (N,) and those classes (G,) to a scalar.
+Distance = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @registry.register("distribution")
@@ -46,6 +53,11 @@ class DistributionMatching(Objective):
     ten images of four formations a class, 300 steps, two training runs of 3.3 epochs, weight 50, width 32, on held-out
     training images: 52.0 % under the last network, 49.4 % under the same one, 48.0 % without under random networks.
 
+    With ``ce_by_accuracy`` (IDM, Zhao et al. 2023, CVPR, arXiv 2307.09742) the weight is multiplied by the accuracy in
+    percent of the network that it is taken under, so that networks in training say little at first; asked of a few real
+    images at every step, where the authors count over the training of the network. Theirs is the sum over classes of
+    the mean of each: their weight w is ``ce_weight`` = K w here.
+
     All classes of the real side share one stream of forward passes; the synthetic side is differentiated
     ``class_chunk`` classes at a time, which is exact for every network without batch norm.
 
@@ -59,6 +71,7 @@ class DistributionMatching(Objective):
         pair_weight: weight of the distance to the paired real images, in [0, 1].
         ce_weight: weight of the cross-entropy of the synthetic images, at least 0.
         ce_network: the ``same`` network as that of the means, or the ``last`` one of its training run.
+        ce_by_accuracy: whether the accuracy of that network in percent multiplies ``ce_weight``.
     """
 
     gradient_scale = "feature"
@@ -71,6 +84,7 @@ class DistributionMatching(Objective):
         pair_weight: Share = 0.0,
         ce_weight: Weight = 0.0,
         ce_network: Literal["same", "last"] = "same",
+        ce_by_accuracy: bool = False,
     ) -> None:
         self.real_batch = real_batch
         self.class_chunk = class_chunk
@@ -79,6 +93,7 @@ class DistributionMatching(Objective):
         if ce_network not in ("same", "last"):
             raise unknown_name("network of the cross-entropy", ce_network, ("same", "last"))
         self.last = bool(ce_weight) and ce_network == "last"
+        self.by_accuracy = bool(ce_weight) and ce_by_accuracy
 
     def setup(self, context: Context, synthesizer: Synthesizer) -> None:
         """Choose the chunk."""
@@ -92,6 +107,8 @@ class DistributionMatching(Objective):
             context.signal.require("images_at")
         if self.pair_weight and context.steps and context.init not in synthesizer.pairing_inits:
             raise self._without_pairs(synthesizer)
+        if self.by_accuracy:
+            context.signal.require("accuracy")
         if self.last and type(context.networks).last is NetworkSource.last:
             raise context.networks.without_a_last()
         self.chunk = chunk_of_classes(context, synthesizer, self.class_chunk)
@@ -99,7 +116,8 @@ class DistributionMatching(Objective):
     def passes_per_step(self, synthesizer: Synthesizer) -> float:
         """One forward pass per real image, forward and backward per synthetic one; more of them for the extra terms."""
         synthetic = 3.0 + (1.0 if self.pair_weight else 0.0) + (3.0 if self.last else 0.0)
-        return (self.real_shown + synthetic * synthesizer.batch_per_class) * synthesizer.num_classes
+        real = self.real_shown + (_JUDGED if self.by_accuracy else 0)
+        return (real + synthetic * synthesizer.batch_per_class) * synthesizer.num_classes
 
     def backward(self, synthesizer: Synthesizer) -> dict[str, float]:
         """Draw a network and augmentations, accumulate the gradient of the loss chunk by chunk."""
@@ -110,31 +128,52 @@ class DistributionMatching(Objective):
         network.module.requires_grad_(False)
         classes = torch.arange(context.num_classes)
         draws = self.draws(classes)
-        real_means = context.signal.feature_means(network, classes, draws)
-        total = 0.0
+        distance, total = self._distance(network, classes, draws), 0.0
+        weight = 0.0 if self.last else self._weight(network)
         side = SyntheticSide(synthesizer, context.augmentation, draws, context.streams("synthetic"))
         for chosen in classes.split(self.chunk):
-            loss = self._chunk_loss(network, side, chosen, real_means[chosen.to(real_means.device)])
+            loss = self._chunk_loss(network, side, chosen, distance, weight)
             total += accumulate(loss, synthesizer)
         if self.last:
             total += self._under_the_last(side, classes)
         return {"loss": total}
 
+    def _distance(self, network: Network, classes: Tensor, draws: Draws) -> Distance:
+        """Ask the real side about the network of this step and return how far synthetic features are from it."""
+        means = self.context.signal.feature_means(network, classes, draws)
+
+        def distance(features: Tensor, group: Tensor, chosen: Tensor) -> Tensor:
+            return (means[chosen.to(means.device)] - class_means(features, group, chosen)).square().sum()
+
+        return distance
+
+    def _view(self, features: Tensor) -> Tensor:
+        """Return the features (N, D) as they are compared."""
+        return features
+
     def _under_the_last(self, side: SyntheticSide, classes: Tensor) -> float:
         context, total = self.context, 0.0
         network = context.networks.last()
         network.module.requires_grad_(False)
+        weight = self._weight(network)
         side.draws = context.augmentation.draw(len(classes), context.streams("ce-augmentation"))
         for chosen in classes.split(self.chunk):
             seen = side.batch(chosen)
-            total += accumulate(self._cross_entropy(network.logits(seen.images), seen, chosen), side.synthesizer)
+            loss = self._cross_entropy(network.logits(seen.images), seen, chosen, weight)
+            total += accumulate(loss, side.synthesizer)
         return total
 
-    def _cross_entropy(self, logits: Tensor, seen: SyntheticBatch, classes: Tensor) -> Tensor:
+    def _weight(self, network: Network) -> float:
+        """Return the weight of the cross-entropy under ``network``."""
+        if not self.by_accuracy:
+            return self.ce_weight
+        return self.ce_weight * 100 * self.context.signal.accuracy(network, _JUDGED, "ce-accuracy")
+
+    def _cross_entropy(self, logits: Tensor, seen: SyntheticBatch, classes: Tensor, weight: float) -> Tensor:
         """Return the weighted share that these classes have in the mean cross-entropy of all images."""
         # Classes have equally many images here, so this share makes the sum over chunks the mean over all.
         share = len(classes) / (len(seen.group) * self.context.num_classes)
-        return self.ce_weight * share * F.cross_entropy(logits, seen.targets.to(logits.device), reduction="sum")
+        return weight * share * F.cross_entropy(logits, seen.targets.to(logits.device), reduction="sum")
 
     def _without_pairs(self, synthesizer: Synthesizer) -> ConfigError:
         remedy = "".join(f"use init={init}, or " for init in synthesizer.pairing_inits)
@@ -143,27 +182,29 @@ class DistributionMatching(Objective):
             f"{remedy}set it to 0"
         )
 
-    def _chunk_loss(self, network: Network, side: SyntheticSide, classes: Tensor, real_means: Tensor) -> Tensor:
+    def _chunk_loss(
+        self, network: Network, side: SyntheticSide, classes: Tensor, distance: Distance, weight: float
+    ) -> Tensor:
         seen = side.batch(classes)
-        with_entropy = self.ce_weight and not self.last
-        if with_entropy:
+        if weight:
             features, logits = network.features_and_logits(seen.images)
         else:
             features = network.features(seen.images)
-        loss = (real_means - class_means(features, seen.group, classes)).square().sum()
+        features = self._view(features)
+        loss = distance(features, seen.group, classes)
         if self.pair_weight:
             distances = self._pair_distances(
                 network, features, side.synthesizer.pairs[seen.index], side.draws, seen.group
             )
             pairing = class_means(distances[:, None], seen.group, classes).sum()
             loss = (1 - self.pair_weight) * loss + self.pair_weight * pairing
-        if with_entropy:
-            loss = loss + self._cross_entropy(logits, seen, classes)
+        if weight:
+            loss = loss + self._cross_entropy(logits, seen, classes, weight)
         return loss
 
     def _pair_distances(self, network: Network, features: Tensor, pairs: Tensor, draws: Draws, group: Tensor) -> Tensor:
         """Return the squared distance (N,) of each image's features to those of its real partner."""
         partners = self.context.signal.images_at(pairs.cpu())
         with torch.no_grad():
-            wanted = network.features(self.context.augmentation.apply(partners, draws, group))
+            wanted = self._view(network.features(self.context.augmentation.apply(partners, draws, group)))
         return (features - wanted).square().sum(1)

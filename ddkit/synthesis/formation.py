@@ -80,6 +80,7 @@ class MultiFormation(Synthesizer):
         "feature": {"name": "sgd", "lr": 0.1, "momentum": 0.5},
         "trajectory": {"name": "sgd", "lr": 10.0, "momentum": 0.5},
         **{scale: {"name": "sgd", "lr": 0.01, "momentum": 0.5} for scale in ("gradient", "risk", "regression")},
+        "kernel": {"name": "adam", "lr": 0.005},
     }
 
     def __init__(

@@ -41,13 +41,14 @@ class Pixels(StoredImages):
     inits: ClassVar[tuple[str, ...]] = ("real", "noise", "mean", "herded", "kmeans")
 
     #: The rates of DM for features, of DC for gradients, of MTT for trajectories; Adam where a trained student or a
-    #: regression is judged on real data (DD).
+    #: regression is judged on real data (DD), and where a loss is bounded (distances under a kernel).
     optimisers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "feature": {"name": "sgd", "lr": 1.0, "momentum": 0.5},
         "gradient": {"name": "sgd", "lr": 0.1, "momentum": 0.5},
         "trajectory": {"name": "sgd", "lr": 100.0, "momentum": 0.5},
         "risk": {"name": "adam", "lr": 0.01},
         "regression": {"name": "adam", "lr": 0.01},
+        "kernel": {"name": "adam", "lr": 0.02},
     }
 
     def __init__(

@@ -161,7 +161,7 @@ def test_a_centred_recipe_refuses_stacked_training() -> None:
 
 
 def test_recipes_of_single_methods_survive_their_dictionaries() -> None:
-    for name in ("steps", "adam", "frepo", "centred"):
+    for name in ("steps", "adam", "frepo", "centred", "ncfm"):
         own = recipe(name, "cifar10")
         assert own.name == name and TrainingRecipe(**own.model_dump(mode="json")) == own
 

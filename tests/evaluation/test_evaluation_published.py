@@ -23,6 +23,9 @@ from ddkit.evaluation import published, published_table
         ("CAFE+DSA", "CIFAR-10", 50, 62.3),
         ("Random", "MNIST", 1, 64.9),
         ("Herding", "MNIST", 50, 94.8),
+        ("idm", "CIFAR-10", 10, 58.6),
+        ("m3d", "CIFAR-100", 50, 50.9),
+        ("ncfm", "TinyImageNet", 1, 18.2),
     ],
 )
 def test_cells_hold_the_corrected_figures(method: str, dataset: str, ipc: int, accuracy: float) -> None:

@@ -206,7 +206,13 @@ def test_one_release_needs_networks_that_are_known_before_the_first_step() -> No
 
 @pytest.mark.parametrize(
     ("objective", "words"),
-    [("gradient", "set objective.level=batch"), ("trajectory", "does not tell"), ("meta", "does not tell")],
+    [
+        ("gradient", "set objective.level=batch"),
+        ("trajectory", "does not tell"),
+        ("meta", "does not tell"),
+        ("characteristic", "does not tell 'characteristic'"),
+        ("discrepancy", "does not tell 'features'"),
+    ],
 )
 def test_objectives_without_a_sanitised_answer_are_refused_unasked(objective: str, words: str) -> None:
     signal = SampledGradient(wall(queries=Queries(1.0, 0.5, 2)), 1.0, rate=0.5)

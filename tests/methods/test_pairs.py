@@ -7,7 +7,7 @@ from ddkit.errors import ConfigError
 from ddkit.testing import parametrize_pairs, toy_data
 
 #: Objectives that look at images alone learn no labels.
-BLIND = [("distribution", "labels-only"), ("alignment", "labels-only")]
+BLIND = [(objective, "labels-only") for objective in ("distribution", "alignment", "characteristic", "discrepancy")]
 
 
 @parametrize_pairs(refused=BLIND)

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from ddkit.errors import ConfigError, DivergedError
-from ddkit.networks import TrainedPool
+from ddkit.models import ModelSpec
+from ddkit.networks import Network, TrainedPool
 from ddkit.networks.real_training import RealTraining
 from ddkit.testing import toy_data
-from tests.networks.bench import ready, same_after_resuming, walk, weights
+from tests.networks.bench import present, ready, same_after_resuming, walk, weights
 
 SMALL = {"runs": 2, "stages": 3, "steps": 6, "batch_size": 4, "lr": 0.1}
 
@@ -117,6 +118,57 @@ def test_resumed_pool_asks_the_signal_nothing(monkeypatch) -> None:
     assert other.current() is other.network
 
 
+BLENDED = {**SMALL, "stages": 2, "blend": True}
+
+
+def test_blended_networks_lie_on_the_line_between_the_ends_of_one_run() -> None:
+    source, pixels = ready(TrainedPool(**BLENDED))
+    places = []
+    for _ in range(200):
+        theta = weights(source).double()
+        run = source.number // 2
+        start, end = (
+            torch.cat([v.flatten() for v in source.snapshots[2 * run + stage].values()]).double() for stage in (0, 1)
+        )
+        share = float((theta - end) @ (start - end) / (start - end).square().sum())
+        torch.testing.assert_close(theta, share * start + (1 - share) * end, rtol=0, atol=1e-6)
+        source.last()
+        assert torch.equal(present(source).double(), end)
+        places.append((run, share))
+        source.after_step(pixels, last=False)
+    shares = torch.tensor([share for _, share in places])
+    assert 0 <= shares.min() < 0.05 and 0.95 < shares.max() <= 1 and abs(shares.mean() - 0.5) < 0.07
+    assert {run for run, _ in places} == {0, 1} and len(set(shares.tolist())) == 200
+
+
+def test_blending_leaves_the_counters_of_batch_norm_alone() -> None:
+    source, _ = ready(TrainedPool(**BLENDED))
+    source.network = Network(ModelSpec.parse("convnet:width=4,depth=1,norm=batch"), (1, 8, 8), 3)
+    source.training.network = source.network
+    names = [name for name, value in source.current().module.state_dict().items() if not value.is_floating_point()]
+    assert names and all(source.network.module.state_dict()[name] == 0 for name in names)
+
+
+@pytest.mark.parametrize("before", [0, 1, 4])
+def test_resumed_pool_blends_on(before: int) -> None:
+    same_after_resuming(TrainedPool, BLENDED, before, 5)
+
+
+def test_snapshots_stay_while_networks_are_blended() -> None:
+    source, pixels = ready(TrainedPool(**BLENDED))
+    source.current()
+    before = [{name: value.clone() for name, value in one.items()} for one in source.snapshots]
+    walk(source, pixels, 5)
+    for old, new in zip(before, source.snapshots, strict=True):
+        assert all(torch.equal(old[name], new[name]) for name in old)
+
+
+def test_cutmix_changes_the_training() -> None:
+    (plain, _), (mixed, _) = ready(TrainedPool(**SMALL)), ready(TrainedPool(**SMALL, cutmix=1.0))
+    plain.current(), mixed.current()
+    assert not all(torch.equal(value, mixed.snapshots[-1][name]) for name, value in plain.snapshots[-1].items())
+
+
 def test_weights_that_are_no_longer_finite_stop_the_run() -> None:
     source, _ = ready(TrainedPool(**{**SMALL, "lr": 1e30}))
     with pytest.raises(DivergedError, match=r"lower networks\.lr \(now 1e\+30\)"):
@@ -130,6 +182,8 @@ def test_weights_that_are_no_longer_finite_stop_the_run() -> None:
         ({"stages": 1}, "networks.stages=1 must be at least 2: for untrained networks use networks=fresh"),
         ({"steps": 2, "stages": 4}, "networks.steps=2 is too few for networks.stages=4"),
         ({"steps": 0}, "networks.steps=0"),
+        ({"stages": 4, "blend": True}, "networks.stages=4 with networks.blend=true.*set networks.stages=2"),
+        ({"cutmix": 1.5}, "networks.cutmix=1.5"),
         ({"batch_size": 0}, "networks.batch_size=0"),
         ({"momentum": 1.0}, "networks.momentum=1.0"),
         ({"lr": -1.0}, "networks.lr=-1.0"),

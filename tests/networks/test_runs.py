@@ -18,7 +18,9 @@ POOL = {"name": "pool", "runs": 2, "stages": 3, "steps": 4, "batch_size": 8}
 REAL = {"name": "real-trained", "life": 3, "images": 8, "batch_size": 4}
 DYNAMIC = {"name": "dynamic", "window": 2, "query": 4, "max_inner_epochs": 3, "max_updates": 3, "lr": 0.1}
 CASES = {
+    "dm-fresh-serving-twice": ("dm", {"name": "fresh", "serve": 2}),
     "dm-pool": ("dm", POOL),
+    "dm-blended": ("dm", {**POOL, "stages": 2, "blend": True}),
     "dm-real-trained": ("dm", REAL),
     "dsa-real-trained": ("dsa", REAL),
     "dsa-real-trained-pool-of-two": ("dsa", {**REAL, "pool": 2}),
@@ -47,5 +49,5 @@ def test_run_killed_and_resumed_gives_the_same_file(case: str, tmp_path: Path) -
 
 
 def test_sources_give_different_results() -> None:
-    results = [run(case).images for case in ("dm-pool", "dm-real-trained", "dm-dynamic")]
+    results = [run(case).images for case in ("dm-pool", "dm-blended", "dm-real-trained", "dm-dynamic")]
     assert not any(torch.equal(a, b) for i, a in enumerate(results) for b in results[:i])

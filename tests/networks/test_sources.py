@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
 from ddkit.errors import ConfigError, DivergedError, UnknownNameError
 from ddkit.networks import FreshNetworks, SyntheticTrainedNetworks, registry
 from ddkit.synthesis import Pixels
-from tests.networks.bench import ready, weights
+from tests.networks.bench import ready, same_after_resuming, walk, weights
 
 
 def test_fresh_networks_are_new_in_every_step_and_follow_the_seed() -> None:
@@ -17,6 +19,18 @@ def test_fresh_networks_are_new_in_every_step_and_follow_the_seed() -> None:
     assert not torch.equal(a, b)
     assert torch.equal(weights(again), a) and torch.equal(weights(again), b)
     assert not torch.equal(weights(other), a)
+
+
+def test_fresh_networks_serve_as_many_steps_as_asked() -> None:
+    source, pixels = ready(FreshNetworks(serve=3))
+    seen = walk(source, pixels, 7)
+    assert [not torch.equal(a, b) for a, b in pairwise(seen)] == [False, False, True, False, False, True]
+    assert source.drawn == 3 and source.life() == 3
+
+
+@pytest.mark.parametrize("before", [0, 1, 3, 5])
+def test_resumed_fresh_networks_go_on_serving(before: int) -> None:
+    same_after_resuming(FreshNetworks, {"serve": 3}, before, 5)
 
 
 def test_network_lives_for_one_outer_loop_and_is_trained_inside_it() -> None:

@@ -13,7 +13,7 @@ from ddkit import Distiller
 from ddkit.data import RealData
 from ddkit.errors import ConfigError
 from ddkit.networks import CachedSignal, FixedNetworks, FreshNetworks, NetworkSource, RealSignal, TrainedPool
-from ddkit.objectives import DistributionMatching, GradientMatching, Objective
+from ddkit.objectives import CharacteristicMatching, DistributionMatching, GradientMatching, Objective
 from ddkit.testing import toy_data
 from tests.engine.runs import SMALL, Kill
 
@@ -55,6 +55,35 @@ def test_one_pair_of_whole_classes_is_matching_whole_classes(bench, objective, m
     expected_loss, expected = gradient_of(plain, other)
     assert loss == pytest.approx(expected_loss, rel=1e-13)
     assert (gradient - expected).abs().max() <= 1e-14 * expected.abs().max().clamp(min=1)
+
+
+def test_one_pair_keeps_its_frequencies_and_characteristic_function(bench, monkeypatch) -> None:
+    """At the same frequencies, augmentations and network as a plain step on whole classes."""
+    mine, pixels, _ = cached(bench, CharacteristicMatching(16), FixedNetworks(), strategy=STRATEGY, images=None)
+    loss, gradient = gradient_of(mine, pixels)
+    assert gradient_of(mine, pixels)[0] == loss
+    draws, seed = mine.context.signal._drawn, mine.context.signal._seed("frequencies")
+    plain, other, _ = bench(CharacteristicMatching(16, real_batch=99), source=FixedNetworks(), strategy=STRATEGY)
+    monkeypatch.setattr(plain.context.augmentation, "draw", lambda *_: draws)
+    integer = plain.context.streams.integer
+    monkeypatch.setattr(plain.context.streams, "integer", lambda name: seed if name == "frequencies" else integer(name))
+    expected_loss, expected = gradient_of(plain, other)
+    assert loss == pytest.approx(expected_loss, rel=1e-13)
+    assert (gradient - expected).abs().max() <= 1e-14 * expected.abs().max().clamp(min=1)
+
+
+def test_characteristic_functions_of_a_pair_are_computed_once(bench, monkeypatch) -> None:
+    objective, pixels, _ = cached(bench, CharacteristicMatching(8), strategy=STRATEGY, images=4)
+    counts = shown(objective.context.signal, monkeypatch)
+    for _ in range(30):
+        objective.backward(pixels)
+    assert len(counts) == 3
+    seeds = set()
+    for number in range(3):
+        objective.context.networks.select(number)
+        objective.context.signal.draws(torch.arange(3))
+        seeds.add(objective.context.signal._seed("frequencies"))
+    assert len(seeds) == 3
 
 
 def test_the_mean_over_all_batches_is_the_gradient_of_whole_classes(bench, monkeypatch) -> None:
@@ -130,6 +159,7 @@ def test_classes_are_not_mixed_up(bench) -> None:
         ("dm", {"networks": {"name": "pool", "runs": 1, "stages": 3, "steps": 4}, "signal": {"name": "cached"}}),
         ("dc", {"networks": {"name": "fixed", "count": 2}, "signal": {"name": "cached", "views": 2}}),
         ("fast-dm", {}),
+        ("fast-dm", {"objective": {"name": "characteristic", "frequencies": 8}}),
     ],
 )
 def test_a_killed_run_goes_on_to_the_same_bytes(method: str, options: dict[str, Any], tmp_path) -> None:
@@ -148,6 +178,9 @@ def test_networks_that_do_not_come_again_are_refused(bench) -> None:
     signal = CachedSignal()
     with pytest.raises(ConfigError, match=r"networks\.count=50"):
         signal.connect(FreshNetworks())
+    with pytest.raises(ConfigError, match=r"leave networks\.blend out, or use signal=real"):
+        blended = {"name": "pool", "stages": 2, "blend": True}
+        Distiller("dm", 1, **{**SMALL, "signal": "cached", "networks": blended}).fit(toy_data())
     with pytest.raises(ConfigError, match="batch norm"):
         Distiller("fast-dm", 1, **{**SMALL, "model": "convnet:width=4,depth=2,norm=batch"}).fit(toy_data())
     with pytest.raises(ConfigError, match="layer_features"):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ddkit import Distiller, models
 from ddkit.data import Preprocessing, RealData
 from ddkit.errors import ConfigError
-from ddkit.networks import Signal, TrainedPool
+from ddkit.networks import RealTrainedNetworks, Signal, TrainedPool
 from ddkit.objectives import DistributionMatching
 from ddkit.synthesis import GANCodes, Pixels, Synthesizer
 from ddkit.testing import toy_data
@@ -261,3 +261,97 @@ def test_a_last_network_is_needed_to_ask_for_its_cross_entropy(bench) -> None:
         bench(DistributionMatching(ce_weight=1.0, ce_network="last"))
     with pytest.raises(ConfigError, match="cross-entropy"):
         DistributionMatching(ce_network="first")
+
+
+def in_training(bench: Any, **options: Any) -> tuple[Any, Pixels, RealData]:
+    """Set up networks in training, as IDM has them, on whole classes."""
+    source = RealTrainedNetworks(life=4, images=20, batch_size=5, lr=0.1, cutmix=0.0, augmentation="none", pool=2)
+    objective, pixels, data = bench(DistributionMatching(real_batch=99, **options), source=source)
+    source.training.setup(objective.context)
+    return objective, pixels, data
+
+
+def test_accuracy_in_percent_weighs_the_cross_entropy_as_idm_does(bench, monkeypatch) -> None:
+    """Sum over classes of squared distance of means + w * percent * mean cross-entropy of the class, w = 0.5."""
+    objective, pixels, data = in_training(bench, ce_weight=3 * 0.5, ce_by_accuracy=True, class_chunk=2)
+    asked: list[float] = []
+    accuracy = objective.context.signal.accuracy
+    monkeypatch.setattr(objective.context.signal, "accuracy", lambda *args: asked.append(accuracy(*args)) or asked[-1])
+    for _ in range(3):
+        objective.backward(pixels)
+        objective.context.networks.after_step(pixels, last=False)
+    asked.clear()
+    pixels.zero_grad()
+    loss = objective.backward(pixels)["loss"]
+    assert pixels.images.grad is not None
+    (share,) = asked
+    assert 0 < share <= 1
+    without = DistributionMatching(real_batch=99)
+    assert objective.passes_per_step(pixels) == without.passes_per_step(pixels) + 3 * 10
+    images, network = pixels.images.detach().clone().requires_grad_(), objective.context.network
+    expected = torch.zeros(())
+    for c in range(3):
+        own, real = images[pixels.classes == c], data.batch(data.class_index[c]).double()
+        means = [network.features(side).mean(0) for side in (real, own)]
+        entropy = F.cross_entropy(network.logits(own), torch.full((len(own),), c))
+        expected = expected + (means[0] - means[1]).square().sum() + 0.5 * 100 * share * entropy
+    assert loss == pytest.approx(expected.item(), rel=1e-10)
+    torch.testing.assert_close(pixels.images.grad, torch.autograd.grad(expected, images)[0], rtol=1e-8, atol=1e-11)
+
+
+def test_accuracy_is_that_of_the_network_of_the_cross_entropy(bench, monkeypatch) -> None:
+    source = TrainedPool(runs=1, stages=2, steps=30, batch_size=8, lr=0.1, augmentation="none", blend=True)
+    objective, pixels, _ = bench(
+        DistributionMatching(real_batch=5, ce_weight=1.0, ce_network="last", ce_by_accuracy=True), source=source
+    )
+    source.training.setup(objective.context)
+    asked: list[dict[str, Tensor]] = []
+    monkeypatch.setattr(objective.context.signal, "accuracy", lambda network, *_: asked.append(network.snapshot()) or 1)
+    objective.backward(pixels)
+    (seen,) = asked
+    assert all(torch.equal(value, source.snapshots[1][name]) for name, value in seen.items())
+
+
+def test_networks_that_know_nothing_leave_the_means_alone(bench, monkeypatch) -> None:
+    plain = gradient_of(*in_training(bench)[:2])
+    objective, pixels, _ = in_training(bench, ce_weight=2.0, ce_by_accuracy=True)
+    monkeypatch.setattr(objective.context.signal, "accuracy", lambda *_: 0.0)
+    weighed = gradient_of(objective, pixels)
+    assert weighed[0] == plain[0] and torch.equal(weighed[1], plain[1])
+
+
+def test_fresh_networks_of_a_queue_without_the_cross_entropy_are_dm(bench) -> None:
+    """A life of one step: nothing is ever trained."""
+    source = RealTrainedNetworks(life=1, images=20, batch_size=5, augmentation="none")
+    idm, pixels, _ = bench(DistributionMatching(real_batch=5, ce_by_accuracy=True), source=source, strategy=STRATEGY)
+    dm, other, _ = bench(DistributionMatching(real_batch=5), strategy=STRATEGY)
+    source.training.setup(idm.context)
+    for _ in range(3):
+        pixels.zero_grad(), other.zero_grad()
+        assert idm.backward(pixels) == dm.backward(other)
+        assert pixels.images.grad is not None and other.images.grad is not None
+        assert torch.equal(pixels.images.grad, other.images.grad)
+        source.after_step(pixels, last=False)
+
+
+def test_training_of_the_networks_does_not_look_at_the_synthetic_images(bench) -> None:
+    trained = []
+    for factor in (1.0, -3.0):
+        objective, pixels, _ = in_training(bench, ce_weight=1.0, ce_by_accuracy=True)
+        with torch.no_grad():
+            pixels.images.mul_(factor)
+        for _ in range(4):
+            objective.backward(pixels)
+            before = objective.context.network.snapshot()
+            objective.context.networks.after_step(pixels, last=False)
+        trained.append((before, objective.context.network.snapshot()))
+    for one, other in zip(*trained, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_signal_that_tells_no_accuracy_cannot_weigh(bench) -> None:
+    objective, pixels, _ = bench(DistributionMatching(real_batch=5))
+    withheld = type("Withheld", (type(objective.context.signal),), {"accuracy": Signal.accuracy})
+    objective.context.signal = withheld()
+    with pytest.raises(ConfigError, match="signal Withheld does not tell 'accuracy'"):
+        DistributionMatching(ce_weight=1.0, ce_by_accuracy=True).setup(objective.context, pixels)

@@ -20,6 +20,7 @@ from ddkit.networks import (
     RealTrainedNetworks,
     RepresentativeSignal,
     SyntheticTrainedNetworks,
+    TrainedPool,
 )
 from ddkit.networks.representative_signal import kmeans_representatives as used
 from ddkit.objectives import DistributionMatching, GradientMatching, Objective
@@ -119,6 +120,16 @@ def test_a_network_that_stays_is_clustered_under_once(bench, monkeypatch) -> Non
         objective.backward(pixels)
         source.after_step(pixels, last=False)
     assert len(seen) == 2 * 3
+
+
+def test_blended_networks_are_each_clustered_under(bench, monkeypatch) -> None:
+    source = TrainedPool(runs=1, stages=2, steps=1, batch_size=4, blend=True)
+    objective, pixels, _ = with_signal(bench, DistributionMatching(real_batch=2), source)
+    seen = clusterings(monkeypatch)
+    for _ in range(5):
+        objective.backward(pixels)
+        source.after_step(pixels, last=False)
+    assert len(seen) == 5 * 3
 
 
 def test_weighted_class_gradients_are_the_weighted_loop(bench) -> None:

@@ -41,6 +41,8 @@ _NAMES = {
     "cafe": "CAFE",
     "sldd": "SLDD",
     "rfad": "RFAD",
+    "m3d": "M3D",
+    "ncfm": "NCFM",
 }
 _ABBREVIATIONS = {"dd", "dc", "dsa", "dcc", "dm", "idm", "idc", "mtt", "ftd", "kip", "kfs", "gtn", "ld", "ld-or2"}
 _LABEL_NOTES = {
