@@ -142,6 +142,8 @@ class FreshNetworks(NetworkSource):
         serve: outer steps that each of them serves.
     """
 
+    serve = 1  # for sources derived from this one
+
     def __init__(self, serve: Count = 1) -> None:
         self.serve = serve
 
