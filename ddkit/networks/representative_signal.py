@@ -97,7 +97,7 @@ class RepresentativeSignal(RealSignal):
         self._networks = networks
 
     def upkeep(self, real: RealData, networks: object) -> float:
-        """Every class is looked at once an interval, or at every step where networks are new then."""
+        """All images are looked at once an interval, or at every step where networks serve only one."""
         assert isinstance(networks, NetworkSource)
         seen = real.class_counts if self.subset is None else real.class_counts.clamp(max=self.subset)
         return float(seen.sum()) / min(self.interval, networks.life() or self.interval)

@@ -127,9 +127,9 @@ def _start(x: Tensor, n: int) -> Tensor:
     picks = torch.zeros(1, dtype=torch.int64, device=x.device)
     nearest = _distances(x, squares, x[picks])
     for number in range(n - 1):
-        drawn = torch.arange(1, tries + 1, dtype=torch.float64, device=x.device) + number * tries
-        mass = nearest[:, 0].clamp(min=0).cumsum(0)
-        candidates = torch.searchsorted(mass, drawn * _GOLDEN % 1 * mass[-1]).clamp(max=len(x) - 1)
+        drawn = torch.arange(1, tries + 1, dtype=torch.float64) + number * tries
+        mass = nearest[:, 0].clamp(min=0).cpu().cumsum(0)  # which a GPU sums in another order every time
+        candidates = torch.searchsorted(mass, drawn * _GOLDEN % 1 * mass[-1]).clamp(max=len(x) - 1).to(x.device)
         left = torch.minimum(nearest, _distances(x, squares, x[candidates]))
         best = left.sum(0).argmin(keepdim=True)
         picks, nearest = torch.cat([picks, candidates[best]]), left[:, best]
