@@ -184,7 +184,7 @@ def _require_steps_to_time(config: DistillConfig, objects: Mapping[str, Any]) ->
             f"steps are timed before the run, and '{config.method}' trains expert networks before its steps: train "
             f"them first by `ddkit experts`, and pass them by networks.buffer"
         )
-    if "signal" in objects or config.signal.name not in ("real", "cached"):
+    if "signal" in objects or config.signal.name not in ("real", "cached", "representative"):
         raise ConfigError("minutes are found by timing some steps, whose questions a signal of its own would pay for")
 
 
