@@ -46,7 +46,7 @@ def evaluate(
     baseline: Annotated[
         list[str] | None,
         typer.Option(
-            help="random, herding, random-soft, class-mean, whole, or real images in as many bytes: random-bytes, "
+            help="random, herding, kmeans, random-soft, class-mean, whole, or real images in as many bytes: random-bytes, "
             "random-coded, herding-coded, random-best (bytes: these four); repeatable."
         ),
     ] = None,

@@ -21,6 +21,7 @@ from ddkit.errors import ConfigError, DataError, unknown_name
 from ddkit.evaluation.choice import own_model, recipe_for_others, recipe_of
 from ddkit.evaluation.coded_reals import CodecForm, Form, all_forms, form_of, most_that_fit, sha256
 from ddkit.evaluation.form_search import Order, TooFewBytesError, best_form, fit_in, random_order
+from ddkit.synthesis.pixels import kmeans_start
 
 #: What ``bytes`` stands for: real images in as many bytes as the distilled set takes.
 AT_EQUAL_BYTES = ("random-bytes", "random-coded", "herding-coded", "random-best")
@@ -196,6 +197,14 @@ def _herding(request: _Request) -> list[DistilledDataset]:
     return [request.real_set("herding", request.herded(request.counts))]
 
 
+def _kmeans(request: _Request) -> list[DistilledDataset]:
+    chosen = [torch.empty(0, dtype=torch.int64)]
+    for label, count in enumerate(request.counts):
+        if count:
+            chosen.append(kmeans_start(request.real, [label], count))
+    return [request.real_set("kmeans", torch.cat(chosen))]
+
+
 def _random_bytes(request: _Request) -> list[DistilledDataset]:
     kind, count = "random-bytes", images_per_class_for_bytes(request.train, request.available)
     return [request.real_set(kind, request.order(kind, draw)(count)) for draw in range(request.draws)]
@@ -270,6 +279,7 @@ def _mean_image(train: RealData, index: Tensor, batch: int = 1024) -> Tensor:
 _KINDS: dict[str, Callable[[_Request], list[DistilledDataset]]] = {
     "random": _random,
     "herding": _herding,
+    "kmeans": _kmeans,
     "random-soft": _random_soft,
     "class-mean": _class_mean,
     "random-bytes": _random_bytes,
@@ -318,7 +328,8 @@ def baseline_sets(
 
     - ``random``: real images, as many per class as the distilled set has;
     - ``herding``: the same number chosen by herding on preprocessed pixels (one set: the choice is
-      deterministic);
+      deterministic); ``kmeans``: those nearest to the centres of as many clusters of a class's pixels, the start of
+      DREAM;
     - ``random-soft``: random real images that carry the distilled set's soft labels, class by class, which
       separates what the labels give from what the images give;
     - ``random-bytes``: as many random real images, stored as 8-bit pixels, as fit the distilled set's payload;

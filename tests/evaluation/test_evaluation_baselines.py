@@ -30,10 +30,10 @@ def only(built: list[DistilledDataset] | RealData) -> DistilledDataset:
     return one
 
 
-def test_random_and_herding_hold_as_many_real_images_per_class(digits: Pair) -> None:
+def test_random_herding_and_kmeans_hold_as_many_real_images_per_class(digits: Pair) -> None:
     train, _ = digits
-    sets = baseline_sets(train, random_set(train, 3), ("random", "herding"))
-    for kind in ("random", "herding"):
+    sets = baseline_sets(train, random_set(train, 3), ("random", "herding", "kmeans"))
+    for kind in ("random", "herding", "kmeans"):
         one = only(sets[kind])
         index = torch.tensor(one.metadata["indices"])
         assert one.ipc == 3
@@ -58,7 +58,7 @@ def test_unequal_classes_stay_unequal(digits: Pair) -> None:
     distilled = random_set(train, 3)
     uneven = with_labels(distilled, torch.tensor([0] * 5 + [c for c in range(10) for _ in range(3)][5:]), "hard")
     counts = torch.bincount(uneven.labels, minlength=10)
-    for kind in ("random", "herding"):
+    for kind in ("random", "herding", "kmeans"):
         one = only(baseline_sets(train, uneven, (kind,))[kind])
         assert torch.equal(torch.bincount(one.labels, minlength=10), counts)
 
@@ -95,7 +95,7 @@ def test_every_control_can_be_evaluated(digits: Pair) -> None:
     recipe = TrainingRecipe(epochs=1, batch_size=16)
     sets = baseline_sets(train, random_set(train, 1), forms=["uniform:bits=2"], passes=1)
     at_equal_bytes = ["random-bytes", "random-coded", "herding-coded", "random-best"]
-    assert list(sets) == ["random", "herding", "class-mean", *at_equal_bytes, "whole"]
+    assert list(sets) == ["random", "herding", "kmeans", "class-mean", *at_equal_bytes, "whole"]
     assert isinstance(sets.pop("whole"), RealData)
     for built in sets.values():
         assert evaluate(only(built), test, [TINY], 1, recipe).rows[0].steps >= 2
