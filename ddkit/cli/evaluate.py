@@ -46,8 +46,8 @@ def evaluate(
     baseline: Annotated[
         list[str] | None,
         typer.Option(
-            help="random, herding, kmeans, random-soft, class-mean, whole, or real images in as many bytes: random-bytes, "
-            "random-coded, herding-coded, random-best (bytes: these four); repeatable."
+            help="random, herding, kmeans, random-soft, class-mean, whole, or real images in as many bytes: "
+            "random-bytes, random-coded, herding-coded, random-best (bytes: these four); repeatable."
         ),
     ] = None,
     recipe: Annotated[
