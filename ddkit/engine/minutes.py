@@ -205,10 +205,12 @@ def with_steps(
         deadline: for the run and what comes after it.
         say: told how many steps and seconds that will be.
         after: seconds that are needed after the last step.
-        most: steps, where more than those of the configuration are welcome.
+        most: steps, where more than those of the configuration are welcome, and one even where the time is over: what
+            was found in it is worth more than an error.
     """
-    deadline.require(after + pace.seconds(1) / (1 - _SPARE), f"one step ({pace.seconds(1):.1f} s)")
-    steps = min(most or config.steps, pace.steps_in(deadline.left() - after))
+    if most is None:
+        deadline.require(after + pace.seconds(1) / (1 - _SPARE), f"one step ({pace.seconds(1):.1f} s)")
+    steps = max(1, min(most or config.steps, pace.steps_in(deadline.left() - after)))
     expected = pace.seconds(steps) + after
     say(f"{steps:,} steps of {pace.step:.2g} s: done in about {roughly(expected)}")
     return DistillConfig.create(merge(config.as_dict(), {"steps": steps}))

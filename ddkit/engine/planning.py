@@ -136,6 +136,8 @@ def plan(
     codings: list[dict[str, Any]] = [{}]
     if first.codec is None:
         codings = _codings(first, real, say, deadline) if synthesis.image_like else [{"codec": "float16"}]
+    if deadline is not None:
+        deadline.require(0.0, "the choice of a codec")
     if name != AUTO:
         overrides = merge(merge({} if ipc else {"fill": 1.0}, overrides), codings[0])
         return method.configure(real, _images(method, real, ipc, seed, overrides, objects), seed, overrides, objects)

@@ -132,6 +132,28 @@ def test_auto_stops_trying_when_its_share_of_the_time_is_gone(monkeypatch: pytes
     assert config.steps == pytest.approx(0.96 * (30 - (clock.now - 100) - 10) / 0.1, abs=1.01)
 
 
+def test_auto_whose_time_is_over_takes_one_step_and_one_whose_search_took_it_all_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch, first=0.0, step=0.1)
+    fixed = {"networks": {"name": "fixed", "count": 2}, "signal": {"name": "cached", "images": 5}}
+    monkeypatch.setattr(choosing, "COMPOSITIONS", {"one": {**fixed, "optimiser": {"lr": 1.0}}})
+    found = [Tried("uniform:bits=2", 3, 0.5)]
+    monkeypatch.setattr(promise, "better", lambda sets, *given: ("one", {"accuracies": {"one": [0.5]}}))
+    monkeypatch.setattr(Judge, "seconds", property(lambda self: 100.0))
+    given = {key: value for key, value in QUICK.items() if key != "optimiser"}
+    monkeypatch.setattr(form_search, "best_form", lambda *given, **options: found)
+    assert planning.configure("auto", toy_data(), None, 250, 0, given, minutes=1.0).steps == 1
+
+    def slow(*given: Any, **options: Any) -> list[Tried]:
+        clock.now += 61
+        return found
+
+    monkeypatch.setattr(form_search, "best_form", slow)
+    with pytest.raises(ConfigError, match=r"--minutes 1 does not hold the choice of a codec: give 1\.1 or more"):
+        planning.configure("auto", toy_data(), None, 250, 0, given, minutes=1.0)
+
+
 def test_a_forecast_is_what_the_steps_will_take(monkeypatch: pytest.MonkeyPatch) -> None:
     Clock(monkeypatch)
     expected = Distiller("dm", 2, **{**SMALL, "steps": 1000}).forecast(toy_data())
