@@ -43,6 +43,8 @@ _NAMES = {
     "rfad": "RFAD",
     "m3d": "M3D",
     "ncfm": "NCFM",
+    "fast-dance": "Fast DANCE",
+    "fast-dm": "Fast DM",
 }
 _ABBREVIATIONS = {"dd", "dc", "dsa", "dcc", "dm", "idm", "idc", "mtt", "ftd", "kip", "kfs", "gtn", "ld", "ld-or2"}
 _LABEL_NOTES = {
