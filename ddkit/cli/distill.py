@@ -90,7 +90,8 @@ def distill(
     callbacks = runs.callbacks(watching, held_out, show_progress=not as_json)
     around: dict[str, Any] = {"callbacks": callbacks, "checkpoint_every": checkpoint_every}
     if config is None:
-        distiller = Distiller(method, ipc, bytes=limit, minutes=minutes, seed=seed, **around, **overrides)
+        distiller = Distiller(method, ipc, bytes=limit, minutes=minutes, seed=seed, **around)
+        distiller.overrides = overrides  # as they are typed: null stands for no piece here, not for the method's
     else:
         distiller = Distiller(config, **around)
     if dry_run:

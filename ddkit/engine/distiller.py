@@ -35,6 +35,14 @@ from ddkit.synthesis.base import Synthesizer
 
 #: Runs of more seconds say beforehand how long they take, and again after so many seconds of steps.
 LONG, TIMED = 120.0, 5.0
+#: What a piece is that is given as an object.
+_PIECES: dict[str, type] = {
+    "synthesis": Synthesizer,
+    "objective": Objective,
+    "networks": NetworkSource,
+    "signal": Signal,
+    "constraint": Constraint,
+}
 
 
 class Distiller:
@@ -133,6 +141,10 @@ class Distiller:
             if isinstance(value, str | Mapping):
                 overrides[name] = value
             elif value is not None:
+                if not isinstance(value, _PIECES[name]):
+                    raise ConfigError(
+                        f"{name} is a {type(value).__name__}: give a name, options, or a {_PIECES[name].__name__}"
+                    )
                 self.objects[name] = value
                 overrides[name] = type(value).__name__
         self.overrides = overrides

@@ -353,6 +353,13 @@ def test_own_network_source_is_used_and_named() -> None:
     assert not torch.equal(distilled.images, small("dm", steps=2).fit(toy_data()).images)
 
 
+@pytest.mark.parametrize("piece", ["synthesis", "objective", "networks", "signal", "constraint"])
+def test_a_piece_that_is_none_is_refused(piece: str) -> None:
+    given: dict[str, Any] = {piece: [1]}
+    with pytest.raises(ConfigError, match=f"{piece} is a list: give a name, options, or a "):
+        Distiller("dm", 1, **given)
+
+
 def test_synthesizer_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ConfigError, match="makes 4 classes"):
         small(synthesizer=Doubled(4, 2, (1, 8, 8)), init="noise").fit(toy_data())
