@@ -390,9 +390,9 @@ class Distiller:
                 callback.on_start(run)
                 closing.callback(callback.on_end, run)
             checkpoints.save_slow_start()
-            if session.expected_seconds > LONG:
+            began, told = 0.0, run.step > 0  # a run that goes on has said it
+            if session.expected_seconds > LONG and not told:
                 self._say(f"the passes of {config.steps:,} steps count to about {roughly(session.expected_seconds)}")
-            first, began, told = run.step + 1, 0.0, False
             while run.step < config.steps and not run.stop:
                 run.scalars = session.step(run.step + 1)
                 run.matched = frozenset(run.scalars)
@@ -400,11 +400,11 @@ class Distiller:
                 run.seconds = time.monotonic() - origin
                 for callback in callbacks:
                     callback.on_step(run)
-                if run.step == first:  # which compiles
+                if run.step == 1:  # which compiles
                     began = run.seconds
                 elif not told and run.seconds - began > TIMED:
                     told = True
-                    self._tell(config, began, (run.seconds - began) / (run.step - first), str(session.device))
+                    self._tell(config, began, (run.seconds - began) / (run.step - 1), str(session.device))
                 checkpoints.save_when_due(interrupt)
             run.seconds = time.monotonic() - origin
         return run

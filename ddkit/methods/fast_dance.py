@@ -20,10 +20,14 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
     take their place, with ten augmentations each, so that what the real images say about a pair is computed once.
     Images of 16 pixels and more hold four formations. CIFAR-10, ten a class, one thread: 55.1 % of 5,000 held-out
     training images by networks of width 128, after 102 CPU seconds. On small grey images ``fast-dm`` is as good.
+
+    The rate is 10 for standardised pixels (formations are stored in [0, 1]), less for a few images a class: one of the
+    8x8 digits, 100 steps, held-out training images: 71.6 % at rate 10, 86.4 % at 1, 89.8 % at 0.1.
     """
     strategy, deviations = default_strategy(data.name), data.preprocessing.std
     variance = sum(deviation**2 for deviation in deviations) / len(deviations)
     formed = min(data.shape[1:]) >= _FORMED
+    rate = min(10.0, 0.1 * ((4 if formed else 1) * ipc) ** 2)
     return {
         "steps": 300,
         "model": "convnet:width=32",
@@ -32,8 +36,7 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
         "objective": {"name": "distribution", "ce_weight": 50.0, "ce_network": "last"},
         "networks": {"name": "pool", "runs": 1, "stages": 6, "steps": 1000, "batch_size": 128, "lr": 0.02},
         "signal": {"name": "cached", "views": 10},
-        # A rate of 10 for standardised pixels; formations are stored in [0, 1].
-        "optimiser": {"name": "sgd", "lr": 10 * (variance if formed else 1.0), "momentum": 0.5, "schedule": "cosine"},
+        "optimiser": {"name": "sgd", "lr": rate * variance if formed else rate, "momentum": 0.5, "schedule": "cosine"},
         "augmentation": strategy,
         "recipe": {"name": "dsa", "augmentation": strategy},
     }
