@@ -27,25 +27,21 @@ from ddkit.base.files import write_text
 from ddkit.engine import environment
 from ddkit.evaluation import common_recipe, evaluate
 from ddkit.evaluation.statistics import summary
+from ddkit.methods import fast_dance
 from ddkit.training.judge import BATCH
 
 RESULTS = Path(__file__).parent / "results" / "compositions.json"
 MODEL, JUDGE, NETWORKS, PASSES = "convnet:width=32", "convnet", 3, 60_000
 _SHORT = {"model": MODEL, "optimiser": {"lr": 10.0, "schedule": "cosine"}}
-#: The networks, real side and cross-entropy of `fast-dance`.
-_TRAINED = {
-    "model": MODEL,
-    "networks": {"name": "pool", "runs": 1, "stages": 6, "steps": 1000, "batch_size": 128, "lr": 0.02},
-    "signal": {"name": "cached", "views": 10},
-    "objective": {"ce_weight": 50.0, "ce_network": "last"},
-}
+#: What a method takes over from `fast-dance`.
+SHARED = ("model", "networks", "signal", "objective")
 #: What runs, by name: a preset, and what replaces its settings.
 COMPOSITIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "random": ("random", {}),
     "dm": ("dm", _SHORT),
     "fast-dm": ("fast-dm", _SHORT),
     "fast-dance": ("fast-dance", {}),
-    "fast-dance, shared decoders": ("kfs", {**_TRAINED, "synthesis": {"batch_decoders": 2}}),
+    "fast-dance, shared decoders": ("kfs", {"synthesis": {"batch_decoders": 2}}),
 }
 
 
@@ -87,6 +83,9 @@ def _results() -> dict[str, Any]:
 def _cell(name: str, data_name: str, root: str | None, ipc: int, steps: int) -> dict[str, Any]:
     method, overrides = COMPOSITIONS[name]
     train, test = data.load_pair(data_name, root=root)
+    if "shared decoders" in name:
+        preset = fast_dance.defaults(train, ipc)
+        overrides = merge({key: preset[key] for key in SHARED}, overrides)
     if not methods.get(method).is_coreset:
         overrides = merge(overrides, {"steps": steps})
     made = Distiller(method, ipc, seed=0, **overrides).fit(train)

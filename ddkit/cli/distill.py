@@ -88,12 +88,9 @@ def distill(
     runs.check(loading, watching)
     real, held_out = runs.load_data(folder, data, seed, loading)
     callbacks = runs.callbacks(watching, held_out, show_progress=not as_json)
-    around: dict[str, Any] = {"callbacks": callbacks, "checkpoint_every": checkpoint_every}
-    if config is None:
-        distiller = Distiller(method, ipc, bytes=limit, minutes=minutes, seed=seed, **around)
-        distiller.overrides = overrides  # as they are typed: null stands for no piece here, not for the method's
-    else:
-        distiller = Distiller(config, **around)
+    request: dict[str, Any] = {"ipc": ipc, "bytes": limit, "minutes": minutes, "seed": seed} if config is None else {}
+    distiller = Distiller(config or method, callbacks=callbacks, checkpoint_every=checkpoint_every, **request)
+    distiller.overrides = overrides  # as they are typed: null stands for no piece here, not for the method's
     if dry_run:
         return _print_forecast(distiller.forecast(real), as_json)
     result = distiller.fit(

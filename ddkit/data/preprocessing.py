@@ -83,6 +83,11 @@ class Preprocessing:
                 raise DataError(f"{name} holds NaN or Inf: fit it again with Preprocessing.fit")
             object.__setattr__(self, name, tensor.detach().to(torch.float32))
 
+    @property
+    def variance(self) -> float:
+        """Mean variance of the channels: what turns a rate of standardised pixels into one of the [0, 1] scale."""
+        return sum(deviation**2 for deviation in self.std) / len(self.std)
+
     @classmethod
     def identity(cls, channels: int) -> Preprocessing:
         """Return the preprocessing that only brings pixels to float32 on the [0, 1] scale."""

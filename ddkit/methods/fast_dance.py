@@ -24,10 +24,9 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
     The rate is 10 for standardised pixels (formations are stored in [0, 1]), less for a few images a class: one of the
     8x8 digits, 100 steps, held-out training images: 71.6 % at rate 10, 86.4 % at 1, 89.8 % at 0.1.
     """
-    strategy, deviations = default_strategy(data.name), data.preprocessing.std
-    variance = sum(deviation**2 for deviation in deviations) / len(deviations)
+    strategy = default_strategy(data.name)
     formed = min(data.shape[1:]) >= _FORMED
-    rate = min(10.0, 0.1 * ((4 if formed else 1) * ipc) ** 2)
+    rate = min(10.0, 0.1 * ((4 if formed else 1) * ipc) ** 2) * (data.preprocessing.variance if formed else 1.0)
     return {
         "steps": 300,
         "model": "convnet:width=32",
@@ -36,7 +35,7 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
         "objective": {"name": "distribution", "ce_weight": 50.0, "ce_network": "last"},
         "networks": {"name": "pool", "runs": 1, "stages": 6, "steps": 1000, "batch_size": 128, "lr": 0.02},
         "signal": {"name": "cached", "views": 10},
-        "optimiser": {"name": "sgd", "lr": rate * variance if formed else rate, "momentum": 0.5, "schedule": "cosine"},
+        "optimiser": {"name": "sgd", "lr": rate, "momentum": 0.5, "schedule": "cosine"},
         "augmentation": strategy,
         "recipe": {"name": "dsa", "augmentation": strategy},
     }

@@ -33,8 +33,7 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
     clamped. They hold 100 networks, match a random one, train two in every step and replace one every 30 steps (5 at
     IPC 1). Here ten take turns and serve as many steps each, with as much training between two of them.
     """
-    strategy, deviations = default_strategy(data.name), data.preprocessing.std
-    variance = sum(deviation**2 for deviation in deviations) / len(deviations)
+    strategy = default_strategy(data.name)
     images = 2 * TRAINED.get((known_as(data.name), ipc), 10) * 256
     training = {"images": images, "batch_size": 256, "cutmix": 0.0, "augmentation": "none"}
     return {
@@ -49,7 +48,7 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
         },
         "networks": {"name": "real-trained", "life": 5 if ipc == 1 else 30, "pool": 10, **training},
         "augmentation": strategy,
-        "optimiser": batched_momentum(0.2 * variance, data.num_classes),
+        "optimiser": batched_momentum(0.2 * data.preprocessing.variance, data.num_classes),
         "recipe": {"name": "dsa", "augmentation": strategy},
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +59,19 @@ class RealSignal(Signal):
         """Return the matrix (n, G) that sums images by class; index_add_ on a GPU sums in another order every time."""
         return (F.one_hot(rows, classes) * weight[:, None]).to(network.device, network.dtype)
 
+    def _streamed(
+        self, network: Network, batch: tuple[Tensor, Tensor, Tensor], draws: Draws
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield the images of a batch in equal chunks, the last one padded, with rows and weights of those that count.
+
+        Memory does not grow with the number of classes that way, and one shape is compiled. With batch norm all images
+        come at once, as their statistics are shared.
+        """
+        index, group, weight = batch
+        size = len(index) if network.has_batch_norm else _chunk_size(len(index))
+        for part, rows, own in zip(index.split(size), group.split(size), weight.split(size), strict=True):
+            yield padded(self._images(part, rows, draws), size), rows, own
+
     def feature_means(self, network: Network, classes: Tensor, draws: Draws) -> Tensor:
         """Return the class means over a batch, accumulated in the network's number format."""
         return self._class_means(network, classes, draws, network.features)
@@ -72,19 +85,13 @@ class RealSignal(Signal):
         return self._class_means(network, classes, draws, lambda images: frequencies(unit(network.features(images))))
 
     def _class_means(self, network: Network, classes: Tensor, draws: Draws, seen: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the class means (G, D) of what ``seen`` makes of a batch of images.
-
-        The batch streams from the data through the network in equal chunks, the last one padded, so that memory does
-        not grow with the number of classes and one shape is compiled. With batch norm all images pass at once, as
-        their statistics are shared.
-        """
-        index, group, weight = self._draw(network, classes)
-        counts = torch.bincount(group, minlength=len(classes)).to(network.device, network.dtype)
-        size = len(index) if network.has_batch_norm else _chunk_size(len(index))
+        """Return the class means (G, D) of what ``seen`` makes of a batch of images."""
+        batch = self._draw(network, classes)
+        counts = torch.bincount(batch[1], minlength=len(classes)).to(network.device, network.dtype)
         sums = torch.zeros((), device=network.device, dtype=network.dtype)
         with torch.no_grad():
-            for part, rows, own in zip(index.split(size), group.split(size), weight.split(size), strict=True):
-                features = seen(padded(self._images(part, rows, draws), size))[: len(part)]
+            for images, rows, own in self._streamed(network, batch, draws):
+                features = seen(images)[: len(rows)]
                 sums = sums + self._share(network, rows, own, len(classes)).T @ features
         return sums / counts[:, None]
 
@@ -132,32 +139,26 @@ class RealSignal(Signal):
 
     def features(self, network: Network, classes: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Return the features of every image of a batch, streaming like feature_means, and their classes' positions."""
-        index, group, _ = self._draw(network, classes)
-        size = len(index) if network.has_batch_norm else _chunk_size(len(index))
+        batch = self._draw(network, classes)
         with torch.no_grad():
-            parts = [
-                network.features(padded(self._images(part, rows, draws), size))[: len(part)]
-                for part, rows in zip(index.split(size), group.split(size), strict=True)
-            ]
-        return torch.cat(parts), group
+            parts = [network.features(images)[: len(rows)] for images, rows, _ in self._streamed(network, batch, draws)]
+        return torch.cat(parts), batch[1]
 
     def layer_features(self, network: Network, classes: Tensor, draws: Draws) -> LayerFeatures:
         """Return class means of every layer and the last features of every image, streaming like feature_means."""
-        index, group, weight = self._draw(network, classes)
-        counts = torch.bincount(group, minlength=len(classes)).to(network.device, network.dtype)
-        size = len(index) if network.has_batch_norm else _chunk_size(len(index))
+        batch = self._draw(network, classes)
+        counts = torch.bincount(batch[1], minlength=len(classes)).to(network.device, network.dtype)
         sums: list[Tensor] = []
         last: list[Tensor] = []
         with torch.no_grad():
-            for part, rows, own in zip(index.split(size), group.split(size), weight.split(size), strict=True):
-                maps = network.feature_maps(padded(self._images(part, rows, draws), size))
-                maps = [layer[: len(part)] for layer in maps]
+            for images, rows, own in self._streamed(network, batch, draws):
+                maps = [layer[: len(rows)] for layer in network.feature_maps(images)]
                 share = self._share(network, rows, own, len(classes))
                 added = [(share.T @ layer.flatten(1)).unflatten(1, layer.shape[1:]) for layer in maps]
                 sums = [a + b for a, b in zip(sums, added, strict=True)] if sums else added
                 last.append(maps[-1].flatten(1))
         means = [total / counts.view(-1, *[1] * (total.dim() - 1)) for total in sums]
-        return LayerFeatures(means, torch.cat(last), group)
+        return LayerFeatures(means, torch.cat(last), batch[1])
 
     def _uniform(self, count: int, stream: str) -> Tensor:
         """Draw ``count`` indices from the whole set."""
