@@ -103,8 +103,8 @@ def cluster(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
     Returns:
         cluster of every row (N,) int64, none of them empty, and the means of the clusters (n, D).
     """
-    squares, owner = x.square().sum(1), torch.full((len(x),), -1, device=x.device)
-    centres = x[_start(x, squares, n)]
+    centres, owner = x[_start(x, n)], torch.full((len(x),), -1, device=x.device)
+    squares = x.square().sum(1)
     tolerance = TIE_TOLERANCE * squares[-1:].expand(len(x))
     for _ in range(_ROUNDS):
         distances = _distances(x, squares, centres)
@@ -121,9 +121,9 @@ def _distances(x: Tensor, squares: Tensor, centres: Tensor) -> Tensor:
     return torch.addmm(squares[:, None] + centres.square().sum(1), x, centres.T, alpha=-2)
 
 
-def _start(x: Tensor, squares: Tensor, n: int) -> Tensor:
+def _start(x: Tensor, n: int) -> Tensor:
     """Return the rows (n,) from which the centres start (k-means++, Arthur and Vassilvitskii 2007, greedy)."""
-    tries = 2 + int(math.log(n))
+    squares, tries = x.square().sum(1), 2 + int(math.log(n))
     picks = torch.zeros(1, dtype=torch.int64, device=x.device)
     nearest = _distances(x, squares, x[picks])
     for number in range(n - 1):
