@@ -1,11 +1,12 @@
 """Accuracy at a number of bytes: what ``Distiller(bytes=...)`` returns beside real images in as many bytes.
 
-    python benchmarks/rate_accuracy.py --data digits --images 0.1 0.25 1 2.5
+    python benchmarks/rate_accuracy.py --data digits --images 0.1 0.25 1 2.5 [--minutes 10]
 
 For every budget, given in float32 images a class: the set, and the controls ``random-bytes``, ``random-coded``,
 ``herding-coded`` and ``random-best``, each judged by networks that see the same number of images. Everything is chosen
-on held-out training images; the test images are used once, for the figures. Runs and finished cells are kept and not
-computed again.
+on held-out training images; the test images are used once, for the figures. Without ``--minutes`` the set takes what
+``auto`` takes by itself, which for large budgets is an hour and more. Runs and finished cells are kept and not computed
+again.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from ddkit.training.named import recipe
 
 RESULTS = Path(__file__).parent / "results" / "rate-accuracy.json"
 MODEL = "convnet:width=32"
-#: Images that each network sees, and the fewest epochs.
-PASSES, EPOCHS = 60_000, 20
+#: Images that each network sees; the fewest epochs, which for large sets are more images, and the most of these.
+PASSES, EPOCHS, MOST = 60_000, 20, 400_000
 NETWORKS = 3
 
 
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--root", default=os.environ.get("DDKIT_DATA"))
     parser.add_argument("--images", type=float, nargs="+", required=True, help="budgets, in float32 images a class")
+    parser.add_argument("--minutes", type=float, help="for the set: choosing, learning and comparing with its start")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=Path("runs/rate-accuracy"))
     given = parser.parse_args()
@@ -56,7 +58,8 @@ def main() -> None:
         available = int(4 * math.prod(train.shape) * images * train.num_classes)
         key = f"{given.data}/{available}/{given.seed}"
         if key not in _results():
-            _keep(key, _cell(train, test, available, given.seed, given.runs / key.replace("/", "-")))
+            out = given.runs / key.replace("/", "-")
+            _keep(key, _cell(train, test, available, given.seed, given.minutes, out))
 
 
 def _results() -> dict[str, Any]:
@@ -67,10 +70,12 @@ def _keep(key: str, cell: dict[str, Any]) -> None:
     write_text(RESULTS, json.dumps({**_results(), key: cell}, indent=1, sort_keys=True) + "\n")
 
 
-def _cell(train: RealData, test: RealData, available: int, seed: int, out: Path) -> dict[str, Any]:
+def _cell(
+    train: RealData, test: RealData, available: int, seed: int, minutes: float | None, out: Path
+) -> dict[str, Any]:
     began = time.process_time()
-    callbacks = [ProgressLines()]
-    distilled = Distiller(bytes=available, seed=seed, model=MODEL, callbacks=callbacks).fit(train, out=out, resume=True)
+    distiller = Distiller(bytes=available, minutes=minutes, seed=seed, model=MODEL, callbacks=[ProgressLines()])
+    distilled = distiller.fit(train, out=out, resume=True)
     card, seconds = distilled.card, time.process_time() - began
     rows = {"ddkit": _row([distilled], test, seed)}
     kinds = [kind for kind in AT_EQUAL_BYTES if kind != "random-bytes" or available >= math.prod(train.shape) * 10]
@@ -91,8 +96,9 @@ def _cell(train: RealData, test: RealData, available: int, seed: int, out: Path)
         "rate": distilled.metadata["config"]["optimiser"]["lr"],
         "promise": card.promise.model_dump(),
         "cpu_seconds_of_the_set": round(seconds, 1),
+        "minutes": minutes,
         "protocol": f"{MODEL}, dsa recipe in batches of {BATCH}, {PASSES:,} images a network "
-        f"(at least {EPOCHS} epochs), {NETWORKS} networks",
+        f"(at least {EPOCHS} epochs, of at most {MOST:,} images), {NETWORKS} networks",
         "versions": {"ddkit": ddkit.__version__, "torch": torch.__version__},
     }
 
@@ -100,7 +106,8 @@ def _cell(train: RealData, test: RealData, available: int, seed: int, out: Path)
 def _row(members: list[DistilledDataset], test: RealData, seed: int) -> dict[str, Any]:
     results = []
     for draw, one in enumerate(members):
-        how = recipe("dsa", test.name, epochs=max(EPOCHS, round(PASSES / len(one))), batch_size=BATCH)
+        epochs = max(1, min(max(EPOCHS, round(PASSES / len(one))), MOST // len(one)))
+        how = recipe("dsa", test.name, epochs=epochs, batch_size=BATCH)
         networks = NETWORKS // len(members)
         pays = test.shape[1] > 8 and len(one) >= BATCH
         fast: dict[str, Any] = {"precision": "bfloat16", "compile": True, "stacked": False} if pays else {}

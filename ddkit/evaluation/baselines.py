@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from ddkit.base.streams import Streams
-from ddkit.data.coresets.features import pixel_features
-from ddkit.data.coresets.herding import herding_indices
+from ddkit.data.coresets.by_pixels import herded
 from ddkit.data.coresets.random import random_indices
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
@@ -156,17 +155,8 @@ class _Request:
         return random_order(self.train, self.generator(kind, draw))
 
     def herded_order(self) -> Order:
-        """Return the herded order of every class, computed as far as it is asked for."""
-        herded: list[Tensor] = []
-
-        def order(n: int) -> Tensor:
-            counts = [min(n, size) for size in self.train.class_counts.tolist()]
-            if not herded or any(len(row) < count for row, count in zip(herded, counts, strict=True)):
-                further = [min(2 * n, size) for size in self.train.class_counts.tolist()]
-                herded[:] = self.herded(further).split(further)
-            return torch.cat([row[:count] for row, count in zip(herded, counts, strict=True)])
-
-        return order
+        """Return the herded order of every class."""
+        return lambda n: self.herded([min(n, size) for size in self.train.class_counts.tolist()])
 
     def random(self, kind: str, draw: int, counts: Sequence[int]) -> Tensor:
         """Draw ``counts[c]`` real images of every class."""
@@ -176,16 +166,7 @@ class _Request:
 
     def herded(self, counts: Sequence[int]) -> Tensor:
         """Choose ``counts[c]`` real images of every class by herding on preprocessed pixels."""
-        features = pixel_features(self.real)
-        index, most = self.train.class_index, max(counts)
-        if most <= int(self.train.class_counts.min()):
-            rows = herding_indices(features, index, most).view(len(counts), most)
-            return torch.cat([row[:count] for row, count in zip(rows, counts, strict=True)])
-        chosen = []
-        for members, count in zip((one.sort().values for one in index), counts, strict=True):
-            places = herding_indices(features[members.to(features.device)], [torch.arange(len(members))], max(1, count))
-            chosen.append(members.cpu()[places][:count])
-        return torch.cat(chosen)
+        return herded(self.real, dict(enumerate(counts)))
 
 
 def _random(request: _Request) -> list[DistilledDataset]:

@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ddkit.data.coresets.features import pixel_features
-from ddkit.data.coresets.herding import herding_indices
+from ddkit.data.coresets.by_pixels import herded
 from ddkit.data.coresets.kmeans import kmeans_representatives
 from ddkit.data.real import RealData
 from ddkit.errors import DataError
@@ -83,7 +82,9 @@ class Pixels(StoredImages):
             if how == "real":
                 index = real.sample_indices(self.present, self.ipc, generator)
             else:
-                index = self._herded(real) if how == "herded" else kmeans_start(real, self.present, self.ipc)
+                herding = how == "herded"
+                counts = dict.fromkeys(self.present, self.ipc)
+                index = herded(real, counts) if herding else kmeans_start(real, self.present, self.ipc)
             start = real.batch(index)
             self.pairs.copy_(index)
         else:
@@ -92,10 +93,6 @@ class Pixels(StoredImages):
                 start = start + 0.1 * torch.randn(start.shape, generator=generator)
         with torch.no_grad():
             self.images.copy_(start)
-
-    def _herded(self, real: RealData) -> Tensor:
-        features, members = pixel_features(real), [real.class_index[label] for label in self.present]
-        return herding_indices(features, members, self.ipc)
 
     def stored(self) -> dict[str, Tensor]:
         """Return ``images`` and ``labels``."""

@@ -10,8 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddkit.data.coresets import herding_indices, kcenter_indices, kmeans_representatives, random_indices
+from ddkit.data.coresets import (
+    by_pixels,
+    herding,
+    herding_indices,
+    kcenter_indices,
+    kmeans_representatives,
+    pixel_features,
+    random_indices,
+)
 from ddkit.errors import ConfigError, DataError, UnknownNameError
+from ddkit.testing import toy_data
 
 Select = Callable[..., Tensor]
 
@@ -290,3 +299,33 @@ def test_single_image_classes_do_not_warn(select: Select) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert select(LINE[:2], (torch.tensor([1]), torch.tensor([0])), 1).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("n", [1, 3, 20, 200])
+def test_products_of_all_images_pick_what_products_with_the_residual_pick(
+    n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Classes of several sizes, so that some are padded."""
+    features, members = gaussian(700, 12), torch.arange(700).split([200, 300, 200])
+    monkeypatch.setattr(herding, "PICKS_WORTH_PRODUCTS", 1000)  # always worth it
+    once = herding_indices(features, members, n)
+    monkeypatch.setattr(herding, "_MOST_BYTES", 0)
+    assert torch.equal(once, herding_indices(features, members, n))
+
+
+def test_the_herded_order_of_a_dataset_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, asked = toy_data(counts=(40, 9, 30)), []
+    whole = [herding_indices(pixel_features(real), real.class_index, n).view(3, n) for n in (2, 9)]
+
+    def watched(features: Tensor, *given: object) -> Tensor:
+        asked.append(len(features))
+        return herding_indices(features, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(by_pixels, "herding_indices", watched)
+    assert torch.equal(by_pixels.herded(real, {0: 2, 1: 2, 2: 2}), whole[0].flatten())
+    assert torch.equal(by_pixels.herded(real, {2: 9, 0: 1, 1: 0}), torch.cat([whole[1][2], whole[1][0, :1]]))
+    assert by_pixels.herded(real, {0: 40, 2: 12}).unique().numel() == 52
+    counted = len(asked)
+    assert torch.equal(by_pixels.herded(real, {1: 9, 2: 9}), whole[1][1:].flatten()) and len(asked) == counted
+    with pytest.raises(ConfigError, match="10 images per class"):
+        by_pixels.herded(real, {1: 10})
