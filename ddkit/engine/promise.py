@@ -14,8 +14,9 @@ from ddkit.training.judge import Judge
 
 #: Share of the training images that are held out for the comparison, and the most of them.
 HELD_OUT, MOST_HELD_OUT = 0.2, 5000
-#: Networks for each of the two sets, the images that each sees, and the fewest epochs.
-NETWORKS, PASSES, EPOCHS = 3, 20_000, 30
+#: Networks for each of the two sets, the images that each sees; the fewest epochs, which are more images of large sets;
+#: and the most images.
+NETWORKS, PASSES, EPOCHS, MOST = 3, 20_000, 30, 200_000
 #: What the two are called.
 DISTILLED, START = "distilled", "start"
 
@@ -35,9 +36,18 @@ def without_what_was_learned(start: DistilledDataset) -> DistilledDataset:
 
 
 def judge_of(sets: int, images: RealData, config: DistillConfig, share: float = 1.0) -> Judge:
-    """Return what compares so many sets; ``share`` is that of :data:`PASSES`."""
-    passes = sets * NETWORKS * share * PASSES
+    """Return what compares so many sets of a configuration; ``share`` as for :func:`better`."""
+    count = config.ipc * images.num_classes * int(config.synthesis.options.get("factor", 1)) ** 2
+    return _judge([count] * sets, images, config, share)
+
+
+def _judge(counts: Sequence[int], images: RealData, config: DistillConfig, share: float) -> Judge:
+    passes = NETWORKS * sum(count * _epochs(count, share) for count in counts)
     return Judge(ModelSpec.parse(config.model), images, passes, config.device)
+
+
+def _epochs(count: int, share: float) -> int:
+    return max(1, min(max(round(EPOCHS * share), int(PASSES * share) // count), int(MOST * share) // count))
 
 
 def better(
@@ -46,13 +56,13 @@ def better(
     """Return which set trains networks better, and what to say of it.
 
     Both are trained on by networks with the same initial weights, in the way that each set asks for, but for
-    :data:`PASSES` images each; the first of equal sets is returned.
+    :data:`PASSES` images each, large sets for more; the first of equal sets is returned.
 
     Args:
         sets: by name.
         images: held out from what was distilled.
         config: of the run.
-        share: of :data:`PASSES` and :data:`EPOCHS`, where there is less time.
+        share: of the images that networks see, where there is less time.
 
     Returns:
         the name, and for the card: the accuracies of every network, and the number of images.
@@ -60,11 +70,11 @@ def better(
     from ddkit.evaluation.choice import recipe_of
 
     seed = derive_seed(config.seed, "promise")
-    judge = judge_of(len(sets), images, config, share)
+    judge = _judge([len(one) for one in sets.values()], images, config, share)
     found: dict[str, list[float]] = {}
     for name, one in sets.items():
         recipe = recipe_of(one)
-        epochs = min(recipe.epochs, max(round(EPOCHS * share), 1, int(PASSES * share) // len(one)))
+        epochs = min(recipe.epochs, _epochs(len(one), share))
         tensors, labels = one.tensors()
         how = recipe.replace(epochs=epochs, loss=recipe.loss_for(one.label_kind))
         seeds = [derive_seed(seed, f"network/{number}") for number in range(NETWORKS)]

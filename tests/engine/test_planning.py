@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ddkit import Distiller, data
+from ddkit import Distiller, data, methods
 from ddkit.data.distilled.dataset import DistilledDataset
 from ddkit.data.real import RealData
 from ddkit.engine import choosing, planning, promise
@@ -264,3 +264,13 @@ def test_the_same_seed_gives_the_same_bytes_and_a_killed_run_goes_on_to_them(lit
 def test_the_held_out_part_follows_from_the_seed(digits: RealData) -> None:
     first, again, other = (promise.held_out(digits, seed)[1].fingerprint for seed in (0, 0, 1))
     assert first == again != other
+
+
+@pytest.mark.parametrize(("ipc", "factor", "shown"), [(2, 1, 19_998), (250, 2, 90_000), (3000, 2, 180_000)])
+def test_a_judge_counts_what_networks_see(ipc: int, factor: int, shown: int) -> None:
+    """20,000 images of small sets, thirty epochs of larger ones, and of the largest whole epochs of 200,000."""
+    options = {"synthesis": {"name": "multi-formation", "factor": factor}, "init": "real"}
+    config = methods.get("dm").configure(toy_data(), ipc, 0, {**QUICK, **options})
+    assert promise.judge_of(2, toy_data(), config).passes == 2 * promise.NETWORKS * shown
+    half = promise.judge_of(2, toy_data(), config, 0.5).passes
+    assert half <= promise.NETWORKS * shown
