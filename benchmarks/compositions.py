@@ -40,6 +40,17 @@ COMPOSITIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "random": ("random", {}),
     "dm": ("dm", _SHORT),
     "fast-dm": ("fast-dm", _SHORT),
+    "fast-dm, four formations": (
+        "fast-dm",
+        {
+            "model": MODEL,
+            "synthesis": {"name": "multi-formation", "factor": 2},
+            "init": "kmeans",
+            "networks": {"count": 20},
+            "signal": {"images": 64},
+            "optimiser": {"name": "sgd", "lr": 0.3, "momentum": 0.5, "schedule": "cosine"},
+        },
+    ),
     "fast-dance": ("fast-dance", {}),
     "fast-dance, shared decoders": ("kfs", {"synthesis": {"batch_decoders": 2}}),
 }

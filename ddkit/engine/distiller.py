@@ -169,7 +169,7 @@ class Distiller:
             real: the training data.
 
         Raises:
-            ConfigError: bad settings, a method without outer steps, or networks that are trained before them.
+            ConfigError: bad settings, or a method without outer steps.
 
         Example:
             >>> from ddkit import Distiller, data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from ddkit.data.real import RealData
 from ddkit.engine.run import peak_memory_bytes
 from ddkit.engine.session import Session
 from ddkit.errors import ConfigError
+from ddkit.networks.experts import ExpertTrajectories
 
 #: Share of the time, and steps, after which enough steps have been timed.
 _SHARE, _STEPS = 0.05, 20
@@ -22,6 +24,8 @@ _SHARE, _STEPS = 0.05, 20
 _ENOUGH = 5.0
 #: Share of the time that is kept for what was timed too short.
 _SPARE = 0.04
+#: Batches of real images on which experts are trained to find out how long that takes.
+_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,33 @@ def forecast(config: DistillConfig, real: RealData, objects: Mapping[str, Any], 
     """
     _require_steps_to_time(config, objects)
     session = Session(config, real, objects)
-    return Forecast(config, pace_of(session, _ENOUGH), around, peak_memory_bytes(str(session.device)))
+    pace = _paced(session, real, objects, _ENOUGH)
+    return Forecast(config, pace, around, peak_memory_bytes(str(session.device)))
+
+
+def _paced(session: Session, real: RealData, objects: Mapping[str, Any], enough: float) -> Pace:
+    """Return the pace of a new session on ``real``.
+
+    Where experts are trained before the first step, two are trained on a few images: their time goes by images.
+    """
+    experts, config = session.networks, session.config
+    if not isinstance(experts, ExpertTrajectories) or experts.buffer is not None:
+        return pace_of(session, enough)
+    few = max(2 * config.ipc * real.num_classes, _BATCHES * experts.settings().batch_size)
+    part = real.split_off(few / len(real), session.streams("timing"))[1] if 2 * few < len(real) else real
+    precision = session.network.precision
+    changes: dict[str, Any] = {"networks": {"count": min(2, experts.count)}}
+    changes |= {"precision": precision.name, "compile": precision.compile}
+    small = Session(DistillConfig.create(merge(config.as_dict(), changes)), part, objects)
+    at: list[float] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # from a few images they may not learn
+        small.prepare(lambda *_: at.append(time.monotonic()))
+    epochs, first = len(at) - 1, 1 if len(at) > 2 else 0  # the first one compiles
+    an_epoch = (at[-1] - at[first]) / (epochs - first)
+    more = experts.count * experts.epochs * len(real) / len(part) - epochs
+    pace = pace_of(small, enough)
+    return Pace(at[-1] - at[0] + an_epoch * more + pace.before, pace.step)
 
 
 def pace_of(session: Session, enough: float) -> Pace:
@@ -165,25 +195,20 @@ def in_time(
         after: seconds that are needed after the last step.
 
     Raises:
-        ConfigError: not one step fits, or networks that have to be trained for hours beforehand.
+        ConfigError: not one step fits, or none can be timed alone.
     """
     _require_steps_to_time(config, objects)
     config = DistillConfig.create(merge(config.as_dict(), {"compile": deadline.compile(config.compile)}))
     timed = Session(DistillConfig.create(merge(config.as_dict(), {"bytes": None})), real, objects)
     precision = timed.network.precision  # that of the published steps would not be that of the steps that fit
     config = DistillConfig.create(merge(config.as_dict(), {"precision": precision.name, "compile": precision.compile}))
-    pace = pace_of(timed, _SHARE * 60 * deadline.minutes)
+    pace = _paced(timed, real, objects, _SHARE * 60 * deadline.minutes)
     return with_steps(config, pace, deadline, say, after=after)
 
 
 def _require_steps_to_time(config: DistillConfig, objects: Mapping[str, Any]) -> None:
     if config.selection is not None:
         raise ConfigError(f"'{config.method}' picks real images: there are no outer steps to time")
-    if config.networks.name == "experts" and not config.networks.options.get("buffer"):
-        raise ConfigError(
-            f"steps are timed before the run, and '{config.method}' trains expert networks before its steps: train "
-            f"them first by `ddkit experts`, and pass them by networks.buffer"
-        )
     if "signal" in objects or config.signal.name not in ("real", "cached", "representative"):
         raise ConfigError("minutes are found by timing some steps, whose questions a signal of its own would pay for")
 

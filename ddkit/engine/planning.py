@@ -72,7 +72,7 @@ def configure(
         raise ConfigError("--minutes and --steps exclude each other: leave one of them out")
     if limit is None and name != AUTO:
         assert ipc is not None
-        config = preset(name).configure(real, ipc, seed, overrides, objects)
+        config = _method(name, deadline, say).configure(real, ipc, seed, overrides, objects)
         return config if deadline is None else in_time(config, real, objects, deadline, say)
     if limit is None:
         assert ipc is not None
@@ -82,6 +82,14 @@ def configure(
     if deadline is None or name == AUTO:
         return config
     return in_time(config, part, objects, deadline, say, after=promise.judge_of(2, held_out, config).seconds)
+
+
+def _method(name: str, deadline: Deadline | None, say: Say) -> Method:
+    method = preset(name)
+    if deadline is None or name == AUTO or method.short is None:
+        return method
+    say(f"{name} takes its settings for runs of minutes, not the published ones")
+    return method.in_minutes()
 
 
 def raw_bytes(real: RealData, ipc: int) -> int:
@@ -121,7 +129,7 @@ def plan(
     Raises:
         ConfigError: not one image a class fits, or a method that picks real images.
     """
-    method = preset(name)
+    method = _method(name, deadline, say)
     if method.is_coreset:
         raise ConfigError(
             f"'{name}' picks real images, which --bytes does not limit: give --ipc alone, or another method"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ddkit.base.config import DistillConfig, merge
@@ -34,6 +34,7 @@ class Method:
         cost: class of the published schedule on one GPU at IPC 10 on CIFAR-10.
         defaults: maps (data, ipc) to the official settings, as keyword arguments of
             :class:`~ddkit.base.config.DistillConfig`.
+        short: maps likewise to what replaces some of them in runs of minutes; None for nothing.
     """
 
     name: str
@@ -44,6 +45,14 @@ class Method:
     url: str
     cost: Cost
     defaults: Callable[[RealData, int], Mapping[str, Any]]
+    short: Callable[[RealData, int], Mapping[str, Any]] | None = None
+
+    def in_minutes(self) -> Method:
+        """Return this method with its settings for runs of minutes in the place of the official ones."""
+        if self.short is None:
+            return self
+        defaults, short = self.defaults, self.short
+        return replace(self, defaults=lambda data, ipc: merge(defaults(data, ipc), short(data, ipc)))
 
     @property
     def is_coreset(self) -> bool:

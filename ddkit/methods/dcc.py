@@ -41,7 +41,7 @@ def dsac_defaults(data: RealData, ipc: int) -> dict[str, Any]:
     return {**dsa.defaults(data, ipc), **contrastive(ipc)}
 
 
-_PAPER = {
+_PAPER: dict[str, Any] = {
     "family": "gradient matching",
     "learns": "pixels",
     "paper": "Lee, Chun, Jung, Yun and Yoon, ICML 2022",

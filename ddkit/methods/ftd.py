@@ -8,7 +8,7 @@ from typing import Any
 from ddkit.data.names import known_as
 from ddkit.data.real import RealData
 from ddkit.methods.base import Method, register
-from ddkit.methods.mtt import Settings, nearest, settings, trajectory_matching
+from ddkit.methods.mtt import Settings, nearest, settings, short, trajectory_matching
 
 #: Ball in which the experts look for the worst loss, as the authors' program sets it (with adaptive scaling).
 RHO = 0.01
@@ -79,5 +79,6 @@ FTD = register(
         url="https://arxiv.org/abs/2211.11004",
         cost="days",
         defaults=defaults,
+        short=short,
     )
 )

@@ -8,7 +8,7 @@ from typing import Any
 from ddkit.data.names import known_as
 from ddkit.data.real import RealData
 from ddkit.methods.base import Method, register
-from ddkit.methods.mtt import Settings, nearest, settings, trajectory_matching
+from ddkit.methods.mtt import Settings, nearest, settings, short, trajectory_matching
 
 #: Published number of hallucinators.
 HALLUCINATORS = 5
@@ -71,5 +71,6 @@ HABA = register(
         url="https://arxiv.org/abs/2210.16774",
         cost="days",
         defaults=defaults,
+        short=short,
     )
 )

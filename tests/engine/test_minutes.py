@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ddkit import Distiller
+from ddkit import Distiller, methods
 from ddkit.base.precision import COMPILE_PAYS_SECONDS
 from ddkit.engine import choosing, distiller, minutes, planning, promise
 from ddkit.engine.callbacks import Callback
@@ -19,6 +19,7 @@ from ddkit.errors import ConfigError
 from ddkit.evaluation import form_search
 from ddkit.evaluation.form_search import Tried
 from ddkit.testing import toy_data
+from ddkit.training.experts import build
 from ddkit.training.judge import Judge
 from tests.engine.runs import SMALL, Kill
 
@@ -87,7 +88,6 @@ def test_short_runs_are_not_compiled_and_the_format_stays_that_of_the_timed_step
         ("dm", 1.0, {"steps": 5}, "--steps"),
         ("dm", 0.1, {}, "does not hold one step .*: give 0.3 or more"),
         ("herding", 1.0, {}, "no outer steps to time"),
-        ("mtt", 1.0, {"networks": {"name": "experts"}, "objective": {}}, "ddkit experts"),
     ],
 )
 def test_minutes_that_make_no_sense_are_refused(
@@ -164,8 +164,6 @@ def test_a_forecast_is_what_the_steps_will_take(monkeypatch: pytest.MonkeyPatch)
     assert coded.forecast(toy_data()).seconds == 5 + 1000 * 0.5 + 30  # comparing it with its start
     with pytest.raises(ConfigError, match="no outer steps"):
         Distiller("herding", 2).forecast(toy_data())
-    with pytest.raises(ConfigError, match="ddkit experts"):
-        Distiller("mtt", 1, model=QUICK["model"]).forecast(toy_data())
 
 
 def test_a_long_run_says_how_long_before_its_steps_and_after_the_first_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,3 +206,40 @@ def test_a_run_in_a_folder_goes_on_with_the_steps_it_was_given(monkeypatch: pyte
     assert 20 < steps < 30 and resumed.metadata["steps"] == steps
     options = {**SMALL, "steps": steps}
     assert Distiller("dm", 2, **options).fit(toy_data()).to_bytes() == resumed.to_bytes()
+
+
+def test_what_experts_take_goes_by_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two are trained on a few images; the first epoch compiles, which happens once."""
+    clock, real = Clock(monkeypatch), toy_data(counts=(600, 600))
+    train, trained = build._train, []
+
+    def timed(job: Any, on_epoch: Any, experts: Any) -> None:
+        def slow(epoch: int) -> None:
+            clock.now += 0.01 * len(job.real) + (0.0 if trained else 30.0)
+            trained.append(len(job.real))
+            on_epoch(epoch)
+
+        train(job, slow, experts)
+
+    monkeypatch.setattr(build, "_train", timed)
+    small = {"objective": {"student_steps": 2, "expert_epochs": 1, "max_start_epoch": 3, "batch_syn": None}}
+    options = {"model": QUICK["model"], "networks": {"count": 5, "batch_size": 16}, **small}
+    config = methods.get("mtt").configure(real, 2, 0, {**options, "precision": "float32", "compile": False})
+    pace = minutes.forecast(config, real, {}, 0.0).pace
+    assert trained == [8 * 16] * 6
+    assert pace.step == 0.5 and pace.before == pytest.approx(30 + 0.01 * len(real) * 3 * 5 + 5.0)
+    trained.clear()
+    assert minutes.forecast(config, toy_data(counts=(9, 9)), {}, 0.0).pace.step == 0.5
+    assert trained == [18] * 6  # which are all
+
+
+def test_a_method_has_settings_for_minutes_which_the_user_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch)
+    said: list[str] = []
+    given = {"precision": "float32", "compile": False, "objective": {"student_steps": 2}}
+    config = planning.configure("mtt", toy_data(), 1, None, 0, given, say=said.append, minutes=2.0)
+    assert (config.model, config.networks.options["count"]) == ("convnet:width=32", 3)
+    assert config.objective.options["student_steps"] == 2 and "minutes" in said[0]
+    named = planning.configure("mtt", toy_data(), 1, None, 0, {**given, "model": QUICK["model"]}, minutes=2.0)
+    assert named.model == QUICK["model"]
+    assert planning.configure("mtt", toy_data(), 1, None, 0, given).networks.options["count"] == 100
