@@ -27,14 +27,11 @@ from ddkit.base.files import write_text
 from ddkit.engine import environment
 from ddkit.evaluation import common_recipe, evaluate
 from ddkit.evaluation.statistics import summary
-from ddkit.methods import fast_dance
 from ddkit.training.judge import BATCH
 
 RESULTS = Path(__file__).parent / "results" / "compositions.json"
 MODEL, JUDGE, NETWORKS, PASSES = "convnet:width=32", "convnet", 3, 60_000
 _SHORT = {"model": MODEL, "optimiser": {"lr": 10.0, "schedule": "cosine"}}
-#: What a method takes over from `fast-dance`.
-SHARED = ("model", "networks", "signal", "objective")
 #: What runs, by name: a preset, and what replaces its settings.
 COMPOSITIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "random": ("random", {}),
@@ -52,7 +49,7 @@ COMPOSITIONS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "fast-dance": ("fast-dance", {}),
-    "fast-dance, shared decoders": ("kfs", {"synthesis": {"batch_decoders": 2}}),
+    "fast-kfs": ("fast-kfs", {}),
 }
 
 
@@ -94,9 +91,6 @@ def _results() -> dict[str, Any]:
 def _cell(name: str, data_name: str, root: str | None, ipc: int, steps: int) -> dict[str, Any]:
     method, overrides = COMPOSITIONS[name]
     train, test = data.load_pair(data_name, root=root)
-    if "shared decoders" in name:
-        preset = fast_dance.defaults(train, ipc)
-        overrides = merge({key: preset[key] for key in SHARED}, overrides)
     if not methods.get(method).is_coreset:
         overrides = merge(overrides, {"steps": steps})
     made = Distiller(method, ipc, seed=0, **overrides).fit(train)

@@ -44,6 +44,7 @@ _NAMES = {
     "m3d": "M3D",
     "ncfm": "NCFM",
     "fast-dance": "Fast DANCE",
+    "fast-kfs": "Fast KFS",
     "fast-dm": "Fast DM",
 }
 _ABBREVIATIONS = {"dd", "dc", "dsa", "dcc", "dm", "idm", "idc", "mtt", "ftd", "kip", "kfs", "gtn", "ld", "ld-or2"}
