@@ -33,6 +33,9 @@ COMPOSITIONS: dict[str, dict[str, Any]] = {
     for kind, pieces in (("random", _RANDOM), ("trained", _TRAINED))
     if rate >= 1 or kind == "random"
 }
+#: From so many pixels a side on trained networks are tried first, which matters where there is no time for all: 122,880
+#: bytes of CIFAR-10, held-out training images: 51.1 % at rate 10, random networks 44.9 %; MNIST 97.4 and 97.4 %.
+TRAINED_FIRST = 16
 #: What is left where the pool's answers cannot be kept, as with batch norm.
 LAST_RESORT: dict[str, Any] = {"objective": {"real_batch": 64}}
 #: The share of the steps that each is tried for, and of the minutes in which one set is judged.
@@ -82,7 +85,7 @@ def choose(
     trial = _Trial(rest, objects, say, deadline)
     configs: dict[str, DistillConfig] = {}
     sets: dict[str, DistilledDataset] = {}
-    for name, pieces in COMPOSITIONS.items():
+    for name, pieces in _in_order(real):
         if trial.late:
             break
         with suppress(ConfigError, DivergedError):
@@ -122,6 +125,12 @@ def choose(
         return leader.config
     after = promise.judge_of(2, images, first).seconds
     return with_steps(leader.config, trial.paces[leader.name], deadline, say, after=after, most=MOST_STEPS)
+
+
+def _in_order(real: RealData) -> list[tuple[str, dict[str, Any]]]:
+    """Return the compositions, those first that are most likely to be the best."""
+    preferred = "pool" if min(real.shape[1:]) >= TRAINED_FIRST else "fixed"
+    return sorted(COMPOSITIONS.items(), key=lambda item: item[1]["networks"]["name"] != preferred)
 
 
 def _in_time_for(pieces: Mapping[str, Any], deadline: Deadline | None) -> Mapping[str, Any]:

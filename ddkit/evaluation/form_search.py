@@ -140,7 +140,8 @@ def best_form(
         takes = f"{smallest[1]}, the smallest form, takes {smallest[0]:,}" if smallest else "no form is for such images"
         raise TooFewBytesError(train, available_bytes, takes)
     network = derive_seed(seed, "best-form")
-    search = _Search(rest, Judge(ModelSpec.parse(model), held_out, passes, device), recipe, network)
+    shown = passes + sum(len(one.labels) for one in left)  # all of their own at least once
+    search = _Search(rest, Judge(ModelSpec.parse(model), held_out, shown, device), recipe, network)
     sizes = [len(left)]
     while sizes[-1] > FINALISTS:
         sizes.append(-(-sizes[-1] // 4))

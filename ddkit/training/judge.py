@@ -44,15 +44,20 @@ class Judge:
     def _cost(self) -> PassCost:
         return self.spec.cost(self.held_out.shape, self.held_out.num_classes)
 
+    @property
+    def _counted(self) -> float:
+        """Forward passes that take as long: on one thread with augmentation about twice what two do without."""
+        return 2 * 3 * self.passes
+
     @functools.cached_property
     def _precision(self) -> Precision:
         device = resolve_device(self.device)
-        return resolve_precision("auto", "auto", passes=3 * self.passes, cost=self._cost, device=device)
+        return resolve_precision("auto", "auto", passes=self._counted, cost=self._cost, device=device)
 
     @property
     def seconds(self) -> float:
-        """Estimate how long all of this takes; on one thread with augmentation about twice what two do without."""
-        return self._precision.seconds(3 * self.passes * 2 * self._cost.eager_seconds(resolve_device(self.device)))
+        """Estimate how long all of this takes."""
+        return self._precision.seconds(self._counted * self._cost.eager_seconds(resolve_device(self.device)))
 
     def accuracies(self, images: Tensor, labels: Tensor, recipe: TrainingRecipe, seeds: Sequence[int]) -> list[float]:
         """Return the accuracy, a fraction, of a network per seed.

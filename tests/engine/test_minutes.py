@@ -243,3 +243,11 @@ def test_a_method_has_settings_for_minutes_which_the_user_overrides(monkeypatch:
     named = planning.configure("mtt", toy_data(), 1, None, 0, {**given, "model": QUICK["model"]}, minutes=2.0)
     assert named.model == QUICK["model"]
     assert planning.configure("mtt", toy_data(), 1, None, 0, given).networks.options["count"] == 100
+
+
+@pytest.mark.parametrize(("side", "first"), [(8, "fixed"), (16, "pool"), (28, "pool")])
+def test_the_likely_compositions_are_tried_first(side: int, first: str) -> None:
+    order = choosing._in_order(toy_data(shape=(1, side, side)))
+    kinds = [pieces["networks"]["name"] for _, pieces in order]
+    assert kinds == sorted(kinds, key=lambda kind: kind != first) and {"fixed", "pool"} == set(kinds)
+    assert order[0][1]["optimiser"]["lr"] == 10.0 and len(order) == len(choosing.COMPOSITIONS)
