@@ -154,8 +154,8 @@ def defaults(data: RealData, ipc: int) -> dict[str, Any]:
 
     Experts are trained for as many epochs as segments reach (``max_start_epoch`` - 1 + ``expert_epochs``) instead of
     the published 50: with their constant learning rate the epochs that are read are the same. The meta-gradient is the
-    exact recursion, which equals the published unrolling at nearly constant memory. Datasets without published
-    settings get those chosen here.
+    published unrolling where it takes little memory, else the exact recursion, which equals it. Datasets without
+    published settings get those chosen here.
     """
     return trajectory_matching(settings(data, ipc), data, ipc, steps=5000)
 

@@ -64,7 +64,8 @@ class MetaLearning(Objective):
             and intermediate losses before them are left out.
         students: n, initial weights per outer step, whose gradients are averaged.
         meta_gradient: ``adjoint`` (exact, the graph of one step), ``checkpointed`` (the same, for many steps), ``full``
-            (exact, the graph of all steps) or ``tesla`` (truncated), see :mod:`ddkit.objectives.unrolling`.
+            (exact, the graph of all steps), ``auto`` (``full`` or ``adjoint``, the faster one that fits) or ``tesla``
+            (truncated), see :mod:`ddkit.objectives.unrolling`.
     """
 
     gradient_scale = "risk"
@@ -91,7 +92,7 @@ class MetaLearning(Objective):
         intermediate_every: Whole = 0,
         window: Count | None = None,
         students: Count = 1,
-        meta_gradient: str = "adjoint",
+        meta_gradient: str = "auto",
     ) -> None:
         self.inner_steps, self.real_images, self.balanced = inner_steps, real_images, balanced
         self.judged = range(intermediate_every, inner_steps, intermediate_every) if intermediate_every else range(0)
@@ -108,6 +109,9 @@ class MetaLearning(Objective):
         context.signal.require("risk")
         self.flat = FlatNetwork(context.network)
         self.order.check(synthesizer)
+        steps = min(self.inner_steps, self.window or self.inner_steps)
+        images = steps * self.order.batch_size(synthesizer)
+        self.meta_gradient = self.meta_gradient.suited(context.network, images)
         self.runs = self.order.runs(synthesizer) if self.order.order == "fixed" else None
         self.present = len(synthesizer) // synthesizer.decoded_per_class
         self.sizes.create(context.network.device, context.network.dtype)

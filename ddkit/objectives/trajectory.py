@@ -73,8 +73,9 @@ class TrajectoryMatching(Objective):
         lr: initial :math:`\beta`.
         learn_lr: whether :math:`\beta` is learned, by the optimiser's settings for group ``student_lr``.
         lr_range: allowed values of :math:`\beta`.
-        meta_gradient: ``adjoint`` (exact, the graph of one step), ``tesla`` (truncated, as published) or ``full``
-            (exact, the graph of all steps), see :mod:`ddkit.objectives.unrolling`.
+        meta_gradient: ``adjoint`` (exact, the graph of one step), ``full`` (exact, the graph of all steps), ``auto``
+            (the faster one of these that fits) or ``tesla`` (truncated, as published), see
+            :mod:`ddkit.objectives.unrolling`.
         init_noise: r, relative size of the noise on the initial student weights.
         soft_labels: ``none``, ``per_segment`` or ``fixed``; the latter two need ``synthesis.labels=assigned``.
     """
@@ -93,7 +94,7 @@ class TrajectoryMatching(Objective):
         lr: float = 0.01,
         learn_lr: bool = True,
         lr_range: tuple[float, float] = (1e-6, 100.0),
-        meta_gradient: str = "adjoint",
+        meta_gradient: str = "auto",
         init_noise: Weight = 0.0,
         soft_labels: SoftLabelling = "none",
     ) -> None:
@@ -125,7 +126,8 @@ class TrajectoryMatching(Objective):
         self.source = trajectories(context.networks)
         self.flat = FlatNetwork(network)
         self.source.require_epochs(self.last_epoch)
-        self._batch_size(synthesizer)
+        seen = self.student_steps * self._batch_size(synthesizer)
+        self.meta_gradient = self.meta_gradient.suited(network, seen)
         self.experts = None
         if self.soft_labels != "none":
             self.experts = ExpertLabels(self.flat, network, self.source, self.last_epoch, synthesizer)

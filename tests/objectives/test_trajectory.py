@@ -85,7 +85,7 @@ def many_decoders(*positions: Any, **options: Any) -> SharedDecoders:
     return SharedDecoders(*positions, decoders=2, hidden=2, code_channels=1, codes=2, **options)
 
 
-@pytest.mark.parametrize("method", ["adjoint", "full"])
+@pytest.mark.parametrize("method", ["adjoint", "full", "auto"])
 @pytest.mark.parametrize(
     ("synthesizer", "options", "settings"),
     [
@@ -219,12 +219,12 @@ def test_a_loss_that_stays_high_is_reported_once() -> None:
 
 
 def test_passes_count_the_steps_of_the_student() -> None:
-    objective, made = ready(TrajectoryMatching(student_steps=5, batch_syn=4))
+    objective, made = ready(TrajectoryMatching(student_steps=5, batch_syn=4, meta_gradient="adjoint"))
     assert objective.passes_per_step(made) == 12 * 5 * 4
-    full, made = ready(TrajectoryMatching(student_steps=5, meta_gradient="full"))
+    full, made = ready(TrajectoryMatching(student_steps=5))  # whose graph is small
     assert full.passes_per_step(made) == 9 * 5 * 6
     labelled, made = ready(TrajectoryMatching(student_steps=5, soft_labels="per_segment"), labels="assigned")
-    assert labelled.passes_per_step(made) == 12 * 5 * 6 + 6
+    assert labelled.passes_per_step(made) == 9 * 5 * 6 + 6
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ddkit.base.registry import Registry
 from ddkit.networks.flat import Product
+from ddkit.networks.network import Network
 from ddkit.objectives.unrolling.problem import Batch, InnerProblem
 
 registry: Registry[type[MetaGradient]] = Registry("meta-gradient", "ddkit.meta_gradients")
@@ -70,6 +71,10 @@ class MetaGradient(ABC):
         Raises:
             ConfigError: naming what it lacks and the remedy.
         """
+
+    def suited(self, network: Network, images: int) -> MetaGradient:
+        """Return what to use for ``images`` of all differentiated steps together on ``network``: itself."""
+        return self
 
     @abstractmethod
     def backward(self, problem: InnerProblem) -> Unrolled:
