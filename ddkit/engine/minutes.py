@@ -141,8 +141,9 @@ def _paced(session: Session, real: RealData, objects: Mapping[str, Any], enough:
     few = max(2 * config.ipc * real.num_classes, _BATCHES * experts.settings().batch_size)
     part = real.split_off(few / len(real), session.streams("timing"))[1] if 2 * few < len(real) else real
     precision = session.network.precision
-    changes: dict[str, Any] = {"networks": {"count": min(2, experts.count)}}
-    changes |= {"precision": precision.name, "compile": precision.compile}
+    changes: dict[str, Any] = {"precision": precision.name, "compile": precision.compile}
+    if "networks" not in objects:
+        changes["networks"] = {"count": min(2, experts.count)}
     small = Session(DistillConfig.create(merge(config.as_dict(), changes)), part, objects)
     at: list[float] = []
     with warnings.catch_warnings():

@@ -18,6 +18,7 @@ from ddkit.engine.session import Session
 from ddkit.errors import ConfigError
 from ddkit.evaluation import form_search
 from ddkit.evaluation.form_search import Tried
+from ddkit.networks.experts import ExpertTrajectories
 from ddkit.testing import toy_data
 from ddkit.training.experts import build
 from ddkit.training.judge import Judge
@@ -251,3 +252,13 @@ def test_the_likely_compositions_are_tried_first(side: int, first: str) -> None:
     kinds = [pieces["networks"]["name"] for _, pieces in order]
     assert kinds == sorted(kinds, key=lambda kind: kind != first) and {"fixed", "pool"} == set(kinds)
     assert order[0][1]["optimiser"]["lr"] == 10.0 and len(order) == len(choosing.COMPOSITIONS)
+
+
+def test_experts_given_as_an_object_are_timed_too() -> None:
+    real = toy_data(counts=(300, 300))
+    experts = ExpertTrajectories(count=2, batch_size=16)
+    options = {"model": QUICK["model"], "precision": "float32", "compile": False}
+    objective = {"student_steps": 2, "expert_epochs": 1, "max_start_epoch": 1, "batch_syn": None}
+    distiller = Distiller("mtt", 1, networks=experts, minutes=0.5, objective=objective, **options)
+    config = distiller.configure(real)
+    assert 1 < config.steps <= 5000 and experts.count == 2
