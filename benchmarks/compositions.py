@@ -50,7 +50,7 @@ COMPOSITIONS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "fast-dance": ("fast-dance", {}),
     "fast-kfs": ("fast-kfs", {}),
-    "fast-kfs, width 64": ("fast-kfs", {"model": "convnet:width=64"}),
+    "fast-kfs, width 32": ("fast-kfs", {"model": MODEL}),
 }
 
 
