@@ -98,7 +98,7 @@ def choose(
     first = configs[next(iter(sets))]
     share = 1.0
     if deadline is not None:
-        share = min(1.0, JUDGING * 60 * deadline.minutes / promise.judge_of(1, images, first).seconds)
+        share = promise.share_in(JUDGING * 60 * deadline.minutes, 1, images, first)
     best, found = promise.better(sets, images, first, share)
     say(f"{best}: " + promise.means_in_words(found["accuracies"]))
     changes = _in_time_for(COMPOSITIONS[best], deadline)
@@ -123,7 +123,7 @@ def choose(
     leader = best_of(leader, [(leader.number, fill) for fill in FILLS[1:]])
     if deadline is None:
         return leader.config
-    after = promise.judge_of(2, images, first).seconds
+    after = promise.seconds(deadline.minutes, images, leader.config)
     return with_steps(leader.config, trial.paces[leader.name], deadline, say, after=after, most=MOST_STEPS)
 
 

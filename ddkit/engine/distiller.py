@@ -182,7 +182,7 @@ class Distiller:
         around = time.monotonic() - began
         if config.bytes is not None:
             real, held_out = promise.held_out(real, config.seed)
-            around += promise.judge_of(2, held_out, config).seconds
+            around += promise.seconds(self.minutes, held_out, config)
         return forecast(config, real, self.objects, around)
 
     def _request(self) -> dict[str, Any] | None:
@@ -305,7 +305,8 @@ class Distiller:
                 last = session.materialise({**metadata, "ema": "the data of the last step, not averaged"}, last=True)
                 last.save(folder.last)
         if held_out is not None:
-            result = self._kept(session, result, metadata, real, held_out)
+            minutes = self.minutes if folder is None else folder.minutes
+            result = self._kept(session, result, metadata, real, held_out, minutes)
         return result, {
             "steps": run.step,
             "seconds": round(run.seconds, 3),
@@ -320,6 +321,7 @@ class Distiller:
         metadata: dict[str, Any],
         real: RealData,
         held_out: RealData,
+        minutes: float | None,
     ) -> DistilledDataset:
         """Return the better of a result and its coded start, as held-out training images tell.
 
@@ -331,7 +333,8 @@ class Distiller:
         filled = planning.fullest_start(session.config, session.real, self.objects) if sparing else None
         start = (filled or session).materialise({**metadata, "steps": 0}, start=True)
         sets = {promise.DISTILLED: distilled, promise.START: promise.without_what_was_learned(start)}
-        name, card = promise.better(sets, held_out, session.config)
+        share = promise.share_of(minutes, held_out, session.config)
+        name, card = promise.better(sets, held_out, session.config, share)
         chosen, source = sets[name], ""
         if name == promise.START:
             again = planning.fullest_start(session.config, real, self.objects)

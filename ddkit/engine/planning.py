@@ -81,7 +81,7 @@ def configure(
     config = plan(name, part, ipc, seed, {**overrides, "bytes": limit}, objects, say, deadline)
     if deadline is None or name == AUTO:
         return config
-    return in_time(config, part, objects, deadline, say, after=promise.judge_of(2, held_out, config).seconds)
+    return in_time(config, part, objects, deadline, say, after=promise.seconds(minutes, held_out, config))
 
 
 def _method(name: str, deadline: Deadline | None, say: Say) -> Method:

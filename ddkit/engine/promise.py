@@ -17,6 +17,8 @@ HELD_OUT, MOST_HELD_OUT = 0.2, 5000
 #: Networks for each of the two sets, the images that each sees; the fewest epochs, which are more images of large sets;
 #: and the most images.
 NETWORKS, PASSES, EPOCHS, MOST = 3, 20_000, 30, 200_000
+#: Share of a run's minutes in which the two are compared.
+COMPARING = 0.25
 #: What the two are called.
 DISTILLED, START = "distilled", "start"
 
@@ -39,6 +41,24 @@ def judge_of(sets: int, images: RealData, config: DistillConfig, share: float = 
     """Return what compares so many sets of a configuration; ``share`` as for :func:`better`."""
     count = config.ipc * images.num_classes * int(config.synthesis.options.get("factor", 1)) ** 2
     return _judge([count] * sets, images, config, share)
+
+
+def share_in(seconds: float, sets: int, images: RealData, config: DistillConfig) -> float:
+    """Return the share, as for :func:`better`, with which so many sets of a configuration are compared in this time."""
+    share = 1.0
+    for _ in range(4):  # for fewer images compiling may not pay
+        share *= min(1.0, seconds / judge_of(sets, images, config, share).seconds)
+    return share
+
+
+def share_of(minutes: float | None, images: RealData, config: DistillConfig) -> float:
+    """Return the share with which the result of a run of ``minutes`` is compared with its start; None for no limit."""
+    return 1.0 if minutes is None else share_in(60 * COMPARING * minutes, 2, images, config)
+
+
+def seconds(minutes: float | None, images: RealData, config: DistillConfig) -> float:
+    """Estimate how long that comparison takes."""
+    return judge_of(2, images, config, share_of(minutes, images, config)).seconds
 
 
 def _judge(counts: Sequence[int], images: RealData, config: DistillConfig, share: float) -> Judge:

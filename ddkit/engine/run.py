@@ -165,6 +165,12 @@ class RunFolder:
         content = self.read()
         return DistillConfig.create(content["config"]) if content.get("request") == request else None
 
+    @property
+    def minutes(self) -> float | None:
+        """For how many minutes the run was configured, if for any."""
+        found: float | None = self.read().get("request", {}).get("minutes")
+        return found
+
     def as_named(self, real: RealData) -> RealData:
         """Return the data of this run under the name that they had when it started, wherever they are now."""
         stored = self.read()["data"] if self.config.is_file() else {}

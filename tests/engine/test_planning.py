@@ -209,7 +209,7 @@ def test_a_result_stands_against_a_start_that_takes_all_of_the_bytes(
 ) -> None:
     compared: list[dict[str, int]] = []
 
-    def better(sets: Any, images: RealData, config: Any) -> tuple[str, dict[str, Any]]:
+    def better(sets: Any, images: RealData, config: Any, share: float) -> tuple[str, dict[str, Any]]:
         compared.append({name: one.ipc for name, one in sets.items()})
         return "start", {"accuracies": {name: [0.5] for name in sets}, "held_out": 1, "returned": "start"}
 
@@ -242,7 +242,7 @@ def test_held_out_images_are_neither_distilled_nor_picked(little: None) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RealData, "batch", watched)
-        patch.setattr(promise, "better", lambda sets, images, config: ("distilled", {"accuracies": {}}))
+        patch.setattr(promise, "better", lambda sets, images, config, share: ("distilled", {"accuracies": {}}))
         patch.setattr(promise, "in_words", lambda card, whose, again: "nothing")
         Distiller("dm", 2, bytes=250, **{**SMALL, "codec": "uniform:bits=3"}).fit(real)
     held = {images[image.numpy().tobytes()] for image in out.images}
@@ -274,3 +274,15 @@ def test_a_judge_counts_what_networks_see(ipc: int, factor: int, shown: int) -> 
     assert promise.judge_of(2, toy_data(), config).passes == 2 * promise.NETWORKS * shown
     half = promise.judge_of(2, toy_data(), config, 0.5).passes
     assert half <= promise.NETWORKS * shown
+
+
+def test_what_is_compared_fits_a_quarter_of_the_minutes() -> None:
+    """Also where fewer images are not worth compiling for; without minutes all are shown."""
+    real = toy_data(shape=(3, 32, 32))
+    config = methods.get("dm").configure(real, 300, 0, {**QUICK, "model": "convnet"})
+    whole = promise.judge_of(2, real, config).seconds
+    for minutes in (whole / 20, whole / 60, whole / 100):
+        share = promise.share_of(minutes, real, config)
+        assert 0 < share < 1 and promise.seconds(minutes, real, config) <= 60 * promise.COMPARING * minutes * 1.1
+    assert promise.share_of(None, real, config) == promise.share_of(whole, real, config) == 1.0
+    assert promise.seconds(None, real, config) == whole
