@@ -86,9 +86,10 @@ def configure(
 
 def _method(name: str, deadline: Deadline | None, say: Say) -> Method:
     method = preset(name)
-    if deadline is None or name == AUTO or method.short is None:
+    if deadline is None or name == AUTO:
         return method
-    say(f"{name} takes its settings for runs of minutes, not the published ones")
+    if method.short is not None:
+        say(f"{name} takes its settings for runs of minutes, not the published ones")
     return method.in_minutes()
 
 

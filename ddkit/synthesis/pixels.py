@@ -81,10 +81,10 @@ class Pixels(StoredImages):
         elif how in ("real", "herded", "kmeans"):
             if how == "real":
                 index = real.sample_indices(self.present, self.ipc, generator)
+            elif how == "herded":
+                index = herded(real, dict.fromkeys(self.present, self.ipc))
             else:
-                herding = how == "herded"
-                counts = dict.fromkeys(self.present, self.ipc)
-                index = herded(real, counts) if herding else kmeans_start(real, self.present, self.ipc)
+                index = kmeans_start(real, self.present, self.ipc)
             start = real.batch(index)
             self.pairs.copy_(index)
         else:
