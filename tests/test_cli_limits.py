@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import os
+import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -65,6 +67,32 @@ def test_memory_is_that_of_the_machine() -> None:
     require_memory("a little", 10, "-")
     with pytest.raises(ConfigError, match=r"^much would take [\d,]+ GB, this machine has \d+ GB of memory: take less$"):
         require_memory("much", 10**12, "take less")
+
+
+COUNT_PAGE_FAULTS = """
+import resource, torch
+from ddkit.base.memory import freed_memory_kept
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.zeros(2**24).add_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(faults())
+with freed_memory_kept():
+    with freed_memory_kept():
+        faults()
+    print(faults())
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps memory in its own way")
+def test_freed_memory_is_used_again_until_the_last_block_ends() -> None:
+    run = subprocess.run([sys.executable, "-c", COUNT_PAGE_FAULTS], capture_output=True, text=True, check=True)
+    before, kept, after = map(int, run.stdout.split())
+    assert kept < before / 10 and after > before / 2
 
 
 def test_large_but_possible_networks_are_built() -> None:

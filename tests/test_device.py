@@ -16,6 +16,7 @@ from ddkit.cli.doctor import examine
 from ddkit.errors import ConfigError, RunError
 from ddkit.evaluation import evaluate_real
 from ddkit.models import ModelSpec
+from ddkit.networks.network import Network
 from ddkit.testing.small import toy_data
 from ddkit.training import TrainingRecipe, train_networks
 
@@ -35,6 +36,18 @@ def anew() -> Iterator[None]:
 
 def _no_compiler() -> str:
     raise RuntimeError("what PyTorch says where it finds none")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grey_images_have_their_channels_first(channels: int) -> None:
+    network = Network(ModelSpec.parse(TINY), (channels, 8, 8), 2)
+    images = torch.rand(2, channels, 8, 8).requires_grad_()
+    prepared, maps = network.prepare(images), network.feature_maps(images)
+    last = {"memory_format": torch.channels_last}
+    assert prepared.stride(1) == (64 if channels == 1 else 1)
+    assert all(one.is_contiguous(**last) == (channels == 3) for one in maps if one.ndim == 4)
+    maps[0].sum().backward()
+    assert images.grad is not None
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta", "hpu", "", "cpu:x"])

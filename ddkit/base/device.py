@@ -7,7 +7,7 @@ import os
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,6 +40,16 @@ def resolve_device(name: str | torch.device) -> torch.device:
         said = " ".join(str(error).split())[:120]
         raise ConfigError(f"device '{name}' does not work on this machine ({said}): choose cpu or auto") from None
     return device
+
+
+def layout(shape: Sequence[int]) -> torch.memory_format:
+    """Return the memory layout for networks that see images ``(C, H, W)``, and for those images.
+
+    Channels last, which convolutions read faster; but not for grey images, of which the first layer makes maps with
+    channels first: one step on 256 images of 28x28, ConvNet of width 128, one thread, 1,690 ms with channels last and
+    990 ms without (32x32 in colour 1,150 and 1,060 ms, forward passes alone 304 and 349 ms).
+    """
+    return torch.contiguous_format if shape[-3] == 1 else torch.channels_last
 
 
 @contextmanager

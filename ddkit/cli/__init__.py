@@ -21,6 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
         SystemExit: with a status other than 0; success returns.
     """
     with CommandInterrupt(to_the_end=arguments is None):
+        from ddkit.base.memory import freed_memory_kept
         from ddkit.cli.commands import invoke
         from ddkit.cli.errors import on_one_line
 
@@ -28,5 +29,5 @@ def main(arguments: list[str] | None = None) -> None:
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # a name that a terminal cannot show is no reason to fail
         typed = list(sys.argv[1:] if arguments is None else arguments)
-        with on_one_line(verbose=bool({"-v", "--verbose"} & set(typed))):
+        with freed_memory_kept(), on_one_line(verbose=bool({"-v", "--verbose"} & set(typed))):
             invoke(typed)

@@ -13,7 +13,7 @@ from typing import Any
 from ddkit.base.config import DistillConfig
 from ddkit.base.interrupt import Interrupt
 from ddkit.base.lock import locked
-from ddkit.base.memory import require_memory
+from ddkit.base.memory import freed_memory_kept, require_memory
 from ddkit.base.progress import Report, roughly
 from ddkit.base.sizes import parse_bytes
 from ddkit.base.streams import Streams
@@ -162,6 +162,7 @@ class Distiller:
             self._method, real, self.ipc, self.bytes, self.seed, self.overrides, self.objects, say, self.minutes
         )
 
+    @freed_memory_kept()
     def forecast(self, real: RealData) -> Forecast:
         """Take some steps in memory and return how long :meth:`fit` will take, and how much memory.
 
@@ -194,6 +195,7 @@ class Distiller:
         numbers = {"ipc": self.ipc, "bytes": self.bytes, "minutes": self.minutes, "seed": self.seed}
         return {"method": self._method, **numbers, "overrides": json.loads(json.dumps(self.overrides))}
 
+    @freed_memory_kept()
     def fit(
         self,
         real: RealData,

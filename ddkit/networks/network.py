@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddkit.base.device import layout
 from ddkit.base.precision import PassCost, Precision, pass_cost
 from ddkit.errors import ConfigError
 from ddkit.models.base import FeatureModel, uses_batch_norm
@@ -52,7 +53,7 @@ class Network:
                 f"it may have them"
             )
         self.module = spec.build(shape, num_classes, seed=0).to(self.device)
-        self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module.to(memory_format=layout(shape))  # type: ignore[call-overload]
         self.module.train()
         self.has_batch_norm = uses_batch_norm(self.module)
         self.cost: PassCost = pass_cost(self.module, shape)
@@ -77,7 +78,7 @@ class Network:
 
     def prepare(self, images: Tensor) -> Tensor:
         """Bring images to the device, number format and memory layout of this network."""
-        return images.to(self.device, self.dtype, memory_format=torch.channels_last)
+        return images.to(self.device, self.dtype, memory_format=layout(self.shape))
 
     def features(self, images: Tensor) -> Tensor:
         """Return the flattened input of the classifier.

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddkit.base.device import layout
 from ddkit.base.precision import Precision
 from ddkit.data.real import RealData
 from ddkit.training.train import TrainingPrecision
@@ -44,7 +45,7 @@ def _measured(
         with Precision(getattr(torch, precision)).autocast(device):
             for start in range(0, len(data), batch):
                 index = torch.arange(start, min(start + batch, len(data)))
-                images = data.batch(index).to(device, parameter.dtype, memory_format=torch.channels_last)
+                images = data.batch(index).to(device, parameter.dtype, memory_format=layout(data.shape))
                 truth = labels[start : start + batch]
                 measured.append(torch.stack([measure(model(images), truth) for model in models]))
     finally:

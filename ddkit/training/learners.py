@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddkit.base.device import layout
 from ddkit.base.precision import Precision
 from ddkit.base.streams import derive_seed
 from ddkit.models.spec import ModelSpec
@@ -152,7 +153,7 @@ class Learner(ABC):
 
 
 class SerialLearner(Learner):
-    """One network in channels_last format, differentiated by autograd."""
+    """One network, differentiated by autograd."""
 
     def __init__(self, model: nn.Module, loss: NetworkLoss) -> None:
         self.model = model
@@ -162,7 +163,7 @@ class SerialLearner(Learner):
     def compute_gradients(self, images: Tensor, targets: Tensor, weights: Tensor) -> None:
         for parameter in self.parameters:
             parameter.grad = None
-        self.loss(images[0].contiguous(memory_format=torch.channels_last), targets[0], weights).backward()
+        self.loss(images[0].contiguous(memory_format=layout(images.shape)), targets[0], weights).backward()
 
     def trained(self) -> list[nn.Module]:
         for parameter in self.parameters:
@@ -220,7 +221,7 @@ def _compiled_learner(setting: Workload, seed: int) -> SerialLearner:
     """
     if setting not in _compiled:
         model = setting.build(seed)
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=layout(setting.shape))  # type: ignore[call-overload]
         _compiled[setting] = model, setting.precision.compiled(_network_loss(model, setting))
         if len(_compiled) > _COMPILED_KEPT:
             _compiled.popitem(last=False)
@@ -239,5 +240,5 @@ def create_learner(setting: Workload, seeds: Sequence[int], stacked: bool) -> Le
     if setting.precision.compile:
         return _compiled_learner(setting, seed)
     model = setting.build(seed)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=layout(setting.shape))  # type: ignore[call-overload]
     return SerialLearner(model, _network_loss(model, setting))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ddkit.base.device import resolve_device
+from ddkit.base.memory import freed_memory_kept
 from ddkit.base.precision import Precision, pass_cost
 from ddkit.base.streams import Streams, default_draws, derive_seed
 from ddkit.data.real import RealData
@@ -199,6 +200,7 @@ def setting_of(data: TrainingSet, spec: ModelSpec, recipe: TrainingRecipe, preci
     )
 
 
+@freed_memory_kept()
 def train_networks(
     images: Tensor | RealData,
     labels: Tensor | None,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ddkit.base.device import layout
 from ddkit.base.ranges import Count, Rate, Weight, in_range
 from ddkit.base.streams import derive_seed
 from ddkit.errors import ConfigError
@@ -156,7 +157,7 @@ def _features(body: FeatureMap, images: Tensor) -> Tensor:
     """Return (N, F) in the number format of the network, without a graph to its weights where they are frozen."""
     if isinstance(body, nn.Module):
         weight = next(body.parameters())
-        images = images.to(weight.device, weight.dtype, memory_format=torch.channels_last)
+        images = images.to(weight.device, weight.dtype, memory_format=layout(images.shape))
     return body.features(images)
 
 
@@ -169,7 +170,7 @@ def random_features(
     bodies: list[FeatureMap] = []
     for number in range(int(options["count"])):
         body = spec.build(shape, num_classes, derive_seed(int(options["seed"]), "body", number)).requires_grad_(False)
-        body.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        body.to(device).to(memory_format=layout(shape))  # type: ignore[call-overload]
         bodies.append(cast(FeatureMap, body))
     return RandomFeatures(bodies, **options)
 
