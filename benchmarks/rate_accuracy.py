@@ -38,7 +38,7 @@ from ddkit.training.named import recipe
 RESULTS = Path(__file__).parent / "results" / "rate-accuracy.json"
 MODEL = "convnet:width=32"
 #: Images that each network sees; the fewest epochs, which for large sets are more images, and the most of these.
-PASSES, EPOCHS, MOST = 60_000, 20, 400_000
+PASSES, EPOCHS, MOST = 60_000, 20, 250_000
 NETWORKS = 3
 
 

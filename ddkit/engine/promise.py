@@ -62,11 +62,17 @@ def seconds(minutes: float | None, images: RealData, config: DistillConfig) -> f
 
 
 def _judge(counts: Sequence[int], images: RealData, config: DistillConfig, share: float) -> Judge:
-    passes = NETWORKS * sum(count * _epochs(count, share) for count in counts)
+    passes = sum(_networks(count, share) * count * _epochs(count, share) for count in counts)
     return Judge(ModelSpec.parse(config.model), images, passes, config.device)
 
 
+def _networks(count: int, share: float) -> int:
+    """Return how many networks judge a set: one a large one where there is less time, which then sees it for longer."""
+    return 1 if share < 1 and count * EPOCHS > PASSES else NETWORKS
+
+
 def _epochs(count: int, share: float) -> int:
+    share = min(1.0, share * NETWORKS / _networks(count, share))
     return max(1, min(max(round(EPOCHS * share), int(PASSES * share) // count), int(MOST * share) // count))
 
 
@@ -76,7 +82,8 @@ def better(
     """Return which set trains networks better, and what to say of it.
 
     Both are trained on by networks with the same initial weights, in the way that each set asks for, but for
-    :data:`PASSES` images each, large sets for more; the first of equal sets is returned.
+    :data:`PASSES` images each, large sets for more; the first of equal sets is returned. Where there is less time, one
+    network judges a large set instead of three.
 
     Args:
         sets: by name.
@@ -97,7 +104,7 @@ def better(
         epochs = min(recipe.epochs, _epochs(len(one), share))
         tensors, labels = one.tensors()
         how = recipe.replace(epochs=epochs, loss=recipe.loss_for(one.label_kind))
-        seeds = [derive_seed(seed, f"network/{number}") for number in range(NETWORKS)]
+        seeds = [derive_seed(seed, f"network/{number}") for number in range(_networks(len(one), share))]
         found[name] = [round(value, 6) for value in judge.accuracies(tensors, labels, how, seeds)]
     means = _means(found)
     chosen = max(means, key=lambda name: means[name])

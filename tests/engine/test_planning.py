@@ -61,6 +61,27 @@ def test_the_most_images_that_fit_are_taken(digits: RealData) -> None:
         assert (real.budget.payload <= 900) == fits
 
 
+@pytest.mark.parametrize(("better", "init"), [("herded", "herded"), ("random", "real")])
+def test_a_start_is_of_those_real_images_that_are_worth_more(
+    digits: RealData, better: str, init: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: dict[str, DistilledDataset] = {}
+
+    def judged(sets: Any, images: RealData, config: Any, share: float = 1.0) -> tuple[str, dict[str, Any]]:
+        compared.update(sets)
+        part, _ = promise.held_out(digits, 0)
+        assert images.fingerprint == promise.held_out(part, 0)[1].fingerprint
+        return better, {"accuracies": {name: [0.5] for name in sets}}
+
+    monkeypatch.setattr(promise, "better", judged)
+    config = configured("dm", digits, 900, codec="uniform:bits=2")
+    assert config.init == init and set(compared) == {"herded", "random"}
+    assert not torch.equal(compared["herded"].images, compared["random"].images)
+    assert all(one.budget.payload is not None and 0 < one.budget.payload <= 900 for one in compared.values())
+    compared.clear()
+    assert configured("dm", digits, 900, codec="uniform:bits=2", init="mean").init == "mean" and not compared
+
+
 def test_the_codec_is_chosen_on_training_images_that_the_promise_does_not_hold_out(
     digits: RealData, one_form: list[tuple[Any, ...]]
 ) -> None:
@@ -90,8 +111,11 @@ def two_compositions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     judged: list[tuple[str, ...]] = []
 
     def better(sets: Any, images: RealData, config: Any, share: float = 1.0) -> tuple[str, dict[str, Any]]:
+        found = {"accuracies": {name: [0.5] for name in sets}}
+        if "herded" in sets:  # where to start is not what auto tries
+            return "herded", found
         judged.append(tuple(sets))
-        return judged[-1][-1], {"accuracies": {name: [0.5] for name in sets}}
+        return judged[-1][-1], found
 
     monkeypatch.setattr(promise, "better", better)
     pool = {"networks": {"name": "pool", "runs": 1, "stages": 2, "steps": 2}, "signal": {"name": "cached", "images": 5}}
@@ -184,7 +208,7 @@ def test_bytes_or_images_are_needed_with_a_method() -> None:
 def test_the_better_of_result_and_start_is_returned(
     accuracies: tuple[float, float], little: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    given = iter(accuracies)
+    given = iter((0.6, 0.5, *accuracies))  # herded images are worth more than random ones
     monkeypatch.setattr(Judge, "accuracies", lambda self, images, labels, recipe, seeds: [next(given)] * len(seeds))
     options: dict[str, Any] = {**SMALL, "codec": "uniform:bits=3", "optimiser": {"lr": 10.0}}
     made = Distiller("dm", bytes=250, **options).fit(toy_data(), out=tmp_path / "run")
@@ -214,7 +238,7 @@ def test_a_result_stands_against_a_start_that_takes_all_of_the_bytes(
         return "start", {"accuracies": {name: [0.5] for name in sets}, "held_out": 1, "returned": "start"}
 
     monkeypatch.setattr(promise, "better", better)
-    options: dict[str, Any] = {**SMALL, "codec": "uniform:bits=3"}
+    options: dict[str, Any] = {**SMALL, "codec": "uniform:bits=3", "init": "herded"}
     made = {fill: Distiller("dm", bytes=400, fill=fill, **options).fit(toy_data()) for fill in (0.5, 1.0)}
     sparing, full = compared
     assert sparing["distilled"] < sparing["start"] == full["start"] == full["distilled"]
@@ -244,7 +268,7 @@ def test_held_out_images_are_neither_distilled_nor_picked(little: None) -> None:
         patch.setattr(RealData, "batch", watched)
         patch.setattr(promise, "better", lambda sets, images, config, share: ("distilled", {"accuracies": {}}))
         patch.setattr(promise, "in_words", lambda card, whose, again: "nothing")
-        Distiller("dm", 2, bytes=250, **{**SMALL, "codec": "uniform:bits=3"}).fit(real)
+        Distiller("dm", 2, bytes=250, **{**SMALL, "codec": "uniform:bits=3", "init": "herded"}).fit(real)
     held = {images[image.numpy().tobytes()] for image in out.images}
     assert seen and not held & set(seen)
 
@@ -274,6 +298,8 @@ def test_a_judge_counts_what_networks_see(ipc: int, factor: int, shown: int) -> 
     assert promise.judge_of(2, toy_data(), config).passes == 2 * promise.NETWORKS * shown
     half = promise.judge_of(2, toy_data(), config, 0.5).passes
     assert half <= promise.NETWORKS * shown
+    if ipc > 2:  # one network, which sees the whole of it
+        assert half == 2 * shown and promise.judge_of(2, toy_data(), config, 0.1).passes <= 0.1 * 6 * shown
 
 
 def test_what_is_compared_fits_a_quarter_of_the_minutes() -> None:
