@@ -99,8 +99,10 @@ def choose(
     share = 1.0
     if deadline is not None:
         share = promise.share_in(JUDGING * 60 * deadline.minutes, 1, images, first)
-    best, found = promise.better(sets, images, first, share)
-    say(f"{best}: " + promise.means_in_words(found["accuracies"]))
+    best = next(iter(sets))
+    if len(sets) > 1:
+        best, found = promise.better(sets, images, first, share)
+        say(f"{best}: " + promise.means_in_words(found["accuracies"]))
     changes = _in_time_for(COMPOSITIONS[best], deadline)
 
     def best_of(leader: _Tried, others: list[tuple[int, float]]) -> _Tried:
@@ -172,14 +174,18 @@ class _Trial:
     paces: dict[str, Pace] = field(default_factory=dict)
     #: Seconds until the first step where nothing was shared yet.
     before: dict[str, float] = field(default_factory=dict)
+    #: Whether steps take so long that there is no time to try a second configuration.
+    slow: bool = False
 
     @property
     def late(self) -> bool:
         """Whether no time is left to try another one; the first one is always tried."""
-        return self.deadline is not None and bool(self.paces) and self.deadline.left(CHOOSING) < 0
+        return self.deadline is not None and bool(self.paces) and (self.slow or self.deadline.left(CHOOSING) < 0)
 
     def of(self, name: str, config: DistillConfig) -> DistilledDataset:
         """Return the set of a configuration after a share of its steps.
+
+        Where the first one has no time for as many, a few tell its pace, and the rest of the time is the run's.
 
         Raises:
             ConfigError: it cannot be run.
@@ -206,8 +212,13 @@ class _Trial:
             first = time.monotonic()
             for number in range(2, steps + 1):
                 session.step(number)
-                if self.deadline is not None and self.deadline.left(CHOOSING) < 0:
-                    break
+                if self.deadline is not None:
+                    ahead = (steps - number) * (time.monotonic() - first) / (number - 1)
+                    self.slow = self.slow or (
+                        not self.paces and number > 2 and 2 * ahead > self.deadline.left(CHOOSING)
+                    )
+                    if self.slow or self.deadline.left(CHOOSING) < 0:
+                        break
         step = (time.monotonic() - first) / max(1, number - 1) if steps > 1 else first - began
         self.sessions[alike] = session
         self.before.setdefault(alike, max(0.0, first - began - step))

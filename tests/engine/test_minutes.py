@@ -109,8 +109,15 @@ def test_a_signal_is_not_asked_for_the_sake_of_timing() -> None:
         in_time(config, toy_data(), {"signal": object()}, Deadline(1.0), print)
 
 
-def test_auto_stops_trying_when_its_share_of_the_time_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The best of what was tried fills the rest, less what the comparison at the end takes."""
+@pytest.mark.parametrize(("step", "tried"), [(0.06, 3), (0.12, 1)])
+def test_auto_stops_trying_when_its_share_of_the_time_is_gone(
+    step: float, tried: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best of what was tried fills the rest, less what the comparison at the end takes.
+
+    Nothing is tried after 13.5 of 30 seconds: of trials of 75 steps the third is cut short where they take 4.5 s; where
+    they take 9, there is no time for two, and the first one ends when its pace is known.
+    """
     fixed = {"networks": {"name": "fixed", "count": 2}, "signal": {"name": "cached", "images": 5}}
     names = [f"rate {rate}" for rate in range(1, 7)]
     pieces = {name: {**fixed, "optimiser": {"lr": float(name[-1])}} for name in names}
@@ -125,12 +132,12 @@ def test_auto_stops_trying_when_its_share_of_the_time_is_gone(monkeypatch: pytes
 
     monkeypatch.setattr(promise, "better", better)
     monkeypatch.setattr(Judge, "seconds", property(lambda self: 10.0))
-    clock = Clock(monkeypatch, first=0.0, step=0.1)
-    given = {key: value for key, value in QUICK.items() if key != "optimiser"}
+    clock = Clock(monkeypatch, first=0.0, step=step)
+    given = {key: value for key, value in QUICK.items() if key != "optimiser"} | {"init": "herded"}
     config = planning.configure("auto", toy_data(), None, 250, 0, given, minutes=0.5)
-    # 7.5 s a trial of 75 steps, and nothing after 13.5 of 30 s: the second one is cut short.
-    assert judged == [("rate 1", "rate 2")] and config.optimiser.lr == 2.0
-    assert config.steps == pytest.approx(0.96 * (30 - (clock.now - 100) - 10) / 0.1, abs=1.01)
+    assert judged == ([tuple(names[:tried])] if tried > 1 else []) and config.optimiser.lr == tried
+    assert (clock.now - 100 > 13.4) == (tried > 1) and (tried > 1 or clock.now - 100 < 4)
+    assert config.steps == pytest.approx(0.96 * (30 - (clock.now - 100) - 10) / step, abs=1.01)
 
 
 def test_auto_whose_time_is_over_takes_one_step_and_one_whose_search_took_it_all_is_refused(
@@ -142,7 +149,7 @@ def test_auto_whose_time_is_over_takes_one_step_and_one_whose_search_took_it_all
     found = [Tried("uniform:bits=2", 3, 0.5)]
     monkeypatch.setattr(promise, "better", lambda sets, *given: ("one", {"accuracies": {"one": [0.5]}}))
     monkeypatch.setattr(Judge, "seconds", property(lambda self: 100.0))
-    given = {key: value for key, value in QUICK.items() if key != "optimiser"}
+    given = {key: value for key, value in QUICK.items() if key != "optimiser"} | {"init": "herded"}
     monkeypatch.setattr(form_search, "best_form", lambda *given, **options: found)
     assert planning.configure("auto", toy_data(), None, 250, 0, given, minutes=1.0).steps == 1
 
