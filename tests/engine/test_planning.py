@@ -137,7 +137,7 @@ def test_auto_is_a_preset_with_the_best_of_its_compositions(
     assert two_compositions[2] == ("one", "two")
     config = configured("auto", digits, 900, optimiser={"lr": 0.5}, networks={"name": "fixed", "count": 3}, fill=1.0)
     assert (config.optimiser.lr, config.networks.options["count"]) == (0.5, 3)
-    assert two_compositions[4:] == [("one",)]
+    assert not two_compositions[4:]  # nothing to compare
 
 
 def test_auto_takes_the_best_composition_in_the_best_form(
