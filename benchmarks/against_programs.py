@@ -264,7 +264,7 @@ def _ddkit(given: argparse.Namespace, case: str, data: str) -> float:
             made = ddkit.Distiller("random", ipc=given.ipc).fit(real)
             how = recipe("dsa", data, epochs=EVALUATED)
             fast: dict[str, Any] = {} if long else {"precision": "float32", "compile": False}
-            test = ddkit.RealData.from_tensors(images, labels, name=data, split="test")
+            test = ddkit.RealData.from_tensors(255 - images, labels, name=data, split="test")
             evaluate(made, test, ["convnet"], 1, how, **fast)  # compiles
             began = time.process_time()
             evaluate(made, test, ["convnet"], 1, how, seed=1, **fast)
